@@ -1,0 +1,46 @@
+"""How large, how long, how many: every bound that is checked before bytes are parsed.
+
+Rule 1: a limit stands here or nowhere, so that both sides refuse the same bytes.
+Rule 2: a name that becomes a topic, a file or a user name obeys ``NAME``.
+"""
+
+import re
+from typing import Final
+
+from agent.errors import MalformedError
+
+SCHEMA_VERSION: Final = 1
+PROTOCOL: Final = "ff/v1"
+
+MAX_PAYLOAD_BYTES: Final = 128 * 1024
+"""One MQTT message, so that the tree also fits AWS IoT Core."""
+MAX_DOCUMENT_BYTES: Final = 64 * 1024
+"""One signed JSON document, before its signature is checked."""
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+MAX_METADATA_BYTES: Final = 4 * 1024 * 1024
+"""All TUF metadata of one refresh together."""
+MAX_ARTIFACT_BYTES: Final = 2 * 1024**3
+CHUNK_BYTES: Final = 64 * 1024
+CHUNK_HASH_BYTES: Final = 16
+MAX_CHUNKS_PER_REQUEST: Final = 32
+MAX_OUTSTANDING_BYTES: Final = 2 * 1024 * 1024
+MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{1,62}$"
+DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$"
+TARGET_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,4}$"
+
+
+def require_name(value: str, what: str) -> str:
+    """Return ``value`` if it may stand in a topic, a path and a user name.
+
+    Raises:
+        MalformedError: It is not two to 63 lower-case letters, digits and hyphens.
+
+    """
+    if not NAME.fullmatch(value):
+        raise MalformedError(
+            f"{what} {value[:80]!r} is not 2 to 63 lower-case letters, digits and hyphens"
+        )
+    return value

@@ -1,0 +1,223 @@
+"""A release: the small, signed document behind which the artifacts lie by digest.
+
+Rule 1: the manifest *is* the TUF target; whoever believes its digest believes every
+        artifact, because the manifest names each by SHA-256 and by a hash per chunk.
+Rule 2: a variant says for which runtime, hardware and provider it is; the device
+        chooses among those that fit it.
+Rule 3: ``counter`` only grows within a slot. A device goes below the counter of what it
+        runs only to a digest that the *running* manifest lists in ``rollback_to``,
+        which was signed offline together with it.
+"""
+
+from hashlib import blake2b, sha256
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from agent.contract.codec import Versioned, decode, encode
+from agent.contract.limits import (
+    CHUNK_BYTES,
+    CHUNK_HASH_BYTES,
+    DIGEST_PATTERN,
+    MAX_ARTIFACT_BYTES,
+    MAX_MANIFEST_BYTES,
+    NAME_PATTERN,
+    TARGET_PATTERN,
+)
+from agent.errors import CorruptError, MalformedError
+
+Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Target = Annotated[str, Meta(pattern=TARGET_PATTERN, max_length=200)]
+Text = Annotated[str, Meta(max_length=500)]
+Label = Annotated[str, Meta(min_length=1, max_length=80)]
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """Bytes behind a release.
+
+    Attributes:
+        digest: SHA-256 of the whole, hex.
+        size: Bytes.
+        chunk_size: Bytes of every chunk but the last.
+        chunks: The BLAKE2b-128 hashes of the chunks in order, hex, joined.
+
+    """
+
+    digest: Digest
+    size: Annotated[int, Meta(ge=1, le=MAX_ARTIFACT_BYTES)]
+    chunk_size: Annotated[int, Meta(ge=1024, le=CHUNK_BYTES)] = CHUNK_BYTES
+    chunks: Annotated[str, Meta(pattern=r"^[0-9a-f]*$")]
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) != 2 * CHUNK_HASH_BYTES * self.count:
+            raise ValueError(f"artifact {self.digest[:16]} lists not one hash for each chunk")
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return -(-self.size // self.chunk_size)
+
+    def check_chunk(self, index: int, content: bytes) -> bytes:
+        """Return ``content`` if it is chunk ``index``.
+
+        Raises:
+            CorruptError: Wrong index, length or hash.
+
+        """
+        if not 0 <= index < self.count:
+            raise CorruptError(f"artifact {self.digest[:16]} has no chunk {index}")
+        wanted = min(self.chunk_size, self.size - index * self.chunk_size)
+        at = index * 2 * CHUNK_HASH_BYTES
+        if len(content) != wanted or _hash(content) != self.chunks[at : at + 2 * CHUNK_HASH_BYTES]:
+            raise CorruptError(
+                f"chunk {index} of artifact {self.digest[:16]} is not the signed one"
+            )
+        return content
+
+
+def describe_artifact(content: bytes, chunk_size: int = CHUNK_BYTES) -> Artifact:
+    """Return the manifest entry of some bytes."""
+    starts = range(0, len(content), chunk_size)
+    return Artifact(
+        digest=sha256(content).hexdigest(),
+        size=len(content),
+        chunk_size=chunk_size,
+        chunks="".join(_hash(content[at : at + chunk_size]) for at in starts),
+    )
+
+
+def _hash(content: bytes) -> str:
+    return blake2b(content, digest_size=CHUNK_HASH_BYTES).hexdigest()
+
+
+class Tensor(Struct, frozen=True, kw_only=True):
+    """One input or output: name, numpy dtype name, and shape (-1 is free)."""
+
+    name: Label
+    dtype: Label
+    shape: tuple[Annotated[int, Meta(ge=-1, le=2**31)], ...]
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One way to run the release.
+
+    Attributes:
+        runtime: ``onnx`` or ``tflite``.
+        hardware: Names a device must have one of; empty fits every device.
+        providers: Execution providers in order of preference.
+
+    """
+
+    name: Name
+    runtime: Annotated[str, Meta(pattern=r"^(onnx|tflite)$")]
+    model: Artifact
+    inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=64)]
+    hardware: tuple[Name, ...] = ()
+    providers: tuple[Label, ...] = ("CPUExecutionProvider",)
+
+
+class Windowing(Struct, frozen=True, kw_only=True):
+    """How a stream of samples becomes model inputs of shape (1, channels, samples)."""
+
+    channels: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=256)]
+    samples: Annotated[int, Meta(ge=1, le=2**20)]
+    hop: Annotated[int, Meta(ge=1, le=2**20)]
+    rate_hz: Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """The last, trainable layer: ``probabilities = softmax(embedding @ weight.T + bias)``.
+
+    Attributes:
+        embedding: Name of the output that holds the embedding, shape (1, width).
+        weight: Name of the float32 initialiser of shape (classes, width).
+        bias: Name of the float32 initialiser of shape (classes,).
+        width: Length of the embedding.
+
+    """
+
+    embedding: Label
+    weight: Label
+    bias: Label
+    width: Annotated[int, Meta(ge=1, le=65536)]
+
+
+class Lineage(Struct, frozen=True, kw_only=True):
+    """Where a release comes from."""
+
+    parents: tuple[Digest, ...] = ()
+    run: Name | None = None
+    rounds: Annotated[int, Meta(ge=0, le=10**6)] = 0
+    cohort: tuple[Name, ...] = ()
+    note: Text = ""
+
+
+class Release(Versioned, frozen=True, kw_only=True):
+    """What is signed offline, assigned by the director and run by devices.
+
+    Attributes:
+        target: TUF target name, ``models/<family>/<version>.json``.
+        family, version, slot: Its name in the fleet, and the place it takes on a device.
+        counter: Grows with every release of the slot.
+        created_ms: Wall clock at publication, ms since 1970.
+        classes: Names of the outputs of ``probabilities``, in order; empty for others.
+        probabilities: Name of the output that holds class probabilities, if any.
+        golden: An ``.npz`` of inputs and outputs that every variant must reproduce.
+        golden_tolerance: Largest absolute difference allowed.
+        rollback_to: Manifest digests a device may return to from this release.
+        metrics: What its makers measured, by name.
+
+    """
+
+    target: Target
+    family: Name
+    version: Name
+    slot: Name
+    counter: Annotated[int, Meta(ge=1, le=2**53)]
+    created_ms: Annotated[int, Meta(ge=0, le=2**53)]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=32)]
+    golden: Artifact
+    golden_tolerance: Annotated[float, Meta(gt=0, le=1e6)] = 1e-3
+    windowing: Windowing | None = None
+    classes: Annotated[tuple[Label, ...], Meta(max_length=4096)] = ()
+    probabilities: Label | None = None
+    head: Head | None = None
+    lineage: Lineage = Lineage()
+    rollback_to: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.target != f"models/{self.family}/{self.version}.json":
+            raise ValueError(f"target {self.target!r} does not name {self.family} {self.version}")
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Everything that lies behind the manifest, each digest once."""
+        found = {a.digest: a for a in (*(v.model for v in self.variants), self.golden)}
+        return tuple(found.values())
+
+
+def decode_release(manifest: bytes) -> Release:
+    """Read manifest bytes whose digest is already believed.
+
+    Raises:
+        MalformedError: Not a manifest, or over the limit.
+        UnsupportedError: A manifest version that this program does not know.
+
+    """
+    return decode(Release, manifest, limit=MAX_MANIFEST_BYTES)
+
+
+def encode_release(release: Release) -> tuple[bytes, str]:
+    """Return the manifest bytes and their SHA-256 (hex).
+
+    Raises:
+        MalformedError: The manifest would be over the limit.
+
+    """
+    manifest = encode(release)
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise MalformedError(f"manifest of {len(manifest)} bytes is over {MAX_MANIFEST_BYTES}")
+    return manifest, sha256(manifest).hexdigest()

@@ -1,0 +1,362 @@
+"""What is said: one frozen type for each payload of the topic table.
+
+``ts`` is the device's wall clock in ms since 1970 (for people), ``up`` its monotonic
+ms since boot (for arithmetic). Boot and sequence of a report are in its ``Stamp``.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from agent.contract.codec import Versioned
+from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
+from agent.contract.manifest import Digest, Label, Name, Target, Text
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+BootId = Annotated[str, Meta(pattern=r"^[0-9]{1,12}-[0-9a-f]{16}$")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Presence(Versioned, frozen=True, kw_only=True):
+    """``s`` is online, offline or sleeping; an offline of another (boot, epoch) is old news."""
+
+    s: Annotated[str, Meta(pattern=r"^(online|offline|sleeping)$")]
+    why: Text = ""
+    boot: BootId
+    epoch: Count
+    agent: Text = ""
+    proto: tuple[Text, ...] = ()
+
+
+class Hosted(Struct, frozen=True, kw_only=True):
+    """A runtime that made a real inference on this device."""
+
+    name: Name
+    version: Text
+
+
+class Inventory(Versioned, frozen=True, kw_only=True):
+    """What the device is and can do; ``rev`` grows with every change."""
+
+    rev: Count
+    ts: Count
+    hardware: Name
+    arch: Text
+    system: Text
+    python: Text
+    agent: Text
+    memory_bytes: Count
+    runtimes: tuple[Hosted, ...] = ()
+    slots: tuple[Name, ...] = ()
+    trains: bool = False
+    evaluates: bool = False
+    labelled_windows: Count = 0
+
+
+class SlotReport(Struct, frozen=True, kw_only=True):
+    """What one slot really runs: manifest digests, and the phase of its update."""
+
+    current: Digest | None = None
+    candidate: Digest | None = None
+    last_good: Digest | None = None
+    phase: Text = "idle"
+    denied: tuple[Digest, ...] = ()
+
+
+class Reported(Versioned, frozen=True, kw_only=True):
+    """The device's side of the desired state; ``rev`` grows with every change."""
+
+    rev: Count
+    ts: Count
+    director_epoch: Count = 0
+    sequence: Count = 0
+    slots: dict[Name, SlotReport] = field(default_factory=dict)
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """A mergeable log-histogram, see ``contract.histogram``: bucket numbers and counts."""
+
+    buckets: tuple[int, ...] = ()
+    counts: tuple[Count, ...] = ()
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """One slot's behaviour between two moments; unique on (boot, slot, number)."""
+
+    slot: Name
+    release: Digest
+    number: Count
+    opened_ms: Count
+    closed_ms: Count
+    inferences: Count = 0
+    refused: Count = 0
+    failed: Count = 0
+    latency_us: Histogram = Histogram()
+    confidence: Histogram = Histogram()
+    classes: tuple[Count, ...] = ()
+
+
+class Telemetry(Versioned, frozen=True, kw_only=True):
+    """Windows in one message."""
+
+    ts: Count
+    up: Count
+    windows: tuple[Window, ...]
+    rss_bytes: Count = 0
+    outbox_bytes: Count = 0
+    dropped_reports: Count = 0
+
+
+class Prediction(Versioned, frozen=True, kw_only=True):
+    """One model answer, for integrations."""
+
+    ts: Count
+    slot: Name
+    release: Digest
+    label: Text
+    confidence: Share
+    latency_us: Count
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One check of a probation: its name, whether it held, and the sentence with the figures."""
+
+    check: Name
+    held: bool
+    why: Text
+
+
+class Event(Versioned, frozen=True, kw_only=True):
+    """Something happened, unique on ``id``; which members are set depends on ``type``.
+
+    ``update``      the end of one try: ``outcome`` (``OUTCOMES``), ``release``, ``findings``
+    ``evaluation``  quality of ``release`` on the device's own labelled windows
+    ``alarm``       something is refused or wrong: ``code`` and ``why``
+    ``gap``         reports ``first`` to ``last`` of ``boot`` were dropped for lack of room
+    """
+
+    id: Hex32
+    type: Annotated[str, Meta(pattern=r"^(update|evaluation|alarm|gap)$")]
+    ts: Count
+    up: Count
+    slot: Name | None = None
+    release: Digest | None = None
+    outcome: Text | None = None
+    code: Text | None = None
+    why: Text = ""
+    retryable: bool = False
+    findings: tuple[Finding, ...] = ()
+    decide: "Quality | None" = None
+    withheld: "Quality | None" = None
+    boot: BootId | None = None
+    first: Count | None = None
+    last: Count | None = None
+
+
+OUTCOMES = (
+    "succeeded",
+    "failed_no_change",
+    "failed_rolled_back",
+    "failed_not_rolled_back",
+    "rejected",
+)
+
+
+class Quality(Struct, frozen=True, kw_only=True):
+    """Right answers among labelled windows of one split."""
+
+    right: Count
+    windows: Count
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers over windows; 0 where there are none."""
+        return self.right / self.windows if self.windows else 0.0
+
+
+class Assigned(Struct, frozen=True, kw_only=True):
+    """One slot's release, as the director wants it."""
+
+    target: Target
+    digest: Digest
+    counter: Count
+
+
+class Assignment(Versioned, frozen=True, kw_only=True):
+    """The desired state of one device; ordered by (director_epoch, sequence)."""
+
+    device: Name
+    fleet: Name
+    director_epoch: Count
+    sequence: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    slots: dict[Name, Assigned]
+    issued_ms: Count
+    expires_ms: Count
+
+
+class FreshRequest(Versioned, frozen=True, kw_only=True):
+    """Asks for signed time; the nonce is valid once, for 60 s of monotonic time."""
+
+    nonce: Hex32
+
+
+class Fresh(Versioned, frozen=True, kw_only=True):
+    """Signed time and the newest assignment's order and digest (SHA-256 of its payload)."""
+
+    device: Name
+    nonce: Hex32
+    director_epoch: Count
+    sequence: Count
+    digest: Digest | None
+    now_ms: Count
+
+
+class Ack(Versioned, frozen=True, kw_only=True):
+    """Every report of ``boot`` up to and including ``sequence`` is durably recorded."""
+
+    device: Name
+    boot: BootId
+    sequence: Count
+
+
+class MetaRequest(Versioned, frozen=True, kw_only=True):
+    """Asks for all metadata above the versions held, and for the targets named."""
+
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    root: Count
+    targets: Annotated[tuple[Target, ...], Meta(max_length=32)] = ()
+
+
+class MetaBundle(Versioned, frozen=True, kw_only=True):
+    """The answer, cut into pieces: files by name (``2.root.json``, a target name)."""
+
+    files: dict[str, bytes]
+
+
+class ChunkRequest(Versioned, frozen=True, kw_only=True):
+    """Ranges ``(first, count)`` of the chunks of artifact ``a``."""
+
+    a: Digest
+    r: Annotated[
+        tuple[tuple[Count, Annotated[int, Meta(ge=1, le=MAX_CHUNKS_PER_REQUEST)]], ...],
+        Meta(min_length=1, max_length=MAX_CHUNKS_PER_REQUEST),
+    ]
+
+
+class ManagerPresence(Versioned, frozen=True, kw_only=True):
+    """The manager's epoch grows with each start; agents then re-send state after jitter."""
+
+    s: Annotated[str, Meta(pattern=r"^(online|offline)$")]
+    epoch: Count
+
+
+class EnrolRequest(Versioned, frozen=True, kw_only=True):
+    """A stranger's request; signed by its own key and by the token (a key as well)."""
+
+    fleet: Name
+    nonce: Hex32
+    device_key: Hex64
+    token_key: Hex64
+    hardware: Name
+    agent: Text = ""
+
+
+class SignedRequest(Versioned, frozen=True, kw_only=True):
+    """The request's exact text with both signatures (hex)."""
+
+    body: Annotated[str, Meta(max_length=4096)]
+    device_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
+    token_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
+
+
+class EnrolReply(Versioned, frozen=True, kw_only=True):
+    """The body of the enrolment key's document inside the sealed reply.
+
+    ``status`` is enrolled, pending or refused; credentials are set only for enrolled.
+    """
+
+    device: Name
+    nonce: Hex32
+    fleet: Name
+    status: Annotated[str, Meta(pattern=r"^(enrolled|pending|refused)$")]
+    why: Text = ""
+    broker_url: Text = ""
+    broker_ca: Annotated[str, Meta(max_length=16_384)] = ""
+    username: Label | None = None
+    password: Label | None = None
+
+
+class SealedReply(Versioned, frozen=True, kw_only=True):
+    """What is inside the sealed box: metadata that makes ``document`` believable."""
+
+    metadata: dict[str, bytes]
+    document: str
+
+
+class Task(Versioned, frozen=True, kw_only=True):
+    """One piece of work of a federated round; its attachment is a Flower message.
+
+    Attributes:
+        run, task: Names; a task is answered once.
+        kind: ``train`` or ``evaluate``.
+        backbone: Manifest digest of the release whose embedding is used.
+        digest: SHA-256 of the attachment.
+        lasts_seconds: How long the answer is wanted.
+
+    """
+
+    device: Name
+    run: Name
+    task: Name
+    kind: Annotated[str, Meta(pattern=r"^(train|evaluate)$")]
+    backbone: Digest
+    digest: Digest
+    lasts_seconds: Annotated[int, Meta(ge=1, le=86_400)]
+
+
+class TaskAnswer(Versioned, frozen=True, kw_only=True):
+    """``outcome`` is done (attachment holds the reply), declined, deferred or failed."""
+
+    run: Name
+    task: Name
+    outcome: Annotated[str, Meta(pattern=r"^(done|declined|deferred|failed)$")]
+    why: Text = ""
+    digest: Digest | None = None
+    decide: Quality | None = None
+    withheld: Quality | None = None
+
+
+class EnrolmentFile(Versioned, frozen=True, kw_only=True):
+    """What ``fieldfare token create`` writes and a device is given once.
+
+    Attributes:
+        enrol_url: ``mqtt://`` or ``mqtts://`` address of the enrolment listener.
+        username, password: Public; they open two topics only.
+        root_digest: SHA-256 of the TUF root that the device pins.
+        token: Seed of the token's Ed25519 key, hex. Secret.
+
+    """
+
+    fleet: Name
+    prefix: Text
+    enrol_url: Text
+    broker_ca: Annotated[str, Meta(max_length=16_384)] = ""
+    username: Text = ""
+    password: Text = ""
+    root_digest: Digest
+    token: Hex64
+    expires_ms: Count
+
+
+class Authority(Versioned, frozen=True, kw_only=True):
+    """The TUF target ``fleet/authority.json``: who may direct and enrol, offline-signed."""
+
+    fleet: Name
+    director_epoch: Count
+    director_keys: Annotated[tuple[Hex64, ...], Meta(min_length=1, max_length=8)]
+    enrolment_keys: Annotated[tuple[Hex64, ...], Meta(min_length=1, max_length=8)]
+
+
+AUTHORITY_TARGET = "fleet/authority.json"

@@ -1,0 +1,1 @@
+"""Run it: one Runtime protocol, golden vectors, and the pipeline from source to sinks."""

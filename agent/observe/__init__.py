@@ -1,0 +1,1 @@
+"""What happened: windows of behaviour, resources, and the reports made of them."""

@@ -1,0 +1,1 @@
+"""The HTTP surface over the service, on a Unix socket."""

@@ -1,0 +1,1 @@
+"""How the fleet is doing, as numbers that a gate can judge."""

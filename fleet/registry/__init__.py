@@ -1,0 +1,1 @@
+"""What exists and what happened: an append-only event log and its projections."""

@@ -1,0 +1,1 @@
+"""Who gets it next: selection, waves, gates, and the pure rollout engine."""

@@ -1,0 +1,1 @@
+"""Learning together: cohorts, aggregation, and Flower apps driven over MQTT."""

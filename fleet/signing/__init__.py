@@ -1,0 +1,1 @@
+"""What we promise: keys, the TUF repository, and signed assignments."""

@@ -1,0 +1,70 @@
+"""A disk that loses power in the middle of its n-th operation."""
+
+from pathlib import Path
+
+from agent.disk import Disk
+
+
+class PowerCutError(BaseException):
+    """The lights went out. Not an ``Exception``: no code under test may survive it."""
+
+
+class FaultyDisk(Disk):
+    """Works ``good`` times; the next write is torn, the next rename or removal lost.
+
+    ``log`` lists every durable operation that was begun, in order.
+    """
+
+    def __init__(self, root: Path, good: int = 10**9) -> None:
+        super().__init__(root)
+        self.good = good
+        self.log: list[str] = []
+
+    @property
+    def used(self) -> int:
+        return len(self.log)
+
+    def write(self, name: str, content: bytes) -> None:
+        if self._power_fails(f"write {name}"):
+            self._make_parent(name)
+            self.path(name).write_bytes(content[: len(content) // 2])
+            raise PowerCutError
+        super().write(name, content)
+
+    def rename(self, old: str, new: str) -> None:
+        if self._power_fails(f"rename {new}"):
+            raise PowerCutError
+        super().rename(old, new)
+
+    def append(self, name: str, content: bytes) -> None:
+        if self._power_fails(f"append {name}"):
+            self._make_parent(name)
+            with self.path(name).open("ab") as file:
+                file.write(content[: len(content) // 2])
+            raise PowerCutError
+        super().append(name, content)
+
+    def patch(self, name: str, offset: int, content: bytes) -> None:
+        if self._power_fails(f"patch {name}"):
+            super().patch(name, offset, content[: len(content) // 2])
+            raise PowerCutError
+        super().patch(name, offset, content)
+
+    def truncate(self, name: str, size_bytes: int) -> None:
+        if self._power_fails(f"truncate {name}"):
+            raise PowerCutError
+        super().truncate(name, size_bytes)
+
+    def sync(self, name: str) -> None:
+        if self._power_fails(f"sync {name}"):
+            raise PowerCutError
+        super().sync(name)
+
+    def remove(self, name: str) -> None:
+        if self._power_fails(f"remove {name}"):
+            raise PowerCutError
+        super().remove(name)
+
+    def _power_fails(self, operation: str) -> bool:
+        self.log.append(operation)
+        return self.used > self.good
