@@ -1,1 +1,306 @@
-"""Being built."""
+"""What the operator of one device may choose, with every default in one place.
+
+Rule 1: read once, at start, into frozen values; nothing else reads configuration.
+Rule 2: a key that nobody knows, or of the wrong type, is an error with its path.
+Rule 3: who the fleet is and how its broker is reached come from enrolment, never
+        from here: a configuration file cannot move a device to another fleet.
+Rule 4: an absent file section means its defaults; durations are in seconds.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from agent.contract.limits import NAME, NAME_PATTERN
+from agent.errors import ConfigError
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Bytes = Annotated[int, Meta(gt=0, le=2**50)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+
+DEFAULT_STATE_DIR = Path("/var/lib/fieldfare")
+DEFAULT_CONFIG_FILE = Path("/etc/fieldfare/agent.toml")
+MAX_CONFIG_BYTES = 256 * 1024
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[agent]``: this program on this machine.
+
+    Attributes:
+        state_dir: Identity, credentials, models, journals and unsent reports.
+        hardware: Name that release variants are matched with; unset, it is detected.
+        startup_delay_seconds: Longest random wait before the first connection, so that
+            a power cut of a whole site does not become one burst on the broker.
+
+    """
+
+    state_dir: Path = DEFAULT_STATE_DIR
+    hardware: Name | None = None
+    startup_delay_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+
+
+class BrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[broker]``: the MQTT session; address and credentials come from enrolment.
+
+    Attributes:
+        keepalive_seconds: Longest silence before the broker calls the device offline.
+        session_expiry_seconds: How long the broker keeps messages for an absent device.
+
+    """
+
+    keepalive_seconds: Annotated[int, Meta(ge=2, le=65_535)] = 60
+    session_expiry_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 3600
+
+
+class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[link]``: how patient the device is with the network.
+
+    Attributes:
+        reconnect_first_seconds: Upper bound of the first random wait; it doubles.
+        reconnect_longest_seconds: Upper bound of every wait.
+        resend_seconds: A report without acknowledgement is sent again after this.
+        answer_seconds: A request to the manager is asked again after this.
+        stall_seconds: A transfer without progress is given up after this.
+        fresh_seconds: How often signed time is asked for.
+        resettle_seconds: A release that could not be fetched is tried again after this.
+        state_jitter_seconds: Longest random wait before state is sent to a new manager.
+
+    """
+
+    reconnect_first_seconds: Seconds = 1.0
+    reconnect_longest_seconds: Seconds = 300.0
+    resend_seconds: Seconds = 30.0
+    answer_seconds: Seconds = 15.0
+    stall_seconds: Seconds = 60.0
+    fresh_seconds: Seconds = 21_600.0
+    resettle_seconds: Seconds = 60.0
+    state_jitter_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+
+class OutboxConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[outbox]``: reports that wait for the manager.
+
+    Attributes:
+        quota_bytes: When it is used up, the oldest telemetry is dropped and counted.
+
+    """
+
+    quota_bytes: Bytes = 64 * 1024 * 1024
+
+
+class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[observe]``: what is reported about inference.
+
+    Attributes:
+        window_seconds: Length of one window of behaviour.
+
+    """
+
+    window_seconds: Seconds = 60.0
+
+
+class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[update]``: how a new release has to prove itself beside the last good one.
+
+    Attributes:
+        probation_seconds: Judged at the latest after this, with what was seen by then.
+        look_seconds: How often the evidence is looked at meanwhile.
+        min_windows: Live windows that both releases must have answered.
+        max_latency_ratio: Median latency, candidate over last good.
+        latency_slack_us: Added to the allowed latency, so that tiny models are not noise.
+        max_rss_growth_bytes: Resident memory of the candidate over that of last good.
+        min_agreement: Share of live windows in which both give the same class.
+        max_confidence_drop: Mean confidence, last good minus candidate.
+        max_accuracy_drop: Accuracy on the *decide* windows, last good minus candidate.
+        min_labelled_windows: Fewer *decide* windows decide nothing.
+        reserve_bytes: Disk space that a fetch must leave free.
+        check_seconds: Wall clock of the child process that loads a model first.
+        check_memory_bytes: Its address space.
+
+    """
+
+    probation_seconds: Seconds = 300.0
+    look_seconds: Seconds = 1.0
+    min_windows: Annotated[int, Meta(ge=0, le=10**6)] = 20
+    max_latency_ratio: Annotated[float, Meta(gt=0, le=1000)] = 2.0
+    latency_slack_us: Annotated[int, Meta(ge=0, le=10**8)] = 500
+    max_rss_growth_bytes: Bytes = 256 * 1024 * 1024
+    min_agreement: Share = 0.5
+    max_confidence_drop: Share = 0.25
+    max_accuracy_drop: Share = 0.05
+    min_labelled_windows: Annotated[int, Meta(ge=1, le=10**6)] = 20
+    reserve_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 64 * 1024 * 1024
+    check_seconds: Seconds = 120.0
+    check_memory_bytes: Bytes = 4 * 1024**3
+
+
+class LearnConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[learn]``: what this device gives to federated rounds; its samples never leave it.
+
+    Attributes:
+        samples: An ``.npz`` of labelled windows (``x``, ``y``, ``split``); unset, the
+            device neither trains nor evaluates.
+        slot: The slot whose model the windows belong to; unset, the only pipeline.
+        train: Whether it may train.
+        evaluate: Whether it measures releases on its own windows.
+        seconds: Wall clock of one task.
+        cpu_seconds: Processor time of one task.
+        memory_bytes: Address space of one task.
+        nice: Added to its niceness, so that inference goes first.
+
+    """
+
+    samples: Path | None = None
+    slot: Name | None = None
+    train: bool = False
+    evaluate: bool = True
+    seconds: Seconds = 600.0
+    cpu_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 600
+    memory_bytes: Bytes = 4 * 1024**3
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+
+
+class Replay(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="replay"
+):
+    """``source = {kind = "replay"}``: a recording, as if it happened now.
+
+    Attributes:
+        path: An ``.npz`` with ``samples`` (n, channels) float32 and ``rate_hz``.
+        speed: How much faster than it was recorded.
+        loop: Whether it starts again at its end.
+
+    """
+
+    path: Path
+    speed: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    loop: bool = False
+
+
+class Subscribed(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"
+):
+    """``source = {kind = "mqtt"}``: samples that others publish below ``dn/{device}``.
+
+    Attributes:
+        topic: The whole MQTT topic.
+
+    """
+
+    topic: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Called(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="callable"
+):
+    """``source = {kind = "callable"}``: an iterable of samples from the operator's code.
+
+    Attributes:
+        target: ``module:function``, importable in the agent's environment.
+
+    """
+
+    target: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+Source = Replay | Subscribed | Called
+
+
+class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[pipeline.<slot>]``: where one slot's model gets its windows.
+
+    Attributes:
+        source: Replay of a recording, an MQTT topic, or a Python callable.
+        publish_predictions: Whether every answer is published for integrations (QoS 0).
+
+    """
+
+    source: Source
+    publish_predictions: bool = False
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One device's settings."""
+
+    agent: AgentConfig = AgentConfig()
+    broker: BrokerConfig = BrokerConfig()
+    link: LinkConfig = LinkConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    observe: ObserveConfig = ObserveConfig()
+    update: UpdateConfig = UpdateConfig()
+    learn: LearnConfig = LearnConfig()
+    pipeline: dict[str, PipelineConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for slot in self.pipeline:
+            if not NAME.fullmatch(slot):
+                raise ValueError(f"slot {slot!r} is not lower-case letters, digits and hyphens")
+        if self.learn.slot is not None and self.learn.slot not in self.pipeline:
+            raise ValueError(f"learn.slot {self.learn.slot!r} has no [pipeline.{self.learn.slot}]")
+        if self.learn.samples and self.learn.slot is None and len(self.pipeline) > 1:
+            raise ValueError("learn.samples with several pipelines needs learn.slot")
+        if self.learn.train and self.learn.samples is None:
+            raise ValueError("learn.train needs learn.samples")
+        if self.link.reconnect_longest_seconds < self.link.reconnect_first_seconds:
+            raise ValueError("link.reconnect_longest_seconds is below reconnect_first_seconds")
+
+    @property
+    def labelled_slot(self) -> str | None:
+        """The slot whose releases are measured on the labelled windows, if any."""
+        if self.learn.samples is None:
+            return None
+        return self.learn.slot or next(iter(self.pipeline), None)
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file; relative paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: It cannot be read, is not TOML, or a key is unknown or wrong.
+
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as why:
+        raise ConfigError(f"{path}: {why.strerror or why}") from why
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; it is no configuration")
+    return parse_config(text.decode(errors="replace"), folder=path.parent, name=str(path))
+
+
+def parse_config(text: str, *, folder: Path, name: str = "agent.toml") -> Config:
+    """Read the text of a configuration file.
+
+    Raises:
+        ConfigError: It is not TOML, or a key is unknown or wrong.
+
+    """
+
+    def read_path(kind: type, value: Any) -> Any:
+        if kind is Path and isinstance(value, str):
+            return folder / value
+        raise ValueError(f"expected `path`, got `{type(value).__name__}`")
+
+    try:
+        table = tomllib.loads(text)
+        return msgspec.convert(table, Config, dec_hook=read_path)
+    except tomllib.TOMLDecodeError as why:
+        raise ConfigError(f"{name} is not TOML: {why}") from why
+    except msgspec.ValidationError as why:
+        raise ConfigError(f"{name}: {_sentence(str(why))}") from why
+
+
+def _sentence(why: str) -> str:
+    """Turn ``Object contains unknown field `x` - at `$.broker``` into the operator's words."""
+    message, _, where = why.partition(" - at `$")
+    section = where.rstrip("`").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        return f"unknown setting {unknown[1]!r}" + (f" in [{section}]" if section else "")
+    return f"{section}: {message}" if section else message
