@@ -317,7 +317,12 @@ class Task(Versioned, frozen=True, kw_only=True):
 
 
 class TaskAnswer(Versioned, frozen=True, kw_only=True):
-    """``outcome`` is done (attachment holds the reply), declined, deferred or failed."""
+    """``outcome`` is done (attachment holds the reply), declined, deferred or failed.
+
+    ``decide`` and ``withheld`` are the quality of the head that the task carries on the
+    device's own windows; the ``_running`` pair is that of the running head beside it,
+    set by an ``evaluate`` task.
+    """
 
     run: Name
     task: Name
@@ -326,6 +331,8 @@ class TaskAnswer(Versioned, frozen=True, kw_only=True):
     digest: Digest | None = None
     decide: Quality | None = None
     withheld: Quality | None = None
+    decide_running: Quality | None = None
+    withheld_running: Quality | None = None
 
 
 class EnrolmentFile(Versioned, frozen=True, kw_only=True):

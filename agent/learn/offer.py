@@ -1,0 +1,63 @@
+"""Whether this device takes a task: its own decision, as a pure function.
+
+Rule 1: a device may always say no; the sentence says why.
+Rule 2: *defer* is for conditions that pass by themselves, *decline* for all others.
+"""
+
+from dataclasses import dataclass
+
+from agent.contract.messages import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the device knows about itself when an offer arrives.
+
+    Attributes:
+        device: Own device id.
+        trains, evaluates: What its operator allows.
+        train_windows, decide_windows: Labelled windows it holds per split.
+        minimum_windows: Fewer than this and a task is declined.
+        backbones: Manifest digests whose artifacts are on this device and whose
+            embedding can be computed: normally the running releases.
+        updating: An update of the slot is being fetched or proven.
+        busy_with: The task that the worker is doing now, if any.
+
+    """
+
+    device: str
+    trains: bool
+    evaluates: bool
+    train_windows: int
+    decide_windows: int
+    minimum_windows: int = 20
+    backbones: frozenset[str] = frozenset()
+    updating: bool = False
+    busy_with: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Do it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Not now; offer it again later. ``why`` is one sentence."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Not this task, now or later. ``why`` is one sentence."""
+
+    why: str
+
+
+Decision = Accept | Defer | Decline
+
+
+def decide(task: Task, conditions: Conditions) -> Decision:
+    """Return whether the device takes ``task``."""
+    raise NotImplementedError
