@@ -1,1 +1,1 @@
-"""What exists and what happened: an append-only event log and its projections."""
+"""What exists and what happened: one SQLite file, an event log with projections."""
