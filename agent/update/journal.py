@@ -1,0 +1,38 @@
+"""What a slot remembers across a power cut: one small file per slot.
+
+Rule 1: the file is replaced whole; a cut leaves the old state or the new one.
+Rule 2: a file of a newer version is refused and left untouched.
+Rule 3: an unreadable file stops the agent with one sentence; it is never started afresh,
+        because forgotten denials and pointers are worse than a stop.
+"""
+
+from agent.disk import Disk
+from agent.update.machine import State
+
+FOLDER = "slots"
+
+
+def load(disk: Disk, slot: str) -> State:
+    """Return the state of a slot; one that was never saved is empty.
+
+    Raises:
+        NewerStateError: A newer version of the agent wrote it.
+        StoreError: It does not parse.
+
+    """
+    raise NotImplementedError
+
+
+def save(disk: Disk, slot: str, state: State) -> None:
+    """Remember a state; it is on the medium when this returns.
+
+    Raises:
+        DiskFullError: No space is left; the old state stays.
+
+    """
+    raise NotImplementedError
+
+
+def slots(disk: Disk) -> tuple[str, ...]:
+    """Return the names of the slots that have a journal, sorted."""
+    raise NotImplementedError
