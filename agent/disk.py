@@ -7,6 +7,8 @@ Rule 2: an existing file that matters is never written in place: ``replace`` wri
 Rule 3: the operations are few, so that a test can cut the power at each of them
         (``tests/faulty_disk.py``).
 
+Rule 4: what the agent writes, only its own user reads.
+
 Names are paths relative to the root, with ``/``; folders are made as needed.
 """
 
@@ -15,8 +17,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from agent.errors import DiskFullError, StoreError
+import msgspec
+
+from agent.contract.codec import Versioned
+from agent.contract.limits import SCHEMA_VERSION
+from agent.errors import DiskFullError, NewerStateError, StoreError
+
+V = TypeVar("V", bound=Versioned)
 
 
 class Disk:
@@ -45,7 +54,7 @@ class Disk:
         """Write a whole new file. Not atomic: for names that nobody reads yet."""
         with _named(name):
             self._make_parent(name)
-            with self.path(name).open("wb") as file:
+            with open(self.path(name), "wb", opener=_private) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -67,7 +76,7 @@ class Disk:
         with _named(name):
             self._make_parent(name)
             fresh = not self.path(name).exists()
-            with self.path(name).open("ab") as file:
+            with open(self.path(name), "ab", opener=_private) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -125,6 +134,34 @@ class Disk:
         if not parent.is_dir():
             parent.mkdir(parents=True, mode=0o700)
             _sync_directory(parent.parent)
+
+
+def read_versioned(disk: Disk, name: str, kind: type[V]) -> V | None:
+    """Return a state file as a value, or None where there is none.
+
+    Raises:
+        NewerStateError: A newer version of the agent wrote it; it is left untouched.
+        StoreError: It does not parse. Never taken for absent: an emptied state file
+            must not make the device forget what it has accepted.
+
+    """
+    content = disk.read(name)
+    if content is None:
+        return None
+    try:
+        found = msgspec.json.decode(content, type=Versioned).v
+        if found > SCHEMA_VERSION:
+            raise NewerStateError(
+                f"{name} is of version {found}, this agent knows {SCHEMA_VERSION}:"
+                " install the newer agent again"
+            )
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as why:
+        raise StoreError(f"{name} does not parse ({why}): restore it or enrol again") from why
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

@@ -12,8 +12,10 @@ Ed25519 as in RFC 8032, by libsodium.
 """
 
 import re
+from base64 import b32encode
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Self
 
 import msgspec
@@ -132,6 +134,16 @@ class Document(Versioned, frozen=True, kw_only=True):
 def key_id(key: VerifyKey) -> str:
     """Return the short name of a public key: its first 16 hex digits."""
     return bytes(key).hex()[:16]
+
+
+def device_id(key: VerifyKey) -> str:
+    """Return the id of the device with this public key: 80 bits of BLAKE2b in base32.
+
+    >>> device_id(VerifyKey(bytes(32)))
+    'd-mn7mositmmwex3pi'
+    """
+    digest = blake2b(bytes(key), digest_size=10, person=b"fieldfare-device").digest()
+    return "d-" + b32encode(digest).decode().lower()
 
 
 def sign_document(key: SigningKey, topic: str, body: msgspec.Struct) -> bytes:

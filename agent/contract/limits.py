@@ -2,6 +2,7 @@
 
 Rule 1: a limit stands here or nowhere, so that both sides refuse the same bytes.
 Rule 2: a name that becomes a topic, a file or a user name obeys ``NAME``.
+Rule 3: a pattern ends in ``$(?!\\n)``: a bare ``$`` also matches before a last newline.
 """
 
 import re
@@ -27,9 +28,9 @@ MAX_OUTSTANDING_BYTES: Final = 2 * 1024 * 1024
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{1,62}$"
-DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$"
-TARGET_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,4}$"
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{1,62}$(?!\n)"
+DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
+TARGET_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,4}$(?!\n)"
 
 
 def require_name(value: str, what: str) -> str:

@@ -47,7 +47,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     digest: Digest
     size: Annotated[int, Meta(ge=1, le=MAX_ARTIFACT_BYTES)]
     chunk_size: Annotated[int, Meta(ge=1024, le=CHUNK_BYTES)] = CHUNK_BYTES
-    chunks: Annotated[str, Meta(pattern=r"^[0-9a-f]*$")]
+    chunks: Annotated[str, Meta(pattern=r"^[0-9a-f]*$(?!\n)")]
 
     def __post_init__(self) -> None:
         if len(self.chunks) != 2 * CHUNK_HASH_BYTES * self.count:
@@ -110,7 +110,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     """
 
     name: Name
-    runtime: Annotated[str, Meta(pattern=r"^(onnx|tflite)$")]
+    runtime: Annotated[str, Meta(pattern=r"^(onnx|tflite)$(?!\n)")]
     model: Artifact
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=64)]

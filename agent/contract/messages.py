@@ -13,16 +13,16 @@ from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
 from agent.contract.manifest import Digest, Label, Name, Target, Text
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
-Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-BootId = Annotated[str, Meta(pattern=r"^[0-9]{1,12}-[0-9a-f]{16}$")]
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+BootId = Annotated[str, Meta(pattern=r"^[0-9]{1,12}-[0-9a-f]{16}$(?!\n)")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Presence(Versioned, frozen=True, kw_only=True):
     """``s`` is online, offline or sleeping; an offline of another (boot, epoch) is old news."""
 
-    s: Annotated[str, Meta(pattern=r"^(online|offline|sleeping)$")]
+    s: Annotated[str, Meta(pattern=r"^(online|offline|sleeping)$(?!\n)")]
     why: Text = ""
     boot: BootId
     epoch: Count
@@ -138,7 +138,7 @@ class Event(Versioned, frozen=True, kw_only=True):
     """
 
     id: Hex32
-    type: Annotated[str, Meta(pattern=r"^(update|evaluation|alarm|gap)$")]
+    type: Annotated[str, Meta(pattern=r"^(update|evaluation|alarm|gap)$(?!\n)")]
     ts: Count
     up: Count
     slot: Name | None = None
@@ -224,7 +224,7 @@ class Ack(Versioned, frozen=True, kw_only=True):
 class MetaRequest(Versioned, frozen=True, kw_only=True):
     """Asks for all metadata above the versions held, and for the targets named."""
 
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
     root: Count
     targets: Annotated[tuple[Target, ...], Meta(max_length=32)] = ()
 
@@ -248,7 +248,7 @@ class ChunkRequest(Versioned, frozen=True, kw_only=True):
 class ManagerPresence(Versioned, frozen=True, kw_only=True):
     """The manager's epoch grows with each start; agents then re-send state after jitter."""
 
-    s: Annotated[str, Meta(pattern=r"^(online|offline)$")]
+    s: Annotated[str, Meta(pattern=r"^(online|offline)$(?!\n)")]
     epoch: Count
 
 
@@ -267,8 +267,8 @@ class SignedRequest(Versioned, frozen=True, kw_only=True):
     """The request's exact text with both signatures (hex)."""
 
     body: Annotated[str, Meta(max_length=4096)]
-    device_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
-    token_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
+    device_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
+    token_sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$(?!\n)")]
 
 
 class EnrolReply(Versioned, frozen=True, kw_only=True):
@@ -280,7 +280,7 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
     device: Name
     nonce: Hex32
     fleet: Name
-    status: Annotated[str, Meta(pattern=r"^(enrolled|pending|refused)$")]
+    status: Annotated[str, Meta(pattern=r"^(enrolled|pending|refused)$(?!\n)")]
     why: Text = ""
     broker_url: Text = ""
     broker_ca: Annotated[str, Meta(max_length=16_384)] = ""
@@ -310,7 +310,7 @@ class Task(Versioned, frozen=True, kw_only=True):
     device: Name
     run: Name
     task: Name
-    kind: Annotated[str, Meta(pattern=r"^(train|evaluate)$")]
+    kind: Annotated[str, Meta(pattern=r"^(train|evaluate)$(?!\n)")]
     backbone: Digest
     digest: Digest
     lasts_seconds: Annotated[int, Meta(ge=1, le=86_400)]
@@ -326,7 +326,7 @@ class TaskAnswer(Versioned, frozen=True, kw_only=True):
 
     run: Name
     task: Name
-    outcome: Annotated[str, Meta(pattern=r"^(done|declined|deferred|failed)$")]
+    outcome: Annotated[str, Meta(pattern=r"^(done|declined|deferred|failed)$(?!\n)")]
     why: Text = ""
     digest: Digest | None = None
     decide: Quality | None = None
