@@ -1,1 +1,204 @@
-"""Being built."""
+"""What the operator may choose for a manager, with every default in one place.
+
+Rule 1: ``fleet.toml`` in the manager's home is read once; an unknown key is an error.
+Rule 2: secrets are never in it; they lie in files of their own, readable by the owner.
+"""
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from agent.contract.limits import NAME, PROTOCOL
+from fleet.errors import ConfigError
+
+DEFAULT_HOME = Path("fieldfare-home")
+SCHEMA_VERSION = 1
+_DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """Which broker serves the fleet, and how it is reached.
+
+    Attributes:
+        kind: ``mosquitto`` (credentials and permissions by its dynamic security plugin) or
+            ``embedded`` (iotcore: loopback, development, no isolation between devices).
+        url: ``mqtt://`` or ``mqtts://`` address of the device listener.
+        enrol_url: The same of the enrolment listener.
+        username: The manager's own user; its password lies in ``broker/manager-password``.
+
+    """
+
+    kind: str = "mosquitto"
+    url: str = "mqtts://127.0.0.1:8883"
+    enrol_url: str = "mqtts://127.0.0.1:8884"
+    username: str = "fieldfare-manager"
+
+    def __post_init__(self) -> None:
+        if self.kind not in {"mosquitto", "embedded"}:
+            raise ConfigError(f"broker.kind {self.kind!r} is neither 'mosquitto' nor 'embedded'")
+        for name in ("url", "enrol_url"):
+            parts = urlsplit(getattr(self, name))
+            if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or not parts.port:
+                raise ConfigError(
+                    f"broker.{name} {getattr(self, name)!r} is not mqtt://HOST:PORT or mqtts://HOST:PORT"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """One manager's settings.
+
+    Attributes:
+        home: Folder of everything the manager owns.
+        fleet: Name of the fleet, part of every topic.
+        prefix: Topic prefix.
+        manager: This manager's name in the topic tree.
+        broker: See ``BrokerConfig``.
+        assignment_seconds: How long a signed assignment is valid (7 days).
+        tick_seconds: How often rollouts and runs look at the clock.
+        task_seconds: How long devices may work on one task of a round.
+        minimum_replies: Fewer usable replies than this fail a round.
+
+    """
+
+    home: Path
+    fleet: str
+    prefix: str = PROTOCOL
+    manager: str = "manager-1"
+    broker: BrokerConfig
+    assignment_seconds: int = 7 * _DAY_SECONDS
+    tick_seconds: float = 1.0
+    task_seconds: int = 120
+    minimum_replies: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("fleet", "manager"):
+            if not NAME.fullmatch(getattr(self, name)):
+                raise ConfigError(
+                    f"{name} {getattr(self, name)!r} is not 2 to 63 lower-case letters, digits and hyphens"
+                )
+        if self.tick_seconds <= 0 or self.task_seconds < 1 or self.assignment_seconds < 1:
+            raise ConfigError("tick_seconds, task_seconds and assignment_seconds must be positive")
+
+    @property
+    def socket(self) -> Path:
+        """Where the running manager answers the CLI."""
+        return self.home / "fieldfare.sock"
+
+    @property
+    def keys(self) -> Path:
+        """The online keys; in dev mode the offline ones as well."""
+        return self.home / "keys"
+
+    @property
+    def repository(self) -> Path:
+        """The signed metadata and targets."""
+        return self.home / "repository"
+
+    @property
+    def artifacts(self) -> Path:
+        """Bytes behind releases, by digest."""
+        return self.home / "artifacts"
+
+    @property
+    def registry(self) -> Path:
+        """The database."""
+        return self.home / "registry.db"
+
+    @property
+    def broker_folder(self) -> Path:
+        """The broker's configuration, certificates and the manager's password."""
+        return self.home / "broker"
+
+    def password(self) -> str | None:
+        """Return the manager's broker password; None where the broker has none.
+
+        Raises:
+            ConfigError: The file cannot be read.
+
+        """
+        path = self.broker_folder / "manager-password"
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            return None
+        except OSError as why:
+            raise ConfigError(f"{path} cannot be read: {why.strerror}") from why
+
+    def broker_ca(self) -> str:
+        """Return the PEM text of the authority that signed the broker's certificate."""
+        path = self.broker_folder / "ca.pem"
+        return path.read_text() if path.exists() else ""
+
+    @classmethod
+    def load(cls, home: Path) -> Self:
+        """Read ``fleet.toml``.
+
+        Raises:
+            ConfigError: Missing, not TOML, an unknown or badly typed key, or written by a
+                newer version.
+
+        """
+        path = home / "fleet.toml"
+        try:
+            table = tomllib.loads(path.read_text())
+        except FileNotFoundError as why:
+            raise ConfigError(
+                f"{path} does not exist: run 'fieldfare init --dev --home {home}' first"
+            ) from why
+        except (OSError, tomllib.TOMLDecodeError) as why:
+            raise ConfigError(f"{path} cannot be read: {why}") from why
+        version = table.pop("v", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            raise ConfigError(f"{path} has version {version}; this program knows {SCHEMA_VERSION}")
+        try:
+            broker = BrokerConfig(**_known(BrokerConfig, table.pop("broker", {}), "broker.", path))
+            return cls(home=home.resolve(), broker=broker, **_known(cls, table, "", path))
+        except TypeError as why:
+            raise ConfigError(f"{path}: {why}") from why
+
+    def render(self) -> str:
+        """Return the TOML text that ``load`` reads back."""
+        lines = [f"v = {SCHEMA_VERSION}"]
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in ("fleet", "prefix", "manager", *_NUMBERS):
+            value = getattr(self, name)
+            if name in {"fleet", "manager"} or value != defaults[name]:
+                lines.append(f"{name} = {_toml(value)}")
+        lines += ["", "[broker]"]
+        lines += [f"{f.name} = {_toml(getattr(self.broker, f.name))}" for f in fields(BrokerConfig)]
+        return "\n".join(lines) + "\n"
+
+
+_NUMBERS = ("assignment_seconds", "tick_seconds", "task_seconds", "minimum_replies")
+
+
+def default_home() -> Path:
+    """Return ``FIELDFARE_HOME`` or ``./fieldfare-home``: the one environment look-up."""
+    return Path(os.environ.get("FIELDFARE_HOME", DEFAULT_HOME))
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _known(shape: type, table: Any, prefix: str, path: Path) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [{prefix.rstrip('.')}] is not a table")
+    known = {f.name: f.type for f in fields(shape) if f.name not in {"home", "broker"}}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(
+                f"{path}: unknown setting {prefix}{key}; known are {', '.join(sorted(known))}"
+            )
+        wanted = known[key]
+        good = isinstance(value, wanted) if isinstance(wanted, type) else True
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            good = True
+        if not good or (isinstance(value, bool)):
+            raise ConfigError(f"{path}: {prefix}{key} = {value!r} is not a {wanted.__name__}")  # type: ignore[union-attr]
+    return table

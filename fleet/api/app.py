@@ -1,0 +1,192 @@
+"""The routes below ``/api/v1``: a thin skin over the service.
+
+Rule 1: a route decodes, asks the manager's thread, and encodes; it decides nothing.
+Rule 2: every refusal is a ``Problem``: a stable code and one sentence, never a trace.
+Rule 3: uploads are streamed to the artifact store and checked by digest on the way.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from agent.contract.limits import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
+from agent.errors import AgentError
+from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
+from fleet.service import membership, overview, releases, rollouts, runs
+from fleet.service.desk import Ask, Desk
+from fleet.service.views import Problem, Publication, RolloutWish, RunWish, TokenWish
+
+R = TypeVar("R")
+S = TypeVar("S", bound=msgspec.Struct)
+MAX_BODY_BYTES = 2 * (MAX_MANIFEST_BYTES + MAX_METADATA_BYTES)
+
+
+def make_app(ask: Ask) -> FastAPI:
+    """Return the application.
+
+    Args:
+        ask: Runs a function on the manager's thread and returns its result.
+
+    """
+    app = FastAPI(title="Fieldfare", openapi_url="/api/v1/openapi.json", docs_url=None)
+    app.add_exception_handler(FleetError, _refused)
+    app.add_exception_handler(AgentError, _refused)
+    _add_fleet(app, ask)
+    _add_releases(app, ask)
+    _add_rollouts(app, ask)
+    _add_runs(app, ask)
+    return app
+
+
+def _add_fleet(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/status")
+    async def status() -> Response:
+        return await _answer(ask, overview.status)
+
+    @app.get("/api/v1/alarms")
+    async def alarms() -> Response:
+        return await _answer(ask, overview.alarms)
+
+    @app.get("/api/v1/updates")
+    async def updates() -> Response:
+        return await _answer(ask, overview.updates)
+
+    @app.get("/api/v1/evaluations")
+    async def evaluations() -> Response:
+        return await _answer(ask, overview.evaluations)
+
+    @app.get("/api/v1/tokens")
+    async def tokens() -> Response:
+        return await _answer(ask, membership.tokens)
+
+    @app.post("/api/v1/tokens")
+    async def create_token(request: Request) -> Response:
+        wish = await _body(request, TokenWish)
+        return await _answer(ask, lambda desk: membership.create_token(desk, wish))
+
+    @app.get("/api/v1/devices")
+    async def devices() -> Response:
+        return await _answer(ask, membership.devices)
+
+    @app.get("/api/v1/devices/{device}")
+    async def device(device: str) -> Response:
+        return await _answer(ask, lambda desk: membership.device(desk, device))
+
+    @app.post("/api/v1/devices/{device}/approve")
+    async def approve(device: str) -> Response:
+        return await _answer(ask, lambda desk: membership.approve(desk, device))
+
+    @app.post("/api/v1/devices/{device}/revoke")
+    async def revoke(device: str) -> Response:
+        return await _answer(ask, lambda desk: membership.revoke(desk, device))
+
+
+def _add_releases(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/targets")
+    async def targets() -> Response:
+        return await _answer(ask, releases.targets)
+
+    @app.get("/api/v1/releases")
+    async def listing() -> Response:
+        return await _answer(ask, releases.listing)
+
+    @app.get("/api/v1/releases/{family}/{version}")
+    async def show(family: str, version: str) -> Response:
+        return await _answer(ask, lambda desk: releases.show(desk, f"{family}/{version}"))
+
+    @app.post("/api/v1/releases")
+    async def publish(request: Request) -> Response:
+        publication = await _body(request, Publication)
+        return await _answer(ask, lambda desk: releases.publish(desk, publication))
+
+    @app.put("/api/v1/artifacts/{digest}")
+    async def upload(digest: str, request: Request) -> Response:
+        content = await _read(request, MAX_ARTIFACT_BYTES)
+        return await _answer(ask, lambda desk: releases.upload(desk, digest, content))
+
+
+def _add_rollouts(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/rollouts")
+    async def listing() -> Response:
+        return await _answer(ask, rollouts.listing)
+
+    @app.post("/api/v1/rollouts")
+    async def create(request: Request) -> Response:
+        wish = await _body(request, RolloutWish)
+        return await _answer(ask, lambda desk: rollouts.create(desk, wish))
+
+    @app.get("/api/v1/rollouts/{rollout}")
+    async def show(rollout: str) -> Response:
+        return await _answer(ask, lambda desk: rollouts.show(desk, rollout))
+
+    @app.post("/api/v1/rollouts/{rollout}/{word}")
+    async def command(rollout: str, word: str) -> Response:
+        return await _answer(ask, lambda desk: rollouts.command(desk, rollout, word))
+
+
+def _add_runs(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/runs")
+    async def listing() -> Response:
+        return await _answer(ask, runs.listing)
+
+    @app.post("/api/v1/runs")
+    async def start(request: Request) -> Response:
+        wish = await _body(request, RunWish)
+        return await _answer(ask, lambda desk: runs.start(desk, wish))
+
+    @app.get("/api/v1/runs/{run}")
+    async def show(run: str) -> Response:
+        return await _answer(ask, lambda desk: runs.show(desk, run))
+
+    @app.post("/api/v1/runs/{run}/stop")
+    async def stop(run: str) -> Response:
+        return await _answer(ask, lambda desk: runs.stop(desk, run))
+
+    @app.get("/api/v1/runs/{run}/candidate")
+    async def candidate(run: str) -> Response:
+        return await _answer(ask, lambda desk: runs.candidate(desk, run))
+
+
+async def _answer(ask: Ask, use_case: Callable[[Desk], object]) -> Response:
+    result = await run_in_threadpool(ask, use_case)
+    return Response(msgspec.json.encode(result), media_type="application/json")
+
+
+async def _body(request: Request, kind: type[S]) -> S:
+    content = await _read(request, MAX_BODY_BYTES)
+    try:
+        return msgspec.json.decode(content or b"{}", type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as why:
+        raise RefusedError(f"the request body is not a {kind.__name__}: {why}") from why
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise RefusedError(f"the request body is over {limit} bytes")
+    return bytes(content)
+
+
+def _refused(_request: Request, why: Exception) -> Response | Awaitable[Response]:
+    match why:
+        case NotFoundError():
+            status = 404
+        case ConflictError():
+            status = 409
+        case RefusedError() | AgentError():
+            status = 422
+        case _:
+            status = 500
+    problem = Problem(
+        code=getattr(why, "code", "internal"),
+        why=str(why),
+        exit_status=getattr(why, "exit_status", 1),
+    )
+    return Response(
+        msgspec.json.encode(problem), status_code=status, media_type="application/json"
+    )

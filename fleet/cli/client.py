@@ -1,0 +1,82 @@
+"""The CLI's way to the running manager: HTTP over its Unix socket.
+
+Rule 1: an answer is a typed view; a refusal becomes the error that the manager raised,
+        with its sentence and exit status.
+Rule 2: no manager, no answer: the sentence says how to start one.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+import msgspec
+
+from fleet.errors import FleetError, UnreachableError
+from fleet.service.views import Problem
+
+V = TypeVar("V")
+API = "/api/v1"
+_BAD_REQUEST = 400
+_TIMEOUT_SECONDS = 120.0
+
+
+class RefusedByManagerError(FleetError):
+    """The manager refused; its sentence and exit status are kept."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.why)
+        self.problem = problem
+
+
+class ManagerClient:
+    """Talks to the manager behind one socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=str(socket)),
+            base_url="http://manager",
+            timeout=_TIMEOUT_SECONDS,
+        )
+
+    def get(self, path: str, kind: type[V]) -> V:
+        """Return the view at ``path``.
+
+        Raises:
+            UnreachableError: No manager answers.
+            RefusedByManagerError: The manager says why not.
+
+        """
+        return self._call("GET", path, b"", kind)
+
+    def post(self, path: str, wish: msgspec.Struct | None, kind: type[V]) -> V:
+        """Ask for something and return the view of it; raises like ``get``."""
+        return self._call("POST", path, msgspec.json.encode(wish) if wish else b"", kind)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Upload bytes; raises like ``get``."""
+        self._call("PUT", path, content, object)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def _call(self, method: str, path: str, content: bytes, kind: type[V]) -> V:
+        try:
+            answer = self._http.request(method, API + path, content=content)
+        except httpx2.TransportError as why:
+            raise UnreachableError(
+                f"no manager answers on {self._socket}: start it with "
+                f"'fieldfare serve --home {self._socket.parent}'"
+            ) from why
+        if answer.status_code >= _BAD_REQUEST:
+            raise RefusedByManagerError(_problem(answer))
+        return msgspec.json.decode(answer.content, type=kind)
+
+
+def _problem(answer: httpx2.Response) -> Problem:
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except msgspec.MsgspecError:
+        why = f"the manager answered {answer.status_code} without a reason; see its log"
+        return Problem(code="internal", why=why, exit_status=1)

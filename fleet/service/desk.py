@@ -1,0 +1,100 @@
+"""What a use case may touch, owned by one thread: the manager's.
+
+Rule 1: only the thread that runs ``loop`` opens transactions, signs or publishes; every
+        other thread asks through ``Ask`` and waits.
+Rule 2: a use case puts what must be published on ``outgoing``; the loop publishes it
+        after the transaction. Nothing on it is irreplaceable: what must arrive is
+        desired state, which is published again at every connect, or is asked for again.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from nacl.signing import SigningKey
+
+from agent.contract.topics import Address, Topics
+from fleet.config import FleetConfig
+from fleet.registry.artifacts import Artifacts
+from fleet.registry.sqlite import Registry
+from fleet.rounds.conduct import Conductor
+from fleet.signing.repository import Repository
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A payload that waits to be published."""
+
+    address: Address
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Broker credentials that a device is to get, and where its reply goes."""
+
+    device: str
+    device_key: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Broker credentials that are to be taken away at once."""
+
+    device: str
+
+
+Errand = Grant | Withdrawal
+"""Work for the provisioner, which has a connection and a thread of its own."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """The manager's state and collaborators.
+
+    Attributes:
+        config: The manager's settings.
+        registry, artifacts, repository: What it remembers and has promised.
+        director, enrolment: Its online keys.
+        topics: The fleet's topic tree.
+        now_ms: Wall clock, ms since 1970.
+        epoch: Grows with each start of the manager; part of its presence.
+        dev_mode: The offline keys lie beside the online ones.
+        outgoing: Waits to be published.
+        errands: Waits for the provisioner.
+        conductors: Running federated runs by id.
+        heard: Called from any thread with what a run's child said.
+        connected: Whether the broker is there.
+
+    """
+
+    config: FleetConfig
+    registry: Registry
+    artifacts: Artifacts
+    repository: Repository
+    director: SigningKey
+    enrolment: SigningKey
+    topics: Topics
+    now_ms: Callable[[], int]
+    epoch: int
+    dev_mode: bool
+    heard: Callable[[str, object], None]
+    outgoing: deque[Outgoing] = field(default_factory=deque)
+    errands: deque[Errand] = field(default_factory=deque)
+    conductors: dict[str, Conductor] = field(default_factory=dict)
+    connected: bool = False
+
+    def send(self, address: Address, payload: bytes) -> None:
+        """Have something published after the transaction."""
+        self.outgoing.append(Outgoing(address, payload))
+
+
+class Ask(Protocol):
+    """Runs a use case on the manager's thread and returns its result or raises its error."""
+
+    def __call__(self, use_case: Callable[[Desk], R], /) -> R:
+        """Return what the use case returned."""

@@ -1,0 +1,272 @@
+"""What the surfaces ask for and what they show: requests and views, as plain values.
+
+Rule 1: one type serves the API, ``-o json`` and the console; its fields are the contract.
+Rule 2: a view is made from the registry at one moment and never changes.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from agent.contract.manifest import Digest, Name, Text
+from agent.contract.messages import Count, Finding, Quality
+
+Days = 86_400
+
+
+class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for an enrolment token; ``approval`` is auto or manual."""
+
+    group: Name = "default"
+    uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    lifetime_seconds: Annotated[int, Meta(ge=1, le=365 * Days)] = Days
+    approval: Annotated[str, Meta(pattern=r"^(auto|manual)$")] = "auto"
+
+
+class TokenView(Struct, frozen=True, kw_only=True):
+    """One token; its secret seed is never stored, so it cannot be shown."""
+
+    key: str
+    group: str
+    uses: int
+    used_by: tuple[str, ...]
+    expires_ms: int
+    approval: str
+
+
+class SlotView(Struct, frozen=True, kw_only=True):
+    """One slot of a device: what is wanted and what runs, as ``family version``."""
+
+    slot: str
+    wanted: str | None
+    wanted_digest: str | None
+    runs: str | None
+    runs_digest: str | None
+    phase: str
+    denied: tuple[str, ...] = ()
+
+
+class DeviceView(Struct, frozen=True, kw_only=True):
+    """One device."""
+
+    id: str
+    state: str
+    group: str
+    hardware: str
+    presence: str
+    last_seen_ms: int
+    agent: str = ""
+    trains: bool = False
+    evaluates: bool = False
+    slots: tuple[SlotView, ...] = ()
+    quarantined_why: str | None = None
+
+
+class UpdateView(Struct, frozen=True, kw_only=True):
+    """The end of one try to update one device."""
+
+    device: str
+    release: str
+    outcome: str
+    why: str
+    at_ms: int
+    findings: tuple[Finding, ...] = ()
+
+
+class EvaluationView(Struct, frozen=True, kw_only=True):
+    """Quality of a release on one device's labelled windows."""
+
+    device: str
+    release: str
+    decide: Quality | None
+    withheld: Quality | None
+    at_ms: int
+
+
+class ReleaseView(Struct, frozen=True, kw_only=True):
+    """One release."""
+
+    name: str
+    target: str
+    digest: str
+    family: str
+    version: str
+    slot: str
+    counter: int
+    created_ms: int
+    size: int
+    runs_on: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    run: str | None = None
+    rounds: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class TargetsView(Struct, frozen=True, kw_only=True):
+    """What a release engineer needs before signing: current targets and counters."""
+
+    fleet: str
+    targets: bytes
+    root: bytes
+    next_counters: dict[str, int]
+    newest: dict[str, str]
+    """Manifest digest of the newest release by slot."""
+
+
+class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A signed release on its way in; its artifacts were uploaded by digest before."""
+
+    targets: bytes
+    manifest: bytes
+    supersedes: tuple[Digest, ...] = ()
+
+
+class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for a rollout.
+
+    Attributes:
+        release: ``family version``, ``family/version``, target or digest.
+        select: Device query; empty takes ``devices``.
+        devices: Device ids, for a rollout to chosen receivers.
+        canary: Devices of the first wave.
+        waves: Shares of the whole that have the release after each further wave.
+        soak_seconds: Quiet time after a wave before the next.
+        failure_percent: More failures than this, of completed devices, halt it.
+        minimum_completed: Fewer answers than this decide nothing.
+        silence_seconds: A device without an answer counts as silent after this.
+
+    """
+
+    release: Text
+    select: Text = "all"
+    devices: tuple[Name, ...] = ()
+    canary: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    waves: Annotated[
+        tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=20)
+    ] = (1.0,)
+    soak_seconds: Annotated[float, Meta(ge=0, le=30 * Days)] = 60.0
+    failure_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
+    minimum_completed: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    silence_seconds: Annotated[float, Meta(gt=0, le=30 * Days)] = 3600.0
+
+
+class RolloutDeviceView(Struct, frozen=True, kw_only=True):
+    """One device in a rollout."""
+
+    device: str
+    wave: int
+    state: str
+    why: str = ""
+
+
+class RolloutView(Struct, frozen=True, kw_only=True):
+    """One rollout; ``why`` is the sentence of its last decision."""
+
+    id: str
+    release: str
+    release_digest: str
+    slot: str
+    status: str
+    wave: int
+    waves: int
+    why: str
+    started_ms: int
+    ended_ms: int | None = None
+    devices: tuple[RolloutDeviceView, ...] = ()
+
+
+class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for a federated run from the release that a slot's devices run now."""
+
+    slot: Name
+    rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    select: Text = "all"
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
+    learning_rate: Annotated[float, Meta(gt=0, le=100)] | None = None
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    anchor: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    app: Text | None = None
+    app_folder: Text | None = None
+
+
+class JudgedView(Struct, frozen=True, kw_only=True):
+    """One device's figures for the candidate, and whether it would receive it."""
+
+    device: str
+    trained: bool
+    receives: bool
+    why: str
+    decide_before: Quality | None = None
+    decide_after: Quality | None = None
+    withheld_before: Quality | None = None
+    withheld_after: Quality | None = None
+
+
+class RunView(Struct, frozen=True, kw_only=True):
+    """One federated run."""
+
+    id: str
+    slot: str
+    backbone: str
+    backbone_digest: str
+    status: str
+    why: str
+    rounds: int
+    rounds_completed: int
+    participants: tuple[str, ...]
+    replies: Count = 0
+    refused: Count = 0
+    judged: tuple[JudgedView, ...] = ()
+    started_ms: int = 0
+    ended_ms: int | None = None
+
+
+class CandidateView(Struct, frozen=True, kw_only=True):
+    """The model that a finished run offers for signing."""
+
+    run: str
+    slot: str
+    family: str
+    parent: str
+    model: bytes
+    rounds: int
+    cohort: tuple[str, ...]
+    receivers: tuple[str, ...]
+    judged: tuple[JudgedView, ...]
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """The fleet at one glance."""
+
+    fleet: str
+    dev_mode: bool
+    broker: str
+    broker_connected: bool
+    devices: dict[str, int]
+    online: int
+    releases: int
+    rollouts_active: int
+    runs_active: int
+    reports_accepted: int
+    reports_duplicates_ignored: int
+    reports_skipped: int
+    windows: int
+    alarms: int
+    metadata_expires_ms: int
+
+
+class AlarmView(Struct, frozen=True, kw_only=True):
+    """A refusal or fault that a device, or the manager, wants a person to know."""
+
+    device: str
+    code: str
+    why: str
+    at_ms: int
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was refused: a stable code and one sentence."""
+
+    code: str
+    why: str
+    exit_status: int
