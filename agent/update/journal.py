@@ -6,10 +6,15 @@ Rule 3: an unreadable file stops the agent with one sentence; it is never starte
         because forgotten denials and pointers are worse than a stop.
 """
 
-from agent.disk import Disk
-from agent.update.machine import State
+from typing import Final
 
-FOLDER = "slots"
+from agent.contract.codec import encode
+from agent.contract.limits import require_name
+from agent.disk import Disk, read_versioned
+from agent.update.slot import State
+
+FOLDER: Final = "slots"
+_SUFFIX: Final = ".json"
 
 
 def load(disk: Disk, slot: str) -> State:
@@ -20,7 +25,8 @@ def load(disk: Disk, slot: str) -> State:
         StoreError: It does not parse.
 
     """
-    raise NotImplementedError
+    found = read_versioned(disk, _name(slot), State)
+    return State() if found is None else found
 
 
 def save(disk: Disk, slot: str, state: State) -> None:
@@ -30,9 +36,14 @@ def save(disk: Disk, slot: str, state: State) -> None:
         DiskFullError: No space is left; the old state stays.
 
     """
-    raise NotImplementedError
+    disk.replace(_name(slot), encode(state))
 
 
 def slots(disk: Disk) -> tuple[str, ...]:
     """Return the names of the slots that have a journal, sorted."""
-    raise NotImplementedError
+    names = disk.names(FOLDER)
+    return tuple(n.removesuffix(_SUFFIX) for n in names if n.endswith(_SUFFIX))
+
+
+def _name(slot: str) -> str:
+    return f"{FOLDER}/{require_name(slot, 'slot')}{_SUFFIX}"

@@ -19,296 +19,83 @@ Rule 7: an empty wish ends a try and leaves what runs running; a slot is never e
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Annotated, assert_never
+from typing import assert_never
 
-from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from agent.contract.messages import Assigned, Count, Event, Finding, Hex32
-from agent.contract.manifest import Digest, Name, Text
-
-MAX_ATTEMPTS = 3
-MAX_DENIED = 32
-MAX_UNREPORTED = 16
-_MAX_TEXT = 500
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """How one try ended; ``event_id`` is the same each time that this end is told.
-
-    Attributes:
-        event_id: BLAKE2b-128 of release digest and state revision, hex. Unique on a device.
-        release: Manifest digest of the release that was tried.
-        outcome: One of ``contract.messages.OUTCOMES``.
-        code: Stable word for the cause, empty for a success.
-        why: One sentence for a person.
-        retryable: Whether this device will try the same release again when asked.
-        findings: What checks and probation found.
-
-    """
-
-    event_id: Hex32
-    release: Digest
-    outcome: Text
-    code: Text = ""
-    why: Text = ""
-    retryable: bool = False
-    findings: tuple[Finding, ...] = ()
-
-    def event(self, slot: Name, ts: int, up: int) -> Event:
-        """Return the report of this outcome; ``ts`` and ``up`` in ms as in ``messages``."""
-        return Event(
-            id=self.event_id,
-            type="update",
-            ts=ts,
-            up=up,
-            slot=slot,
-            release=self.release,
-            outcome=self.outcome,
-            code=self.code or None,
-            why=self.why,
-            retryable=self.retryable,
-            findings=self.findings,
-        )
-
-
-class Idle(Struct, frozen=True, kw_only=True, tag="idle"):
-    """Nothing is being tried."""
-
-
-class Fetching(Struct, frozen=True, kw_only=True, tag="fetching"):
-    """Manifest and artifacts are on their way into the store."""
-
-    wanted: Assigned
-
-
-class Checking(Struct, frozen=True, kw_only=True, tag="checking"):
-    """A child process loads the release and replays its golden vectors."""
-
-    wanted: Assigned
-    attempts: Count = 1
-
-
-class Probing(Struct, frozen=True, kw_only=True, tag="probing"):
-    """The candidate answers, ``current`` runs beside it; ``checked`` are the golden findings."""
-
-    wanted: Assigned
-    attempts: Count = 1
-    checked: tuple[Finding, ...] = ()
-
-
-Phase = Idle | Fetching | Checking | Probing
-
-
-class Wish(Struct, frozen=True, kw_only=True):
-    """What is remembered about the standing wish, so that repeating it repeats no report.
-
-    Attributes:
-        digest: The release that is wanted.
-        told: Codes of failures that were reported while this wish stood.
-        undecided: Probations of it that ended without enough evidence.
-
-    """
-
-    digest: Digest
-    told: tuple[Text, ...] = ()
-    undecided: Count = 0
-
-
-class State(Struct, frozen=True, kw_only=True):
-    """Everything durable about one slot.
-
-    Attributes:
-        current: The release that proved itself and answers outside of probation.
-        last_good: The release that proved itself before ``current``; still in the store.
-        phase: What is being tried.
-        wish: Memory of the standing wish.
-        denied: Digests that are never tried again, oldest first.
-        unreported: Outcomes that are not yet in the outbox, oldest first.
-        revision: Grows by one with every change.
-
-    """
-
-    current: Assigned | None = None
-    last_good: Assigned | None = None
-    phase: Phase = Idle()
-    wish: Wish | None = None
-    denied: Annotated[tuple[Digest, ...], Meta(max_length=MAX_DENIED)] = ()
-    unreported: tuple[Outcome, ...] = ()
-    revision: Count = 0
-
-    @property
-    def candidate(self) -> Assigned | None:
-        """The release being tried: the third durable pointer, kept in ``phase``."""
-        return None if isinstance(self.phase, Idle) else self.phase.wanted
-
-    @property
-    def serving(self) -> Assigned | None:
-        """The release whose answers are used."""
-        return self.phase.wanted if isinstance(self.phase, Probing) else self.current
-
-    @property
-    def phase_name(self) -> str:
-        """The phase in one word, for people and the ``reported`` message."""
-        match self.phase:
-            case Idle():
-                return "idle"
-            case Fetching():
-                return "fetching"
-            case Checking():
-                return "checking"
-            case Probing():
-                return "probing"
-
-    @property
-    def kept(self) -> tuple[Digest, ...]:
-        """Manifest digests of the releases that must stay in the store."""
-        pointers = (self.current, self.last_good, self.candidate)
-        return tuple(dict.fromkeys(p.digest for p in pointers if p is not None))
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The director wants this release; raised again on a timer as long as it stands."""
-
-    assigned: Assigned | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Manifest and every artifact that this device needs are in the store."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
-    """The release cannot be had, or may not be believed (then it is not retryable)."""
-
-    digest: str
-    code: str
-    why: str
-    retryable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The golden vectors were reproduced in a child process."""
-
-    digest: str
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckFailed:
-    """They were not; retryable only when the cause lies outside of the release."""
-
-    digest: str
-    findings: tuple[Finding, ...]
-    code: str = "check"
-    retryable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Proved:
-    """Probation passed."""
-
-    digest: str
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Probation failed; retryable when it ended without enough evidence."""
-
-    digest: str
-    findings: tuple[Finding, ...]
-    retryable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """``current`` cannot be served any more: its bytes rotted, or its runtime is gone."""
-
-    digest: str
-    code: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """An outcome is durably in the outbox."""
-
-    event_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """The agent stops because it was asked to, not because a model stopped it."""
-
-
-SlotEvent = (
-    Wanted
-    | Fetched
-    | FetchFailed
-    | Checked
-    | CheckFailed
-    | Proved
-    | Failed
-    | Broken
-    | Reported
-    | Stopping
+from agent.contract.messages import Assigned, Finding
+from agent.update.events import (
+    Broken,
+    Check,
+    Checked,
+    CheckFailed,
+    Effect,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Forget,
+    Prove,
+    Proved,
+    Report,
+    Reported,
+    Serve,
+    SlotEvent,
+    Stopping,
+    Wanted,
+)
+from agent.update.slot import (
+    MAX_DENIED,
+    MAX_UNREPORTED,
+    Checking,
+    Fetching,
+    Idle,
+    Outcome,
+    Phase,
+    Probing,
+    State,
+    Wish,
+    derived_id,
 )
 
+__all__ = [
+    "MAX_ATTEMPTS",
+    "MAX_DENIED",
+    "MAX_UNREPORTED",
+    "Broken",
+    "Check",
+    "CheckFailed",
+    "Checked",
+    "Checking",
+    "Effect",
+    "Failed",
+    "Fetch",
+    "FetchFailed",
+    "Fetched",
+    "Fetching",
+    "Forget",
+    "Idle",
+    "Outcome",
+    "Phase",
+    "Probing",
+    "Prove",
+    "Proved",
+    "Report",
+    "Reported",
+    "Serve",
+    "SlotEvent",
+    "State",
+    "Step",
+    "Stopping",
+    "Wanted",
+    "Wish",
+    "resume",
+    "step",
+]
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Bring the release into the store; answer ``Fetched`` at once when it is there."""
+MAX_ATTEMPTS = 3
+_MAX_TEXT = 500
 
-    wanted: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Load the release and replay its golden vectors in a child process."""
-
-    wanted: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """Let ``release`` answer, and ``beside`` run on the same windows without answering."""
-
-    release: Assigned | None
-    beside: Assigned | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prove:
-    """Gather evidence, ask ``probation.judge``, and raise ``Proved`` or ``Failed``."""
-
-    candidate: Assigned
-    against: Assigned | None
-    checked: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Put an outcome into the outbox, then raise ``Reported``."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Evict from the store what none of these releases needs."""
-
-    keep: tuple[str, ...]
-
-
-Effect = Fetch | Check | Serve | Prove | Report | Forget
 Step = tuple[State, tuple[Effect, ...]]
 
 
@@ -317,7 +104,21 @@ def step(state: State, event: SlotEvent) -> Step:
 
     Late or repeated news returns the same state and no effect.
     """
-    raise NotImplementedError
+    match event:
+        case Wanted(assigned=wanted):
+            return _want(state, wanted) if wanted is not None else _abandon(state, None)
+        case Broken():
+            return _break(state, event)
+        case Reported(event_id=told):
+            return _settle(state, told), ()
+        case Stopping():
+            return _stop(state), ()
+        case Fetched() | FetchFailed() | Checked() | CheckFailed() | Proved() | Failed():
+            tried = state.candidate
+            late = tried is None or tried.digest != event.digest
+            return (state, ()) if late else _advance(state, event)
+        case _:
+            assert_never(event)
 
 
 def resume(state: State) -> Step:
@@ -326,4 +127,233 @@ def resume(state: State) -> Step:
     The returned state must be saved before its effects are performed, because it counts
     the attempt that begins now.
     """
-    raise NotImplementedError
+    after, todo = _repeat(state)
+    pending = tuple(Report(outcome) for outcome in state.unreported)
+    rest = tuple(effect for effect in todo if not isinstance(effect, Serve))
+    return after, (Serve(after.serving, after.beside), *pending, *rest)
+
+
+def _repeat(state: State) -> Step:
+    match state.phase:
+        case Idle():
+            return state, ()
+        case Fetching(wanted=wanted):
+            return state, (Fetch(wanted),)
+        case Checking(wanted=wanted, attempts=n) | Probing(wanted=wanted, attempts=n) if (
+            n >= MAX_ATTEMPTS
+        ):
+            why = f"the agent stopped {n} times while {state.phase_name} {_short(wanted.digest)}"
+            return _fail(state, wanted, code="attempts", why=why, findings=())
+        case Checking(wanted=wanted) as phase:
+            counted = replace(phase, attempts=phase.attempts + 1)
+            return _changed(state, phase=counted), (Check(wanted),)
+        case Probing(wanted=wanted) as phase:
+            counted_again = replace(phase, attempts=phase.attempts + 1)
+            after = _changed(state, phase=counted_again)
+            return after, (Prove(wanted, state.current, phase.checked),)
+        case _:
+            assert_never(state.phase)
+
+
+def _advance(  # noqa: PLR0911 - one for each arrow of the picture
+    state: State, event: Fetched | FetchFailed | Checked | CheckFailed | Proved | Failed
+) -> Step:
+    match state.phase, event:
+        case Fetching(wanted=wanted), Fetched():
+            return _changed(state, phase=Checking(wanted=wanted)), (Check(wanted),)
+        case Fetching(wanted=wanted), FetchFailed(code=code, why=why, retryable=retryable):
+            return _fail(state, wanted, code=code, why=why, findings=(), retryable=retryable)
+        case Checking(wanted=wanted), Checked(findings=found):
+            if state.last_good is not None and state.last_good.digest == wanted.digest:
+                return _commit(state, wanted, (*found, _proved_before(wanted)))
+            after = _changed(state, phase=Probing(wanted=wanted, checked=found))
+            serve = Serve(wanted, state.current)
+            return after, (serve, Prove(wanted, state.current, found))
+        case Checking(wanted=wanted), CheckFailed(findings=found, code=code, retryable=retryable):
+            why = _reasons(found)
+            return _fail(state, wanted, code=code, why=why, findings=found, retryable=retryable)
+        case Probing(wanted=wanted), Proved(findings=found):
+            return _commit(state, wanted, found)
+        case Probing(wanted=wanted), Failed(findings=found, retryable=undecided):
+            return _judge_failed(state, wanted, found, undecided=undecided)
+        case _:
+            return state, ()
+
+
+def _want(state: State, wanted: Assigned) -> Step:
+    known = state.wish is not None and state.wish.digest == wanted.digest
+    wish = state.wish if state.wish and known else Wish(digest=wanted.digest)
+    if wanted.digest in state.denied and "denied" not in wish.told:
+        why = f"release {_short(wanted.digest)} failed on this device and is not tried again"
+        outcome = _outcome(state, wanted, "rejected", code="denied", why=why)
+        after, effects = _abandon(state, replace(wish, told=_told(wish, "denied")), outcome)
+        return after, (*effects, Report(outcome))
+    if state.candidate is not None and state.candidate.digest == wanted.digest:
+        return state, ()
+    runs = state.current is not None and state.current.digest == wanted.digest
+    if runs or wanted.digest in state.denied:
+        return _abandon(state, wish)
+    after = _changed(state, phase=Fetching(wanted=wanted), wish=wish)
+    return after, (*_back_to_current(state), Forget(after.kept), Fetch(wanted))
+
+
+def _abandon(state: State, wish: Wish | None, told: Outcome | None = None) -> Step:
+    if isinstance(state.phase, Idle) and wish == state.wish and told is None:
+        return state, ()
+    unreported = _queued(state, told) if told else state.unreported
+    after = _changed(state, phase=Idle(), wish=wish, unreported=unreported)
+    forget = () if isinstance(state.phase, Idle) else (Forget(after.kept),)
+    return after, (*_back_to_current(state), *forget)
+
+
+def _commit(state: State, wanted: Assigned, findings: tuple[Finding, ...]) -> Step:
+    returning = state.last_good is not None and state.last_good.digest == wanted.digest
+    outcome = _outcome(state, wanted, "succeeded", findings=findings)
+    after = _changed(
+        state,
+        current=wanted,
+        # a release that was withdrawn is never gone back to by itself
+        last_good=None if returning else state.current,
+        phase=Idle(),
+        unreported=_queued(state, outcome),
+    )
+    return after, (Serve(wanted), Report(outcome), Forget(after.kept))
+
+
+def _judge_failed(
+    state: State, wanted: Assigned, findings: tuple[Finding, ...], *, undecided: bool
+) -> Step:
+    wish = state.wish or Wish(digest=wanted.digest)
+    if undecided and wish.undecided + 1 < MAX_ATTEMPTS:
+        counted = replace(wish, undecided=wish.undecided + 1, told=())
+        state = replace(state, wish=counted)
+        code, retryable = "inconclusive", True
+    else:
+        code, retryable = "inconclusive" if undecided else "probation", False
+    why = _reasons(findings)
+    return _fail(state, wanted, code=code, why=why, findings=findings, retryable=retryable)
+
+
+def _fail(
+    state: State,
+    wanted: Assigned,
+    *,
+    code: str,
+    why: str,
+    findings: tuple[Finding, ...],
+    retryable: bool = False,
+) -> Step:
+    wish = state.wish or Wish(digest=wanted.digest)
+    silent = retryable and code in wish.told
+    word = _word(state, retryable=retryable)
+    outcome = _outcome(
+        state, wanted, word, code=code, why=why, findings=findings, retryable=retryable
+    )
+    good, denied = state.last_good, state.denied
+    if not retryable:
+        denied = (*(d for d in denied if d != wanted.digest), wanted.digest)[-MAX_DENIED:]
+        good = None if good is None or good.digest == wanted.digest else good
+    after = _changed(
+        state,
+        last_good=good,
+        phase=Idle(),
+        wish=replace(wish, told=_told(wish, code if retryable else "denied")),
+        denied=denied,
+        unreported=state.unreported if silent else _queued(state, outcome),
+    )
+    report = () if silent else (Report(outcome),)
+    # what was fetched stays for the next try of the same release
+    forget = () if retryable else (Forget(after.kept),)
+    return after, (*_back_to_current(state), *report, *forget)
+
+
+def _break(state: State, event: Broken) -> Step:
+    lost, back = state.current, state.last_good
+    if lost is None or lost.digest != event.digest or isinstance(state.phase, Probing):
+        return state, ()
+    word = "failed_rolled_back" if back else "failed_not_rolled_back"
+    outcome = _outcome(state, lost, word, code=event.code, why=event.why, retryable=True)
+    wanted_back = back is not None and state.candidate == back
+    after = _changed(
+        state,
+        current=back,
+        last_good=None,
+        phase=Idle() if wanted_back else state.phase,
+        unreported=_queued(state, outcome),
+    )
+    return after, (Serve(back), Report(outcome))
+
+
+def _settle(state: State, event_id: str) -> State:
+    left = tuple(o for o in state.unreported if o.event_id != event_id)
+    return state if left == state.unreported else _changed(state, unreported=left)
+
+
+def _stop(state: State) -> State:
+    match state.phase:
+        case Checking() | Probing() as phase:
+            return _changed(state, phase=replace(phase, attempts=max(phase.attempts - 1, 0)))
+        case Idle() | Fetching():
+            return state
+        case _:
+            assert_never(state.phase)
+
+
+def _word(state: State, *, retryable: bool) -> str:
+    match state.phase:
+        case Probing() if state.current is not None:
+            return "failed_rolled_back"
+        case Fetching() if not retryable:
+            return "rejected"
+        case _:
+            return "failed_no_change"
+
+
+def _outcome(
+    state: State,
+    release: Assigned,
+    word: str,
+    *,
+    code: str = "",
+    why: str = "",
+    findings: tuple[Finding, ...] = (),
+    retryable: bool = False,
+) -> Outcome:
+    return Outcome(
+        event_id=derived_id(release.digest, str(state.revision + 1)),
+        release=release.digest,
+        outcome=word,
+        code=code,
+        why=why[:_MAX_TEXT],
+        retryable=retryable,
+        findings=findings,
+    )
+
+
+def _queued(state: State, outcome: Outcome) -> tuple[Outcome, ...]:
+    return (*state.unreported, outcome)[-MAX_UNREPORTED:]
+
+
+def _back_to_current(state: State) -> tuple[Serve, ...]:
+    return (Serve(state.current),) if isinstance(state.phase, Probing) else ()
+
+
+def _changed(state: State, **members: object) -> State:
+    return replace(state, revision=state.revision + 1, **members)
+
+
+def _told(wish: Wish, code: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*wish.told, code)))[-MAX_UNREPORTED:]
+
+
+def _reasons(findings: Iterable[Finding]) -> str:
+    return "; ".join(f.why for f in findings if not f.held) or "no finding says why"
+
+
+def _proved_before(wanted: Assigned) -> Finding:
+    why = f"release {_short(wanted.digest)} proved itself on this device before"
+    return Finding(check="proved-before", held=True, why=why)
+
+
+def _short(digest: str) -> str:
+    return digest[:16]

@@ -6,13 +6,21 @@ Rule 3: eviction never touches a kept release or an artifact behind it; when a k
         manifest cannot be read, nothing is evicted.
 """
 
+import re
 from collections.abc import Collection
+from hashlib import file_digest
 from pathlib import Path
+from typing import Final
 
-from agent.contract.manifest import Artifact, Release
+from agent.contract.frames import check_attachment
+from agent.contract.limits import DIGEST_PATTERN
+from agent.contract.manifest import Artifact, Release, decode_release
 from agent.disk import Disk
+from agent.errors import AgentError, CorruptError, DiskFullError, StoreError
 
-FOLDER = "store"
+FOLDER: Final = "store"
+_UNFINISHED: Final = (".part", ".map", ".map.new", ".new")
+_DIGEST: Final = re.compile(DIGEST_PATTERN)
 
 
 class Store:
@@ -23,11 +31,11 @@ class Store:
 
     def path(self, digest: str) -> Path:
         """Return where the bytes of a digest lie, or would lie."""
-        raise NotImplementedError
+        return self.disk.path(_name(digest))
 
     def has(self, digest: str) -> bool:
         """Return whether the bytes of a digest are complete in the store."""
-        raise NotImplementedError
+        return self.path(digest).is_file()
 
     def put(self, digest: str, content: bytes) -> None:
         """Keep bytes that are at hand whole, such as a manifest.
@@ -37,7 +45,9 @@ class Store:
             DiskFullError: No space is left; nothing is kept.
 
         """
-        raise NotImplementedError
+        _verified(digest, content)
+        if not self.has(digest):
+            self.disk.replace(_name(digest), content)
 
     def verify(self, digest: str) -> None:
         """Return if the bytes on the disk still have their digest; reads all of them.
@@ -47,11 +57,21 @@ class Store:
             StoreError: They are not there.
 
         """
-        raise NotImplementedError
+        try:
+            with self.path(digest).open("rb") as file:
+                found = file_digest(file, "sha256").hexdigest()
+        except OSError as why:
+            raise StoreError(f"{_name(digest)} cannot be read: {why.strerror or why}") from why
+        if found != digest:
+            raise CorruptError(
+                f"{_name(digest)} now has SHA-256 {found}: the medium may be failing"
+            )
 
     def discard(self, digest: str) -> None:
         """Remove one file and what a fetch left of it."""
-        raise NotImplementedError
+        for suffix in ("", *_UNFINISHED):
+            if self.disk.path(_name(digest) + suffix).exists():
+                self.disk.remove(_name(digest) + suffix)
 
     def read_manifest(self, digest: str) -> Release:
         """Return a release whose manifest is in the store; its hash is checked again.
@@ -59,16 +79,20 @@ class Store:
         Raises:
             StoreError: It is not there.
             CorruptError: The bytes are no longer the ones that were believed.
+            ContractError: They are the right bytes, but not a manifest known here.
 
         """
-        raise NotImplementedError
+        content = self.disk.read(_name(digest))
+        if content is None:
+            raise StoreError(f"manifest {digest[:16]} is not in the store")
+        return decode_release(_verified(digest, content))
 
     def missing(self, artifacts: Collection[Artifact]) -> tuple[Artifact, ...]:
         """Return the artifacts that are not complete in the store, in order.
 
         Give ``release.artifacts``, or only the chosen variant's model and the golden file.
         """
-        raise NotImplementedError
+        return tuple(a for a in artifacts if not self._holds(a))
 
     def evict(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what none of the releases ``keep`` (manifest digests) needs.
@@ -77,7 +101,36 @@ class Store:
             The names that were removed, sorted.
 
         """
-        raise NotImplementedError
+        needed = self._needed(keep)
+        if needed is None:
+            return ()
+        gone = []
+        for name in self.disk.names(FOLDER):
+            digest, suffix = name[:64], name[64:]
+            finished = digest in needed and self.has(digest)
+            if digest not in needed or suffix == ".new" or (suffix and finished):
+                self.disk.remove(f"{FOLDER}/{name}")
+                gone.append(name)
+        return tuple(gone)
+
+    def _needed(self, keep: Collection[str]) -> set[str] | None:
+        needed = set(keep)
+        for digest in keep:
+            # a release whose fetch only begins has no manifest yet, and nothing behind it
+            if self.has(digest):
+                try:
+                    needed |= {a.digest for a in self.read_manifest(digest).artifacts}
+                except AgentError:
+                    return None
+        return needed
+
+    def _holds(self, artifact: Artifact) -> bool:
+        try:
+            return self.path(artifact.digest).stat().st_size == artifact.size
+        except FileNotFoundError:
+            return False
+        except OSError as why:
+            raise StoreError(f"{_name(artifact.digest)}: {why.strerror or why}") from why
 
 
 def require_room(disk: Disk, need_bytes: int, reserve_bytes: int) -> None:
@@ -87,4 +140,22 @@ def require_room(disk: Disk, need_bytes: int, reserve_bytes: int) -> None:
         DiskFullError: They would not; the sentence has the three figures.
 
     """
-    raise NotImplementedError
+    free = disk.free_bytes()
+    if free < need_bytes + reserve_bytes:
+        raise DiskFullError(
+            f"{need_bytes} bytes are needed beside a reserve of {reserve_bytes}, "
+            f"and {disk.root} has {free} free: free some space there"
+        )
+
+
+def _verified(digest: str, content: bytes) -> bytes:
+    try:
+        return check_attachment(content, digest)
+    except CorruptError as why:
+        raise CorruptError(f"bytes are not the ones of digest {digest[:16]}") from why
+
+
+def _name(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise StoreError(f"{digest[:80]!r} is not a SHA-256 in hex and cannot name a file")
+    return f"{FOLDER}/{digest}"
