@@ -1,8 +1,8 @@
-"""How large, how long, how many: every bound that is checked before bytes are parsed.
+r"""How large, how long, how many: every bound that is checked before bytes are parsed.
 
 Rule 1: a limit stands here or nowhere, so that both sides refuse the same bytes.
 Rule 2: a name that becomes a topic, a file or a user name obeys ``NAME``.
-Rule 3: a pattern ends in ``$(?!\\n)``: a bare ``$`` also matches before a last newline.
+Rule 3: a pattern ends in ``$(?!\n)``: a bare ``$`` also matches before a last newline.
 """
 
 import re
