@@ -3,6 +3,7 @@
 What the texts mean is known to ``fleet.rollout`` alone; use ``fleet.rollout.journal``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -54,9 +55,16 @@ class Rollouts:
         raise NotImplementedError
 
     def advance(
-        self, rollout: str, *, event: bytes, state: bytes, status: str, active: bool, at_ms: int
+        self,
+        rollout: str,
+        *,
+        events: Sequence[bytes],
+        state: bytes,
+        status: str,
+        active: bool,
+        at_ms: int,
     ) -> None:
-        """Journal one event and the state after it, together."""
+        """Journal events and the state after them, together."""
         raise NotImplementedError
 
     def find(self, rollout: str) -> RolloutRow | None:

@@ -1,0 +1,129 @@
+"""How it is going: counts that gates judge and people read.
+
+Rule 1: nothing is a percentage of the whole group; what has not answered is counted
+        apart, as pending, silent or absent.
+Rule 2: *silent* heard from us, was seen since, and never answered; that speaks against
+        a release. *Absent* was never seen since; that says nothing about it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from fleet.registry.devices import Device, DeviceState
+
+
+class Standing(StrEnum):
+    """Where one device stands with one release."""
+
+    WAITING = "waiting"
+    ASKED = "asked"
+    SILENT = "silent"
+    ABSENT = "absent"
+    SUCCEEDED = "succeeded"
+    FAILED_NO_CHANGE = "failed_no_change"
+    FAILED_ROLLED_BACK = "failed_rolled_back"
+    FAILED_NOT_ROLLED_BACK = "failed_not_rolled_back"
+    REJECTED = "rejected"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the device itself said that the release did not hold up."""
+        return self in FAILURES
+
+
+FAILURES: Final = frozenset(
+    {
+        Standing.FAILED_NO_CHANGE,
+        Standing.FAILED_ROLLED_BACK,
+        Standing.FAILED_NOT_ROLLED_BACK,
+        Standing.REJECTED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Devices of one wave, or of all waves so far, by standing.
+
+    Attributes:
+        asked: All of them.
+        pending: Waiting or asked, no answer yet.
+        failed: Devices that said so, by outcome.
+
+    """
+
+    asked: int = 0
+    pending: int = 0
+    succeeded: int = 0
+    silent: int = 0
+    absent: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> int:
+        """What speaks against the release: said so, or fell silent."""
+        return sum(self.failed.values()) + self.silent
+
+    @property
+    def completed(self) -> int:
+        """The sample of a gate: successes and failures."""
+        return self.succeeded + self.failures
+
+    @property
+    def reasons(self) -> str:
+        """The failures in words: ``2 failed_rolled_back, 1 silent``."""
+        parts = dict(self.failed) | ({"silent": self.silent} if self.silent else {})
+        return ", ".join(f"{count} {word}" for word, count in sorted(parts.items()))
+
+
+def tally(standings: Iterable[Standing]) -> Tally:
+    """Count devices by standing."""
+    counts = Counter(standings)
+    return Tally(
+        asked=counts.total(),
+        pending=counts[Standing.WAITING] + counts[Standing.ASKED],
+        succeeded=counts[Standing.SUCCEEDED],
+        silent=counts[Standing.SILENT],
+        absent=counts[Standing.ABSENT],
+        failed={str(word): n for word, n in counts.items() if word.failed},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetHealth:
+    """The fleet in figures; presence and ``stale`` count enrolled devices only.
+
+    Attributes:
+        stale: Not heard for longer than allowed, whatever its presence says.
+
+    """
+
+    pending: int
+    enrolled: int
+    revoked: int
+    quarantined: int
+    online: int
+    offline: int
+    sleeping: int
+    stale: int
+
+
+def fleet_health(devices: Iterable[Device], *, now_ms: int, stale_after_ms: int) -> FleetHealth:
+    """Count devices by state and presence."""
+    every = list(devices)
+    states = Counter(device.state for device in every)
+    enrolled = [device for device in every if device.state is DeviceState.ENROLLED]
+    presence = Counter(device.presence or "offline" for device in enrolled)
+    return FleetHealth(
+        pending=states[DeviceState.PENDING],
+        enrolled=states[DeviceState.ENROLLED],
+        revoked=states[DeviceState.REVOKED],
+        quarantined=sum(device.quarantined_why is not None for device in enrolled),
+        online=presence["online"],
+        offline=presence["offline"],
+        sleeping=presence["sleeping"],
+        stale=sum((device.last_seen_ms or 0) + stale_after_ms < now_ms for device in enrolled),
+    )

@@ -1,0 +1,380 @@
+"""The rollout as a state machine, and nothing else.
+
+    planned ──▶ asking ──▶ soaking ──▶ asking (next wave) ──▶ … ──▶ done
+                  │ ▲         │ ▲
+                  │ └ paused ─┘ │         (operator, or no verdict in time)
+                  └─────▶ returning ◀┘    (gate says HALT, or aborted with revert)
+                              └──▶ halted | aborted
+
+Rule 1: every transition is written in ``step``; no other module decides one.
+Rule 2: ``step`` is pure. Replaying the journalled events gives the same state.
+Rule 3: nobody beyond the current wave is ever asked.
+Rule 4: whoever was asked remembers what it was wanted to run before, and on HALT goes
+        back to that: also those that succeeded, also in a paused rollout.
+Rule 5: late and repeated news changes nothing; a failure outweighs a success of the
+        same device, in either order.
+Rule 6: effects are repeated with every event until ``Given`` or ``Returned`` says that
+        they are durable.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, assert_never
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from agent.contract.manifest import Name
+from agent.contract.messages import Assigned
+from fleet.monitor.health import Standing, Tally, tally
+from fleet.rollout.gate import Verdict
+from fleet.rollout.plan import Plan
+
+Sentence = Annotated[str, Meta(max_length=2000)]
+
+
+class Planned(Struct, frozen=True, kw_only=True, tag=True):
+    """Decided, not begun."""
+
+
+class Asking(Struct, frozen=True, kw_only=True, tag=True):
+    """The wave of the moment is asked since ``since_ms``."""
+
+    since_ms: int
+
+
+class Soaking(Struct, frozen=True, kw_only=True, tag=True):
+    """The wave of the moment is good and watched until ``until_ms``."""
+
+    until_ms: int
+
+
+class Paused(Struct, frozen=True, kw_only=True, tag=True):
+    """Nobody more is asked until somebody resumes."""
+
+    then: Asking | Soaking
+    why: Sentence
+
+
+class Returning(Struct, frozen=True, kw_only=True, tag=True):
+    """Everybody asked is wanted back; ``aborted`` if a person, not a gate, wanted so."""
+
+    aborted: bool
+    why: Sentence
+
+
+class Done(Struct, frozen=True, kw_only=True, tag=True):
+    """Every wave passed its gate."""
+
+    why: Sentence
+
+
+class Halted(Struct, frozen=True, kw_only=True, tag=True):
+    """A gate stopped it, and everybody asked is wanted back."""
+
+    why: Sentence
+
+
+class Aborted(Struct, frozen=True, kw_only=True, tag=True):
+    """A person stopped it."""
+
+    why: Sentence
+
+
+Phase = Planned | Asking | Soaking | Paused | Returning | Done | Halted | Aborted
+TERMINAL: Final = (Done, Halted, Aborted)
+
+
+class Member(Struct, frozen=True, kw_only=True):
+    """One device of the plan.
+
+    Attributes:
+        previous: What it was wanted to run before it was asked.
+        asked_ms: When that was; None before.
+        why: The device's last sentence.
+        returned: Whether it is wanted back to ``previous``.
+
+    """
+
+    device: Name
+    wave: int
+    standing: Standing = Standing.WAITING
+    previous: Assigned | None = None
+    asked_ms: int | None = None
+    why: Sentence = ""
+    returned: bool = False
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """A rollout at one moment. ``wave`` is the highest that was begun, from 0."""
+
+    plan: Plan
+    phase: Phase
+    wave: int
+    members: dict[Name, Member]
+
+    @property
+    def active(self) -> bool:
+        """Whether it may still do something."""
+        return not isinstance(self.phase, TERMINAL)
+
+    @property
+    def status(self) -> str:
+        """The phase in one word, for listings."""
+        return type(self.phase).__name__.lower()
+
+    def of_wave(self) -> Tally:
+        """Count the wave of the moment."""
+        return tally(m.standing for m in self.members.values() if m.wave == self.wave)
+
+    def so_far(self) -> Tally:
+        """Count every wave that was begun."""
+        return tally(m.standing for m in self.members.values() if m.wave <= self.wave)
+
+    def verdict(self) -> tuple[Verdict, str]:
+        """Return what the gate says now, with its sentence."""
+        return self.plan.gate.judge(self.of_wave(), self.so_far())
+
+
+class Started(Struct, frozen=True, kw_only=True, tag=True):
+    """Begin."""
+
+    at_ms: int
+
+
+class Tick(Struct, frozen=True, kw_only=True, tag=True):
+    """Time has passed."""
+
+    at_ms: int
+
+
+class Given(Struct, frozen=True, kw_only=True, tag=True):
+    """A device is now wanted to run the release; before, it was wanted to run ``previous``."""
+
+    device: Name
+    previous: Assigned | None
+    at_ms: int
+
+
+class Completed(Struct, frozen=True, kw_only=True, tag=True):
+    """A device ended its update. A ``retryable`` failure is not the end yet."""
+
+    device: Name
+    outcome: Standing
+    why: Sentence
+    at_ms: int
+    retryable: bool = False
+
+
+class Silent(Struct, frozen=True, kw_only=True, tag=True):
+    """A device did not answer in time; ``absent`` if it was not even seen since."""
+
+    device: Name
+    absent: bool
+    at_ms: int
+
+
+class Returned(Struct, frozen=True, kw_only=True, tag=True):
+    """A device is wanted back."""
+
+    device: Name
+    at_ms: int
+
+
+class PauseAsked(Struct, frozen=True, kw_only=True, tag=True):
+    """An operator pauses."""
+
+    why: Sentence
+    at_ms: int
+
+
+class ResumeAsked(Struct, frozen=True, kw_only=True, tag=True):
+    """An operator resumes; the patience of the wave begins anew."""
+
+    at_ms: int
+
+
+class AbortAsked(Struct, frozen=True, kw_only=True, tag=True):
+    """An operator stops it for good, and may want everybody back."""
+
+    why: Sentence
+    revert: bool
+    at_ms: int
+
+
+Event = (
+    Started | Tick | Given | Completed | Silent | Returned | PauseAsked | ResumeAsked | AbortAsked
+)
+
+
+class Assign(Struct, frozen=True, kw_only=True):
+    """Want the release on a device."""
+
+    device: str
+
+
+class Revert(Struct, frozen=True, kw_only=True):
+    """Want a device back, if it is still wanted to run the release."""
+
+    device: str
+    previous: Assigned | None
+
+
+class Conclude(Struct, frozen=True, kw_only=True):
+    """Tell people that it is over."""
+
+    status: str
+    why: str
+
+
+Effect = Assign | Revert | Conclude
+
+
+def initial(plan: Plan) -> State:
+    """Return the state of a plan that nobody began."""
+    members = {
+        device: Member(device=device, wave=number)
+        for number, wave in enumerate(plan.waves)
+        for device in wave
+    }
+    return State(plan=plan, phase=Planned(), wave=0, members=members)
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
+    """Return the state after an event, and what is to be done."""
+    if not state.active:
+        return state, ()
+    return _settle(_hear(state, event), event.at_ms)
+
+
+def silences(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> tuple[Silent, ...]:
+    """Return the asked devices whose time is up.
+
+    ``last_seen_ms`` says when each device was last heard; a device may be missing.
+    """
+    deadline_ms = at_ms - round(state.plan.gate.silence_seconds * 1000)
+    return tuple(
+        Silent(device=m.device, absent=last_seen_ms.get(m.device, 0) <= m.asked_ms, at_ms=at_ms)
+        for m in state.members.values()
+        if m.standing is Standing.ASKED and m.asked_ms is not None and m.asked_ms <= deadline_ms
+    )
+
+
+def _hear(state: State, event: Event) -> State:
+    match event:
+        case Given() | Completed() | Silent() | Returned():
+            return _hear_device(state, event)
+        case Started() | PauseAsked() | ResumeAsked() | AbortAsked():
+            return replace(state, phase=_hear_operator(state.phase, event))
+        case Tick():
+            return state
+        case _:
+            assert_never(event)
+
+
+def _hear_operator(phase: Phase, event: Started | PauseAsked | ResumeAsked | AbortAsked) -> Phase:
+    match phase, event:
+        case Planned(), Started(at_ms=at_ms):
+            return Asking(since_ms=at_ms)
+        case ((Asking() | Soaking() as then), PauseAsked(why=why)):
+            return Paused(then=then, why=why)
+        case Paused(then=then), ResumeAsked(at_ms=at_ms):
+            return Asking(since_ms=at_ms) if isinstance(then, Asking) else then
+        case ((Planned() | Asking() | Soaking() | Paused()), AbortAsked(why=why, revert=revert)):
+            return Returning(aborted=True, why=why) if revert else Aborted(why=why)
+        case _:
+            return phase
+
+
+def _hear_device(state: State, event: Given | Completed | Silent | Returned) -> State:
+    member = state.members.get(event.device)
+    if member is None or member.wave > state.wave or isinstance(state.phase, Planned):
+        return state
+    heard = _member(member, event)
+    return replace(state, members=state.members | {member.device: heard})
+
+
+def _member(member: Member, event: Given | Completed | Silent | Returned) -> Member:
+    standing = member.standing
+    match event:
+        case Given(previous=previous, at_ms=at_ms) if standing is Standing.WAITING:
+            return replace(member, standing=Standing.ASKED, previous=previous, asked_ms=at_ms)
+        case Silent(absent=absent) if standing is Standing.ASKED:
+            return replace(member, standing=Standing.ABSENT if absent else Standing.SILENT)
+        case Returned() if standing is not Standing.WAITING:
+            return replace(member, returned=True)
+        case Completed(outcome=outcome, why=why, retryable=retryable) if (
+            standing is not Standing.WAITING and _weight(outcome) > _weight(standing)
+        ):
+            passing = retryable and outcome.failed
+            return replace(member, standing=standing if passing else outcome, why=why)
+        case _:
+            return member
+
+
+def _weight(standing: Standing) -> int:
+    match standing:
+        case Standing.WAITING:
+            return 0
+        case Standing.ASKED | Standing.SILENT | Standing.ABSENT:
+            return 1
+        case Standing.SUCCEEDED:
+            return 2
+        case _:
+            return 3
+
+
+def _settle(state: State, at_ms: int) -> tuple[State, tuple[Effect, ...]]:
+    """Follow what the counts now say, through as many phases as they carry."""
+    while (after := _follow(state, at_ms)) != state:
+        state = after
+    match state.phase:
+        case Asking() | Soaking():
+            return state, tuple(Assign(device=m.device) for m in _to_ask(state))
+        case Returning():
+            return state, tuple(
+                Revert(device=m.device, previous=m.previous) for m in _to_return(state)
+            )
+        case Done(why=why) | Halted(why=why) | Aborted(why=why):
+            return state, (Conclude(status=state.status, why=why),)
+        case Planned() | Paused():
+            return state, ()
+        case _:
+            assert_never(state.phase)
+
+
+def _follow(state: State, at_ms: int) -> State:
+    match state.phase:
+        case Asking() | Soaking() | Paused():
+            verdict, why = state.verdict()
+            if verdict is Verdict.HALT:
+                return replace(state, phase=Returning(aborted=False, why=why))
+            return _go_on(state, verdict, why, at_ms)
+        case Returning(aborted=aborted, why=why) if not _to_return(state):
+            return replace(state, phase=Aborted(why=why) if aborted else Halted(why=why))
+        case _:
+            return state
+
+
+def _go_on(state: State, verdict: Verdict, why: str, at_ms: int) -> State:
+    gate = state.plan.gate
+    match state.phase:
+        case Asking() if verdict is Verdict.ADVANCE:
+            if state.wave + 1 == len(state.plan.waves):
+                return replace(state, phase=Done(why=f"every wave passed: {why}"))
+            return replace(state, phase=Soaking(until_ms=at_ms + round(gate.soak_seconds * 1000)))
+        case Asking(since_ms=since_ms) as then if at_ms - since_ms >= gate.patience_seconds * 1000:
+            return replace(state, phase=Paused(then=then, why=f"no verdict in time: {why}"))
+        case Soaking(until_ms=until_ms) if at_ms >= until_ms:
+            return replace(state, phase=Asking(since_ms=at_ms), wave=state.wave + 1)
+        case _:
+            return state
+
+
+def _to_ask(state: State) -> list[Member]:
+    return [
+        m for m in state.members.values() if m.wave <= state.wave and m.standing is Standing.WAITING
+    ]
+
+
+def _to_return(state: State) -> list[Member]:
+    return [m for m in state.members.values() if m.asked_ms is not None and not m.returned]
