@@ -189,7 +189,7 @@ def judge(evidence: Evidence, limits: Limits) -> tuple[Verdict, tuple[Finding, .
 def sign_test(more: int, fewer: int) -> float:
     """Return the chance of ``more`` or above among ``more + fewer`` fair coin tosses."""
     tosses = more + fewer
-    return sum(comb(tosses, heads) for heads in range(more, tosses + 1)) / 2**tosses
+    return sum(comb(tosses, heads) for heads in range(more, tosses + 1)) / (1 << tosses)
 
 
 def _verdict(*, sound: bool, enough: bool, given_up: bool) -> Verdict:
