@@ -113,11 +113,15 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         min_windows: Live windows that both releases must have answered.
         max_latency_ratio: Median latency, candidate over last good.
         latency_slack_us: Added to the allowed latency, so that tiny models are not noise.
-        max_rss_growth_bytes: Resident memory of the candidate over that of last good.
+        max_rss_growth_bytes: Resident memory of a process with the candidate over one
+            with the last good release.
         min_agreement: Share of live windows in which both give the same class.
         max_confidence_drop: Mean confidence, last good minus candidate.
-        max_accuracy_drop: Accuracy on the *decide* windows, last good minus candidate.
-        min_labelled_windows: Fewer *decide* windows decide nothing.
+        max_decide_drop: Accuracy on the *decide* windows, last good minus candidate, that
+            is refused where an exact sign test finds it significant.
+        certain_decide_drop: A drop that is refused whatever the test says.
+        min_labelled: Fewer *decide* windows decide nothing.
+        significance: Of the sign test, one-sided.
         reserve_bytes: Disk space that a fetch must leave free.
         check_seconds: Wall clock of the child process that loads a model first.
         check_memory_bytes: Its address space.
@@ -128,12 +132,14 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     look_seconds: Seconds = 1.0
     min_windows: Annotated[int, Meta(ge=0, le=10**6)] = 20
     max_latency_ratio: Annotated[float, Meta(gt=0, le=1000)] = 2.0
-    latency_slack_us: Annotated[int, Meta(ge=0, le=10**8)] = 500
-    max_rss_growth_bytes: Bytes = 256 * 1024 * 1024
+    latency_slack_us: Annotated[float, Meta(ge=0, le=1e8)] = 500.0
+    max_rss_growth_bytes: Bytes = 64 * 1024 * 1024
     min_agreement: Share = 0.5
     max_confidence_drop: Share = 0.25
-    max_accuracy_drop: Share = 0.05
-    min_labelled_windows: Annotated[int, Meta(ge=1, le=10**6)] = 20
+    max_decide_drop: Share = 0.05
+    certain_decide_drop: Share = 0.2
+    min_labelled: Annotated[int, Meta(ge=1, le=10**6)] = 20
+    significance: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     reserve_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 64 * 1024 * 1024
     check_seconds: Seconds = 120.0
     check_memory_bytes: Bytes = 4 * 1024**3

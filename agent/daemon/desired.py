@@ -1,0 +1,339 @@
+"""From signed documents to wishes: what the fleet wants of this device, once believed.
+
+Rule 1: an assignment is persisted (``accepted.json``) before anything is done about it.
+Rule 2: a document that the trust so far cannot explain (an unknown key, a higher epoch)
+        is held; metadata is collected and verified in a child, then it is judged again,
+        once. Held documents cannot make the device ask faster than its own pace.
+Rule 3: one refresh at a time, on behalf of everything that is wanted by then.
+Rule 4: a refusal is an alarm with its code and sentence; what runs goes on running.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.contract.belief import (
+    Accepted,
+    Believed,
+    believe_ack,
+    believe_assignment,
+    believe_fresh,
+    believe_task,
+)
+from agent.contract.codec import Versioned, decode, encode
+from agent.contract.frames import Piece
+from agent.contract.limits import MAX_METADATA_BYTES
+from agent.contract.manifest import Name
+from agent.contract.messages import (
+    AUTHORITY_TARGET,
+    Ack,
+    Assigned,
+    Authority,
+    Count,
+    FreshRequest,
+    MetaBundle,
+    MetaRequest,
+    Task,
+)
+from agent.daemon.agenda import Agenda
+from agent.daemon.host import event, log
+from agent.disk import Disk, read_versioned
+from agent.errors import AgentError, MalformedError, MismatchError, UnsignedError
+from agent.identity.clock import TrustedClock
+from agent.update import trust
+from agent.worker.jobs import Limits
+from agent.worker.start import Finished
+
+ACCEPTED = "accepted.json"
+REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
+MAX_BUNDLE_BYTES = 2 * MAX_METADATA_BYTES
+
+
+class AcceptedAssignment(Versioned, frozen=True, kw_only=True):
+    """``accepted.json``: the newest assignment that was believed, and what it wishes."""
+
+    accepted: Accepted
+    slots: dict[Name, Assigned]
+    expires_ms: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What this room needs of the others.
+
+    Attributes:
+        ask: Publishes a request; False when offline.
+        start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
+        wish: A slot is wanted to run a release.
+        manifest: The verified bytes of an assigned manifest.
+        manifest_failed: Why an assigned manifest cannot be had: (assigned, error, retryable).
+        alarm: Something is refused: (code, sentence).
+        monotonic: Seconds.
+
+    """
+
+    ask: Callable[[MetaRequest | FreshRequest], bool]
+    start_refresh: Callable[[trust.RefreshJob, Limits], None]
+    wish: Callable[[str, Assigned], None]
+    manifest: Callable[[Assigned, bytes], None]
+    manifest_failed: Callable[[Assigned, AgentError, bool], None]
+    alarm: Callable[[str, str], None]
+    monotonic: Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """Pieces of the bundle that answers one request."""
+
+    request: MetaRequest
+    pieces: dict[int, bytes] = field(default_factory=dict)
+    total: int | None = None
+    size_bytes: int = 0
+
+
+class Desired:
+    """What the director wants of this device, and whom it believes about that."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        device: str,
+        fleet: str,
+        state: trust.TrustState,
+        clock: TrustedClock,
+        agenda: Agenda,
+        around: Surroundings,
+        answer_seconds: float,
+        fresh_seconds: float,
+    ) -> None:
+        self._disk = disk
+        self._device = device
+        self._fleet = fleet
+        self._state = state
+        self._clock = clock
+        self._agenda = agenda
+        self._around = around
+        self._answer_seconds = answer_seconds
+        self._fresh_seconds = fresh_seconds
+        self._authority = state.who_directs()
+        self._accepted = read_versioned(disk, ACCEPTED, AcceptedAssignment)
+        self._held: bytes | None = None
+        self._targets: dict[str, Assigned] = {}
+        self._gathering: _Gathering | None = None
+        self._refreshing: tuple[str, ...] | None = None
+        self._nonce: str | None = None
+
+    @property
+    def accepted(self) -> AcceptedAssignment | None:
+        """The newest assignment that was believed."""
+        return self._accepted
+
+    @property
+    def authority(self) -> Authority:
+        """Who may direct this device."""
+        return self._authority
+
+    def raise_wishes(self) -> None:
+        """Tell again what is wanted of each slot; repeated wishes change nothing."""
+        if self._accepted is not None:
+            for slot, assigned in self._accepted.slots.items():
+                self._around.wish(slot, assigned)
+
+    def take_assignment(self, payload: bytes) -> None:
+        """Judge an assignment that arrived; hold it while the trust so far is too old for it."""
+        try:
+            believed = self._believe(payload)
+        except (UnsignedError, MismatchError) as why:
+            if self._held is None:
+                log.info(event("assignment-held", why=why))
+                self._held = payload
+                self.refresh()
+            return
+        except AgentError as why:
+            self._refuse("assignment", why)
+            return
+        self._settle(believed)
+
+    def take_fresh(self, payload: bytes) -> None:
+        """Take over signed time, if it answers our own open question."""
+        nonce, self._nonce = self._nonce, None
+        if nonce is None:
+            return
+        try:
+            fresh = believe_fresh(
+                payload, authority=self._authority, device=self._device, nonce=nonce
+            )
+            self._clock.believe(fresh, nonce, root_expires_ms=self._state.root_expires_ms)
+        except (UnsignedError, MismatchError) as why:
+            log.info(event("fresh-held", why=why))
+            self.refresh()
+        except AgentError as why:
+            self._refuse("signed-time", why)
+        else:
+            log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
+            later = self._around.monotonic() + self._fresh_seconds
+            self._agenda.at("fresh", later, self.ask_fresh)
+
+    def take_ack(self, payload: bytes) -> Ack | None:
+        """Return an acknowledgement that the director signed, or None."""
+        try:
+            return believe_ack(payload, authority=self._authority, device=self._device)
+        except AgentError as why:
+            self._refuse("acknowledgement", why)
+            return None
+
+    def take_task(self, payload: bytes, run: str) -> tuple[Task, bytes] | None:
+        """Return a task that the director signed, with its attachment, or None."""
+        try:
+            return believe_task(payload, authority=self._authority, device=self._device, run=run)
+        except AgentError as why:
+            self._refuse("task", why)
+            return None
+
+    def ask_fresh(self) -> None:
+        """Ask for signed time; asked again until it comes."""
+        self._nonce = self._clock.new_nonce()
+        self._around.ask(FreshRequest(nonce=self._nonce))
+        later = self._around.monotonic() + self._answer_seconds
+        self._agenda.at("fresh", later, self.ask_fresh)
+
+    def want_manifest(self, assigned: Assigned) -> None:
+        """Get the bytes of an assigned manifest by way of the offline-signed targets."""
+        self._targets[assigned.target] = assigned
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Collect metadata, unless that is under way."""
+        if self._gathering is None and self._refreshing is None:
+            self._ask_metadata()
+
+    def take_piece(self, piece: Piece) -> None:
+        """Take one piece of the bundle that we asked for; others are ignored."""
+        gathering = self._gathering
+        if gathering is None or piece.name != bytes.fromhex(gathering.request.id):
+            return
+        gathering.total = gathering.total or piece.total
+        if piece.total != gathering.total or piece.index in gathering.pieces:
+            return
+        gathering.size_bytes += len(piece.content)
+        if gathering.size_bytes > MAX_BUNDLE_BYTES:
+            self._gathering = None
+            self._refuse("metadata", MalformedError(f"bundle is over {MAX_BUNDLE_BYTES} bytes"))
+            return
+        gathering.pieces[piece.index] = piece.content
+        if len(gathering.pieces) == gathering.total:
+            self._verify(gathering)
+
+    def refreshed(self, finished: Finished) -> None:
+        """Take over what the child verified, and go on with what waited for it."""
+        wanted, self._refreshing = self._refreshing or (), None
+        try:
+            match finished.answer:
+                case trust.RefreshAnswer(result=result):
+                    news = trust.believe(result)
+                case AgentError() as failure:
+                    raise failure
+                case _:
+                    raise MalformedError("the refresh worker answered something else")
+        except AgentError as why:
+            self._refuse("metadata", why)
+            self._give_up(wanted, why)
+            return
+        trust.save(self._disk, news.state)
+        self._state = news.state
+        self._authority = news.state.who_directs()
+        log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
+        self._deliver(wanted, news)
+        self._retry_held()
+        if self._targets:
+            self._ask_metadata()
+
+    def _believe(self, payload: bytes) -> Believed:
+        return believe_assignment(
+            payload,
+            authority=self._authority,
+            fleet=self._fleet,
+            device=self._device,
+            accepted=self._accepted.accepted if self._accepted else None,
+            now_ms=self._clock.trusted_ms(),
+        )
+
+    def _settle(self, believed: Believed) -> None:
+        if not believed.repeated:
+            accepted = AcceptedAssignment(
+                accepted=believed.accepted,
+                slots=believed.assignment.slots,
+                expires_ms=believed.assignment.expires_ms,
+            )
+            self._disk.replace(ACCEPTED, encode(accepted))
+            self._accepted = accepted
+            log.info(event("assigned", sequence=believed.accepted.sequence))
+        self.raise_wishes()
+
+    def _retry_held(self) -> None:
+        payload, self._held = self._held, None
+        if payload is None:
+            return
+        try:
+            believed = self._believe(payload)
+        except AgentError as why:
+            self._refuse("assignment", why)
+        else:
+            self._settle(believed)
+
+    def _ask_metadata(self) -> None:
+        request = MetaRequest(
+            id=secrets.token_hex(8),
+            root=self._state.root_version,
+            targets=(AUTHORITY_TARGET, *list(self._targets)[:16]),
+        )
+        self._gathering = _Gathering(request)
+        self._around.ask(request)
+        later = self._around.monotonic() + self._answer_seconds
+        self._agenda.at("metadata", later, self._ask_metadata)
+
+    def _verify(self, gathering: _Gathering) -> None:
+        self._gathering = None
+        self._agenda.cancel("metadata")
+        wanted = tuple(t for t in gathering.request.targets if t != AUTHORITY_TARGET)
+        content = b"".join(gathering.pieces[i] for i in range(len(gathering.pieces)))
+        try:
+            bundle = decode(MetaBundle, content, limit=2 * MAX_BUNDLE_BYTES)
+            job = trust.RefreshJob(
+                state=self._state, files=bundle.files, wanted=wanted, now_ms=self._clock.now_ms()
+            )
+            self._around.start_refresh(job, REFRESH_LIMITS)
+        except AgentError as why:
+            self._refuse("metadata", why)
+            self._give_up(wanted, why)
+            return
+        self._refreshing = wanted
+
+    def _deliver(self, wanted: tuple[str, ...], news: trust.Refreshed) -> None:
+        for target in wanted:
+            assigned = self._targets.pop(target, None)
+            if assigned is None:
+                continue
+            if target in news.targets:
+                self._around.manifest(assigned, news.targets[target])
+                continue
+            refusal = news.refused.get(target)
+            why = (
+                trust.error_of(refusal)
+                if refusal
+                else MismatchError(f"the fleet sent no manifest of {target}")
+            )
+            self._refuse("manifest", why)
+            self._around.manifest_failed(assigned, why, True)  # noqa: FBT003 - newer metadata may list it
+
+    def _give_up(self, wanted: tuple[str, ...], why: AgentError) -> None:
+        self._retry_held()
+        for target in wanted:
+            assigned = self._targets.pop(target, None)
+            if assigned is not None:
+                self._around.manifest_failed(assigned, why, True)  # noqa: FBT003 - metadata may recover
+
+    def _refuse(self, what: str, why: AgentError) -> None:
+        log.warning(event("refused", what=what, code=why.code, why=why))
+        self._around.alarm(why.code, f"{what}: {why}")

@@ -1,0 +1,284 @@
+"""Slots and their releases: raises events in the update machine and performs its effects.
+
+Rule 1: the machine decides; here a new state is saved, and then its effects are performed.
+Rule 2: effects answer by events that wait in a queue, so no effect runs inside another.
+Rule 3: a manifest is believed before the first byte of an artifact is asked for.
+Rule 4: only what this device will run is fetched: one variant's model and the golden file.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from agent.contract.belief import believe_release
+from agent.contract.manifest import Artifact, Release
+from agent.contract.messages import Assigned, Finding, Hosted, SlotReport
+from agent.daemon.host import event, log
+from agent.disk import Disk
+from agent.errors import AgentError, DiskFullError, RuntimeMissingError, StoreError
+from agent.infer.variants import choose
+from agent.update import journal, machine
+from agent.update.store import Store, require_room
+from agent.worker.jobs import CheckAnswer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What this room needs of the others.
+
+    Attributes:
+        want_manifest: Asks for the bytes of an assigned manifest.
+        download: Fetches artifacts of a slot's release: (slot, digest, artifacts).
+        stop_download: Gives up what a slot fetches.
+        check: Starts the child that loads and measures: (slot, digest).
+        serve: Loads and serves: (slot, model, beside, measure); may raise.
+        prove: Begins a probation: (slot, candidate, against, golden findings).
+        stop_proving: Ends the probation of a slot, if any.
+        report: Puts an outcome into the outbox, durably: (slot, outcome).
+        committed: A release proved itself: (slot, digest).
+        changed: Something that is reported changed.
+
+    """
+
+    want_manifest: Callable[[Assigned], None]
+    download: Callable[[str, str, tuple[Artifact, ...]], None]
+    stop_download: Callable[[str], None]
+    check: Callable[[str, str], None]
+    serve: Callable[[str, Assigned | None, Assigned | None, bool], None]
+    prove: Callable[[str, machine.Prove], None]
+    stop_proving: Callable[[str], None]
+    report: Callable[[str, machine.Outcome], None]
+    committed: Callable[[str, str], None]
+    changed: Callable[[], None]
+
+
+class Updating:
+    """Every slot of this device."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        store: Store,
+        *,
+        hardware: str,
+        reserve_bytes: int,
+        around: Surroundings,
+    ) -> None:
+        self._disk = disk
+        self._store = store
+        self._hardware = hardware
+        self._reserve_bytes = reserve_bytes
+        self._around = around
+        self._installed: tuple[Hosted, ...] = ()
+        self._states = {slot: journal.load(disk, slot) for slot in journal.slots(disk)}
+        self._events: deque[tuple[str, machine.SlotEvent]] = deque()
+        self._performing = False
+
+    @property
+    def states(self) -> dict[str, machine.State]:
+        """The state of every slot that ever had a wish."""
+        return dict(self._states)
+
+    def resume(self, installed: tuple[Hosted, ...]) -> None:
+        """Go on where the last life ended; the attempt that begins now is counted first."""
+        self._installed = installed
+        for slot in sorted(self._states):
+            state, effects = machine.resume(self._states[slot])
+            self._adopt(slot, state)
+            self._perform(slot, effects)
+        self._drain()
+
+    def tell(self, slot: str, news: machine.SlotEvent) -> None:
+        """Raise an event in a slot's machine and do what follows from it."""
+        self._events.append((slot, news))
+        self._drain()
+
+    def stop(self) -> None:
+        """Note in every slot that the agent stops on purpose."""
+        for slot in sorted(self._states):
+            state, _ = machine.step(self._states[slot], machine.Stopping())
+            if state != self._states[slot]:
+                journal.save(self._disk, slot, state)
+                self._states[slot] = state
+
+    def manifest_arrived(self, assigned: Assigned, content: bytes) -> None:
+        """Keep a verified manifest, and fetch what it names where it is wanted."""
+        try:
+            self._store.put(assigned.digest, content)
+        except AgentError as why:
+            self.manifest_failed(assigned, why, retryable=isinstance(why, DiskFullError))
+            return
+        for slot in self._fetching(assigned):
+            self._fetch(slot, assigned)
+        self._drain()
+
+    def manifest_failed(self, assigned: Assigned, why: AgentError, *, retryable: bool) -> None:
+        """Note that an assigned manifest cannot be had."""
+        for slot in self._fetching(assigned):
+            self._fail_fetch(slot, assigned, why, retryable=retryable)
+        self._drain()
+
+    def checked(self, slot: str, digest: str, answer: CheckAnswer | AgentError) -> None:
+        """Take the answer of the child that loaded a candidate."""
+        match answer:
+            case CheckAnswer() if answer.held:
+                self.tell(slot, machine.Checked(digest, answer.findings))
+            case CheckAnswer():
+                self.tell(slot, machine.CheckFailed(digest, answer.findings))
+            case AgentError():
+                finding = Finding(check="load", held=False, why=str(answer)[:500])
+                passes = isinstance(answer, RuntimeMissingError | StoreError)
+                self.tell(
+                    slot,
+                    machine.CheckFailed(digest, (finding,), code=answer.code, retryable=passes),
+                )
+            case _:
+                assert_never(answer)
+
+    def needed(self, release: Release) -> tuple[Artifact, ...]:
+        """Return what this device needs of a release.
+
+        Raises:
+            MismatchError: No variant is for this hardware.
+            RuntimeMissingError: No installed runtime can run it.
+
+        """
+        return (choose(release, self._hardware, self._installed).model, release.golden)
+
+    def report(self) -> dict[str, SlotReport]:
+        """Return what every slot really runs."""
+        return {
+            slot: SlotReport(
+                current=_digest(state.current),
+                candidate=_digest(state.candidate),
+                last_good=_digest(state.last_good),
+                phase=state.phase_name,
+                denied=state.denied,
+            )
+            for slot, state in sorted(self._states.items())
+        }
+
+    def _drain(self) -> None:
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._events:
+                slot, news = self._events.popleft()
+                before = self._states.get(slot, machine.State())
+                state, effects = machine.step(before, news)
+                self._adopt(slot, state)
+                if state.current != before.current and state.current is not None:
+                    self._around.committed(slot, state.current.digest)
+                self._perform(slot, effects)
+        finally:
+            self._performing = False
+
+    def _adopt(self, slot: str, state: machine.State) -> None:
+        before = self._states.get(slot)
+        if state == before or (before is None and state == machine.State()):
+            return
+        journal.save(self._disk, slot, state)
+        self._states[slot] = state
+        candidate = state.candidate.digest[:16] if state.candidate else None
+        current = state.current.digest[:16] if state.current else None
+        log.info(
+            event("slot", slot=slot, phase=state.phase_name, current=current, candidate=candidate)
+        )
+        if not isinstance(state.phase, machine.Probing):
+            self._around.stop_proving(slot)
+        if not isinstance(state.phase, machine.Fetching):
+            self._around.stop_download(slot)
+        self._around.changed()
+
+    def _perform(self, slot: str, effects: tuple[machine.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case machine.Fetch(wanted):
+                    self._fetch(slot, wanted)
+                case machine.Check(wanted):
+                    self._around.check(slot, wanted.digest)
+                case machine.Serve(release, beside):
+                    self._serve(slot, release, beside)
+                case machine.Prove():
+                    self._around.prove(slot, effect)
+                case machine.Report(outcome):
+                    self._report(slot, outcome)
+                case machine.Forget():
+                    self._evict()
+                case _:
+                    assert_never(effect)
+
+    def _fetch(self, slot: str, wanted: Assigned) -> None:
+        if not self._store.has(wanted.digest):
+            self._around.want_manifest(wanted)
+            return
+        try:
+            release = self._believe(slot, wanted)
+            missing = self._store.missing(self.needed(release))
+            require_room(self._disk, sum(a.size for a in missing), self._reserve_bytes)
+        except (DiskFullError, RuntimeMissingError) as why:
+            self._fail_fetch(slot, wanted, why, retryable=True)
+        except AgentError as why:
+            self._fail_fetch(slot, wanted, why, retryable=False)
+        else:
+            if missing:
+                self._around.download(slot, wanted.digest, missing)
+            else:
+                self._events.append((slot, machine.Fetched(wanted.digest)))
+
+    def _believe(self, slot: str, wanted: Assigned) -> Release:
+        state = self._states.get(slot, machine.State())
+        running = state.current
+        proven = [p.counter for p in (state.current, state.last_good) if p is not None]
+        content = self._store.path(wanted.digest).read_bytes()
+        return believe_release(
+            content,
+            wanted,
+            slot=slot,
+            hardware=self._hardware,
+            running=self._store.read_manifest(running.digest) if running else None,
+            running_digest=running.digest if running else None,
+            floor=max(proven, default=0),
+        )
+
+    def _fail_fetch(self, slot: str, wanted: Assigned, why: AgentError, *, retryable: bool) -> None:
+        log.warning(event("fetch-failed", slot=slot, code=why.code, why=why))
+        self._events.append(
+            (slot, machine.FetchFailed(wanted.digest, why.code, str(why)[:500], retryable))
+        )
+
+    def _serve(self, slot: str, release: Assigned | None, beside: Assigned | None) -> None:
+        proving = isinstance(self._states[slot].phase, machine.Probing)
+        try:
+            self._around.serve(slot, release, beside, proving)
+        except AgentError as why:
+            log.warning(event("serve-failed", slot=slot, code=why.code, why=why))
+            if release is not None and proving:
+                finding = Finding(check="load", held=False, why=str(why)[:500])
+                self._events.append((slot, machine.Failed(release.digest, (finding,))))
+            elif release is not None:
+                self._events.append(
+                    (slot, machine.Broken(release.digest, why.code, str(why)[:500]))
+                )
+
+    def _report(self, slot: str, outcome: machine.Outcome) -> None:
+        self._around.report(slot, outcome)
+        self._events.append((slot, machine.Reported(outcome.event_id)))
+
+    def _evict(self) -> None:
+        keep = {digest for state in self._states.values() for digest in state.kept}
+        for name in self._store.evict(keep):
+            log.info(event("evicted", file=name[:16]))
+
+    def _fetching(self, assigned: Assigned) -> list[str]:
+        return [
+            slot
+            for slot, state in self._states.items()
+            if isinstance(state.phase, machine.Fetching) and state.phase.wanted == assigned
+        ]
+
+
+def _digest(assigned: Assigned | None) -> str | None:
+    return assigned.digest if assigned else None

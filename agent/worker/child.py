@@ -1,0 +1,227 @@
+"""The child's side: read one job, limit itself, do it, say one answer, end.
+
+Rule 1: standard output carries the answer and nothing else; whatever a library prints
+        goes to standard error.
+Rule 2: an error of the tree becomes its code and sentence; running out of memory
+        becomes a sentence; any other exception is a bug and ends with a traceback.
+Rule 3: each job imports what it needs itself, so that one child does not pay for the
+        libraries of another.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never, cast, get_args
+
+import msgspec
+
+from agent.contract.manifest import Release
+from agent.contract.messages import Finding, Quality
+from agent.disk import Disk
+from agent.errors import AgentError, ConfigError, ContractError, ModelError, RuntimeMissingError
+from agent.update.store import Store
+from agent.update.trust import RefreshAnswer, RefreshJob
+from agent.worker.jobs import (
+    CheckAnswer,
+    CheckJob,
+    Envelope,
+    Kind,
+    Labels,
+    LearnAnswer,
+    LearnJob,
+    Limits,
+    Outcome,
+    ProbeAnswer,
+    ProbeJob,
+)
+
+if TYPE_CHECKING:
+    from agent.infer.runtime import Runtime
+
+_PR_SET_PDEATHSIG = 1
+_MAX_JOB_BYTES = 64 * 1024 * 1024
+
+
+def main(arguments: list[str]) -> int:
+    """Do the one job of this process and return its exit status."""
+    if len(arguments) != 1 or arguments[0] not in get_args(Kind):
+        sys.stderr.write(f"a worker is one of {', '.join(get_args(Kind))}; the agent starts it\n")
+        return 2
+    kind = cast("Kind", arguments[0])
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    outcome = _outcome(kind, sys.stdin.buffer.read(_MAX_JOB_BYTES + 1))
+    with os.fdopen(answers, "wb") as out:
+        out.write(msgspec.json.encode(outcome))
+    return 0
+
+
+def _outcome(kind: Kind, said: bytes) -> Outcome:
+    try:
+        envelope = msgspec.json.decode(said, type=Envelope)
+        _die_with(envelope.parent)
+        _limit(envelope.limits)
+        return Outcome(answer=msgspec.Raw(msgspec.json.encode(_answer(kind, bytes(envelope.job)))))
+    except AgentError as why:
+        return Outcome(code=why.code, why=str(why))
+    except msgspec.MsgspecError as why:
+        return Outcome(code=AgentError.code, why=f"the {kind} job does not parse: {why}")
+    except MemoryError:
+        return Outcome(
+            code=AgentError.code, why=f"the {kind} worker needs more memory than it may have"
+        )
+
+
+def _answer(kind: Kind, job: bytes) -> msgspec.Struct:
+    match kind:
+        case "refresh":
+            from agent.update.refresh import refresh
+
+            return RefreshAnswer(result=refresh(msgspec.json.decode(job, type=RefreshJob)))
+        case "check":
+            return check(msgspec.json.decode(job, type=CheckJob))
+        case "probe":
+            return probe(msgspec.json.decode(job, type=ProbeJob))
+        case "learn":
+            return learn(msgspec.json.decode(job, type=LearnJob))
+        case _:
+            assert_never(kind)
+
+
+def check(job: CheckJob) -> CheckAnswer:
+    """Load a release as the agent would, try its golden vectors, and measure it.
+
+    What is wrong with the release is a finding; what is wrong with this device is raised.
+
+    Raises:
+        StoreError: Its bytes are not in the store.
+        CorruptError: They are no longer the ones that were believed.
+        RuntimeMissingError: No installed runtime can run it.
+
+    """
+    from agent.infer.golden import check_golden
+    from agent.infer.variants import choose, load
+
+    store = Store(Disk(Path(job.state_dir)))
+    release = store.read_manifest(job.digest)
+    variant = choose(release, job.hardware, job.installed)
+    for artifact in (variant.model, release.golden):
+        store.verify(artifact.digest)
+    try:
+        runtime = load(variant, store.path(variant.model.digest))
+    except RuntimeMissingError:
+        raise
+    except ModelError as why:
+        refused = Finding(check="load", held=False, why=str(why)[:500])
+        return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes())
+    golden = store.path(release.golden.digest).read_bytes()
+    finding = check_golden(runtime, golden, release.golden_tolerance)
+    rss_bytes = _resident_bytes()
+    labels = None
+    if finding.held and job.samples:
+        labels = _label(runtime, release, Path(job.samples))
+    return CheckAnswer(findings=(finding,), rss_bytes=rss_bytes, labels=labels)
+
+
+def _label(runtime: "Runtime", release: Release, samples: Path) -> Labels | None:
+    from agent.infer.labelled import right_answers
+    from agent.learn.samples import Split, load_samples
+
+    if release.probabilities is None:
+        return None
+    try:
+        windows = load_samples(samples)
+    except ConfigError:
+        return None  # the probe at the start of the agent has said so
+    decide, withheld = (
+        right_answers(runtime, *windows.of(split), release.probabilities)
+        for split in (Split.DECIDE, Split.WITHHELD)
+    )
+    return Labels(
+        decide=tuple(decide.tolist()),
+        withheld=Quality(right=int(withheld.sum()), windows=len(withheld)),
+    )
+
+
+def probe(job: ProbeJob) -> ProbeAnswer:
+    """Try each runtime with a real inference, and count the labelled windows."""
+    from agent.infer.variants import probe_installed
+    from agent.learn.samples import Split, load_samples
+
+    problems: list[str] = []
+    try:
+        runtimes = probe_installed()
+    except RuntimeMissingError as why:
+        runtimes = ()
+        problems.append(str(why))
+    counts = dict.fromkeys(Split, 0)
+    if job.samples is not None:
+        try:
+            windows = load_samples(Path(job.samples))
+            counts = {split: len(windows.of(split)[1]) for split in Split}
+        except (ConfigError, ContractError) as why:
+            problems.append(str(why))
+    return ProbeAnswer(
+        runtimes=runtimes,
+        train=counts[Split.TRAIN],
+        decide=counts[Split.DECIDE],
+        withheld=counts[Split.WITHHELD],
+        why="; ".join(problems),
+    )
+
+
+def learn(job: LearnJob) -> LearnAnswer:
+    """Do one task of a federated round on embeddings of the backbone.
+
+    Raises:
+        ModelError: The release has no trainable head.
+
+    """
+    from agent.infer.labelled import embed
+    from agent.infer.variants import choose, load
+    from agent.learn.samples import load_samples
+    from agent.learn.trainer import answer_task
+
+    store = Store(Disk(Path(job.state_dir)))
+    release = store.read_manifest(job.backbone)
+    head = release.head
+    if head is None:
+        raise ModelError(f"{release.target} has no trainable head")
+    variant = choose(release, job.hardware, job.installed)
+    runtime = load(variant, store.path(variant.model.digest))
+    answered = answer_task(
+        job.message,
+        job.kind,
+        lambda windows: embed(runtime, windows, head.embedding),
+        load_samples(Path(job.samples)),
+    )
+    return LearnAnswer(
+        reply=answered.reply,
+        decide=answered.decide,
+        withheld=answered.withheld,
+        decide_running=answered.decide_running,
+        withheld_running=answered.withheld_running,
+    )
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _limit(limits: Limits) -> None:
+    if limits.memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    if limits.cpu_seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(limits.nice)

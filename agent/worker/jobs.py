@@ -1,0 +1,174 @@
+"""What is asked of a child process, and what it answers: frozen values, JSON both ways.
+
+Bytes travel as base64 inside the JSON; a task of a federated round with the head of a
+model is a few kilobytes. Paths are absolute.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from agent.contract.messages import Finding, Hosted, Quality
+from agent.update.trust import RefreshAnswer
+
+Kind = Literal["refresh", "check", "probe", "learn"]
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one child may use.
+
+    Attributes:
+        seconds: Wall clock; then it is killed.
+        memory_bytes: Address space (``RLIMIT_AS``).
+        cpu_seconds: Processor time (``RLIMIT_CPU``).
+        nice: Added to the niceness of the agent.
+
+    """
+
+    seconds: float
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+    nice: int = 0
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """What stands on a child's standard input: whose child it is, its limits, its job."""
+
+    parent: int
+    limits: Limits
+    job: msgspec.Raw
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What stands on its standard output: an answer, or the code and sentence of an error."""
+
+    answer: msgspec.Raw | None = None
+    code: str | None = None
+    why: str = ""
+
+
+class CheckJob(Struct, frozen=True, kw_only=True):
+    """Load a release that lies in the store, try its golden vectors, and measure it.
+
+    Attributes:
+        state_dir: Root of the agent's ``Disk``.
+        digest: Manifest digest.
+        hardware: What variants are matched with.
+        installed: Runtimes that made a real inference here.
+        samples: The file of labelled windows, if this slot has one.
+
+    """
+
+    state_dir: str
+    digest: str
+    hardware: str
+    installed: tuple[Hosted, ...]
+    samples: str | None = None
+
+
+class Labels(Struct, frozen=True, kw_only=True):
+    """One release on the device's own labelled windows.
+
+    Attributes:
+        decide: Whether each *decide* window was answered rightly, in the file's order.
+        withheld: Quality on the *withheld* windows; reported, and never decided by.
+
+    """
+
+    decide: tuple[bool, ...]
+    withheld: Quality
+
+    @property
+    def decide_quality(self) -> Quality:
+        """Quality on the *decide* windows."""
+        return Quality(right=sum(self.decide), windows=len(self.decide))
+
+
+class CheckAnswer(Struct, frozen=True, kw_only=True):
+    """What was found; one finding that does not hold refuses the release.
+
+    Attributes:
+        findings: Loading and golden vectors.
+        rss_bytes: Resident memory of the child with this release loaded and used once.
+        labels: On the labelled windows, where there are some that fit the model.
+
+    """
+
+    findings: tuple[Finding, ...]
+    rss_bytes: int
+    labels: Labels | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether every finding holds."""
+        return all(finding.held for finding in self.findings)
+
+
+class ProbeJob(Struct, frozen=True, kw_only=True):
+    """Try each runtime with a real inference, and count the labelled windows.
+
+    Attributes:
+        samples: The file of labelled windows, if the operator named one.
+
+    """
+
+    samples: str | None = None
+
+
+class ProbeAnswer(Struct, frozen=True, kw_only=True):
+    """What this device can do.
+
+    Attributes:
+        runtimes: Those that made an inference.
+        train, decide, withheld: Labelled windows per split.
+        why: Why the labelled windows cannot be used, or empty.
+
+    """
+
+    runtimes: tuple[Hosted, ...]
+    train: int = 0
+    decide: int = 0
+    withheld: int = 0
+    why: str = ""
+
+
+class LearnJob(Struct, frozen=True, kw_only=True):
+    """One task of a federated round.
+
+    Attributes:
+        backbone: Manifest digest of the release whose embedding is used.
+        samples: The file of labelled windows.
+        kind: ``train`` or ``evaluate``.
+        message: The Flower message that is the task's attachment.
+
+    """
+
+    state_dir: str
+    backbone: str
+    hardware: str
+    installed: tuple[Hosted, ...]
+    samples: str
+    kind: str
+    message: bytes
+
+
+class LearnAnswer(Struct, frozen=True, kw_only=True):
+    """The Flower reply and the figures that go into the ``TaskAnswer``."""
+
+    reply: bytes
+    decide: Quality
+    withheld: Quality
+    decide_running: Quality | None = None
+    withheld_running: Quality | None = None
+
+
+def answer_type(kind: Kind) -> type[Struct]:
+    """Return the type of the answer to a job."""
+    answers: dict[str, type[Struct]] = {
+        "refresh": RefreshAnswer,
+        "check": CheckAnswer,
+        "probe": ProbeAnswer,
+        "learn": LearnAnswer,
+    }
+    return answers[kind]
