@@ -17,7 +17,8 @@
     │   ├── BusyError              another agent works on this state directory
     │   └── NewerStateError        state written by a newer version; left untouched
     ├── RuntimeMissingError    no installed runtime can run this model
-    ├── ModelError             the model file, its input or its output is not acceptable
+    ├── ModelError             the model file or its output is not acceptable
+    │   └── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
     ├── LinkError              the broker cannot be reached, or refused us
     └── EnrolmentError         the fleet did not enrol this device
 
@@ -140,10 +141,16 @@ class RuntimeMissingError(AgentError):
 
 
 class ModelError(AgentError):
-    """The model file, its input or its output is not acceptable."""
+    """The model file or its output is not acceptable."""
 
     code = "model"
     exit_status = 7
+
+
+class InputRefusedError(ModelError):
+    """The input has the wrong shape or type, or is not finite; the model is not to blame."""
+
+    code = "input-refused"
 
 
 class LinkError(AgentError):

@@ -13,6 +13,7 @@ Rule 3: what arrives from the wire is checked before a bucket number is used.
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
@@ -70,7 +71,7 @@ class LogHistogram:
                 f"histogram has {len(buckets)} buckets and {len(counts)} counts; "
                 f"it needs one count a bucket and at most {_WIDTH}"
             )
-        if any(b >= c for b, c in zip(buckets, buckets[1:], strict=False)):
+        if any(b >= c for b, c in pairwise(buckets)):
             raise MalformedError("histogram buckets do not rise")
         if buckets and not (buckets[0] >= _FIRST and buckets[-1] <= _LAST):
             raise MalformedError(f"histogram buckets lie outside {_FIRST} to {_LAST}")
@@ -100,7 +101,7 @@ class LogHistogram:
 
     def merge(self, other: "LogHistogram") -> None:
         """Add the counts of another histogram to this one."""
-        self._counts += other._counts
+        self._counts += other._counts  # noqa: SLF001 -- of the same class
 
     @property
     def total(self) -> int:

@@ -1,0 +1,111 @@
+"""Golden vectors: inputs with the outputs that every variant must reproduce.
+
+The file is an ``.npz`` of format 1: ``v`` (the number 1), and for each input and output
+an array ``in.<name>`` or ``out.<name>`` whose first axis counts the vectors.
+
+Rule 1: they are made at publication by the device's own runtime code, and checked on the
+        device before a release serves and after each change of runtime.
+Rule 2: a check never raises for what is in the file or in the model: whatever keeps the
+        vectors from being reproduced is the finding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from agent.contract.messages import Finding
+from agent.errors import ContractError, ModelError, UnsupportedError
+from agent.infer.arrays import read_npz, write_npz
+from agent.infer.runtime import Array, Runtime
+
+FORMAT: Final = 1
+MAX_GOLDEN_BYTES: Final = 64 * 1024 * 1024
+MAX_VECTORS: Final = 1024
+CHECK: Final = "golden-vectors"
+
+
+def make_golden(runtime: Runtime, inputs: Sequence[Mapping[str, Array] | Array]) -> bytes:
+    """Return the golden file of a model's answers to some inputs.
+
+    Args:
+        runtime: The loaded model.
+        inputs: One entry a vector: arrays by input name, or the one input's array.
+
+    Raises:
+        InputRefusedError: An input does not fit the model.
+        ModelError: The model failed, answers with something not finite, or there are no
+            inputs or too many.
+
+    """
+    if not 1 <= len(inputs) <= MAX_VECTORS:
+        raise ModelError(f"{len(inputs)} golden inputs were given; 1 to {MAX_VECTORS} are taken")
+    vectors = [
+        {runtime.inputs[0].name: vector} if isinstance(vector, np.ndarray) else dict(vector)
+        for vector in inputs
+    ]
+    answers = [runtime.infer_named(vector) for vector in vectors]
+    members: dict[str, Array] = {"v": np.array(FORMAT, np.int64)}
+    for side, rows in (("in", vectors), ("out", answers)):
+        for name in rows[0]:
+            stacked = np.stack([row[name] for row in rows])
+            if stacked.dtype.kind == "f" and not np.isfinite(stacked).all():
+                raise ModelError(f"the model answers a golden input with a NaN in {name!r}")
+            members[f"{side}.{name}"] = stacked
+    return write_npz(members)
+
+
+def check_golden(runtime: Runtime, content: bytes, tolerance: float) -> Finding:
+    """Return whether a model reproduces a golden file within an absolute difference."""
+    try:
+        wanted = _read_golden(content)
+        worst, where, vectors = _compare(runtime, wanted)
+    except (ContractError, ModelError) as why:
+        return Finding(check=CHECK, held=False, why=str(why)[:500])
+    figures = f"largest difference {worst:.3g} in {where!r}; at most {tolerance:g} may be"
+    return Finding(check=CHECK, held=worst <= tolerance, why=f"{vectors} vectors, {figures}")
+
+
+def _read_golden(content: bytes) -> dict[str, Array]:
+    members = read_npz(content, limit_bytes=MAX_GOLDEN_BYTES)
+    version = members.pop("v", None)
+    if version is None or version.shape != () or int(version) != FORMAT:
+        raise UnsupportedError(f"golden file has version {version}; this program knows {FORMAT}")
+    lengths = {array.shape[:1] for array in members.values()}
+    if len(lengths) != 1 or not members:
+        raise ModelError("golden file does not hold the same number of vectors for each tensor")
+    return members
+
+
+def _compare(runtime: Runtime, wanted: dict[str, Array]) -> tuple[float, str, int]:
+    inputs = {n.removeprefix("in."): a for n, a in wanted.items() if n.startswith("in.")}
+    outputs = {n.removeprefix("out."): a for n, a in wanted.items() if n.startswith("out.")}
+    known = {tensor.name for tensor in runtime.outputs}
+    if not inputs or set(outputs) != known:
+        raise ModelError(
+            f"golden file has outputs {sorted(outputs)}; the model has {sorted(known)}"
+        )
+    count = len(next(iter(inputs.values())))
+    if not 1 <= count <= MAX_VECTORS:
+        raise ModelError(f"golden file holds {count} vectors; 1 to {MAX_VECTORS} are checked")
+    worst, where = 0.0, next(iter(outputs))
+    for row in range(count):
+        answers = runtime.infer_named({name: array[row] for name, array in inputs.items()})
+        for name, array in outputs.items():
+            found = answers[name]
+            if found.shape != array[row].shape:
+                raise ModelError(
+                    f"output {name!r} is of shape {found.shape}; golden is {array[row].shape}"
+                )
+            difference = _difference(found, array[row])
+            if not difference <= worst:
+                worst, where = difference, name
+            if np.isnan(worst):
+                return float("inf"), where, count
+    return worst, where, count
+
+
+def _difference(found: Array, wanted: Array) -> float:
+    if not found.size:
+        return 0.0
+    return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())

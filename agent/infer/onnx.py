@@ -1,0 +1,209 @@
+"""ONNX models by ONNX Runtime; imported only when a model asks for it.
+
+Rule 1: one thread that does not spin: spinning costs eight times the CPU at 20 Hz.
+Rule 2: a model of one static input and static outputs runs on buffers bound once;
+        anything else takes the generic path.
+Rule 3: no exception of the library leaves this module; each becomes one sentence.
+"""
+
+import ctypes
+import re
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from agent.contract.manifest import Tensor
+from agent.errors import InputRefusedError, ModelError, RuntimeMissingError
+from agent.infer.runtime import Array, not_finite, require_input, require_named
+
+NAME: Final = "onnx"
+CPU: Final = "CPUExecutionProvider"
+
+PROBE_MODEL: Final = b64decode(
+    "CAg6NgoLCgF4EgF5IgNOZWcSBXByb2JlWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQDQ=="
+)
+"""The smallest model: ``y = -x`` for one float32 (rebuilt and compared in the tests)."""
+
+_FAILURES: tuple[type[Exception], ...] = tuple(
+    failure
+    for failure in vars(ort_state).values()
+    if isinstance(failure, type) and issubclass(failure, Exception)
+)
+_LOAD_FAILURES: tuple[type[Exception], ...] = (*_FAILURES, RuntimeError, ValueError)
+_DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    **{name: name for name in ("bool", "int8", "int16", "int32", "int64")},
+    **{name: name for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+_TYPE = re.compile(r"tensor\((\w+)\)")
+_OPSET = re.compile(r"Opset (\d+) is under development.*is till opset (\d+)", re.DOTALL)
+
+
+class OnnxRuntime:
+    """A loaded ONNX model; see ``runtime.Runtime`` for what each method promises.
+
+    Raises:
+        ModelError: The file is missing, corrupt, of an unsupported opset, or has inputs or
+            outputs that are no tensors.
+        RuntimeMissingError: None of ``providers`` is in the installed build.
+
+    """
+
+    name = NAME
+
+    def __init__(self, model: Path | bytes, providers: Sequence[str] = (CPU,)) -> None:
+        self.version: str = ort.__version__
+        what = model.name[:16] if isinstance(model, Path) else "in memory"
+        self._session: Any = _open_session(model, what, providers)
+        self.inputs: tuple[Tensor, ...] = tuple(
+            _describe(node, what) for node in self._session.get_inputs()
+        )
+        self.outputs: tuple[Tensor, ...] = tuple(
+            _describe(node, what) for node in self._session.get_outputs()
+        )
+        self._bound = _Bound.bind(self._session, self.inputs, self.outputs)
+
+    def infer(self, x: Array) -> tuple[Array, ...]:
+        """Run a model of one input."""
+        if self._bound is not None:
+            return self._bound.infer(x)
+        if len(self.inputs) != 1:
+            raise ModelError(f"the model takes {len(self.inputs)} inputs: give them by name")
+        return tuple(self.infer_named({self.inputs[0].name: x}).values())
+
+    def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run any model; inputs and outputs by name."""
+        require_named(self.inputs, inputs)
+        try:
+            answers = self._session.run(None, dict(inputs))
+        except _FAILURES as why:
+            raise ModelError(f"the model failed: {_first_line(why)}") from why
+        return {tensor.name: answer for tensor, answer in zip(self.outputs, answers, strict=True)}
+
+    def close(self) -> None:
+        """Drop the session and give its arena back to the operating system."""
+        self._bound = None
+        self._session = None
+        _trim()
+
+
+class _Bound:
+    """One static input and static outputs, bound once to buffers of ours."""
+
+    __slots__ = ("_answers", "_dtype", "_flat", "_float", "_run", "_session", "_tensor", "_x")
+
+    def __init__(self, session: Any, tensor: Tensor, outputs: Sequence[Tensor]) -> None:
+        self._tensor = tensor
+        self._dtype = np.dtype(tensor.dtype)
+        self._float = self._dtype.kind == "f"
+        self._x = np.zeros(tensor.shape, self._dtype)
+        self._flat = self._x.reshape(-1)
+        self._answers = [np.zeros(o.shape, o.dtype) for o in outputs]
+        self._session = session
+        self._run = session.io_binding()
+        self._run.bind_input(tensor.name, "cpu", 0, self._dtype, self._x.shape, self._x.ctypes.data)
+        for output, answer in zip(outputs, self._answers, strict=True):
+            self._run.bind_output(
+                output.name, "cpu", 0, answer.dtype, answer.shape, answer.ctypes.data
+            )
+
+    @classmethod
+    def bind(
+        cls, session: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> "_Bound | None":
+        """Return the bound form, or None where the model has no fixed shapes."""
+        static = all(size > 0 for t in (*inputs, *outputs) for size in t.shape)
+        if len(inputs) != 1 or not static or session.get_providers() != [CPU]:
+            return None
+        return cls(session, inputs[0], outputs)
+
+    def infer(self, x: Array) -> tuple[Array, ...]:
+        buffer = self._x
+        if x.shape != buffer.shape or x.dtype != self._dtype:
+            require_input(self._tensor, x)
+        buffer[...] = x
+        # one pass instead of two: a NaN or infinity makes the sum of squares one as well
+        square = self._flat.dot(self._flat) if self._float else 0.0
+        if square - square != 0.0 and not np.isfinite(buffer).all():
+            raise not_finite(self._tensor)
+        try:
+            self._session.run_with_iobinding(self._run)
+        except _FAILURES as why:
+            raise ModelError(f"the model failed: {_first_line(why)}") from why
+        return tuple([answer.copy() for answer in self._answers])
+
+
+def probe() -> str:
+    """Make one real inference and return the library's version.
+
+    Raises:
+        RuntimeMissingError: The installed build does not work on this machine.
+
+    """
+    runtime = OnnxRuntime(PROBE_MODEL)
+    answer = runtime.infer_named({"x": np.ones(1, np.float32)})["y"]
+    runtime.close()
+    if answer.tolist() != [-1.0]:
+        raise RuntimeMissingError(f"onnxruntime {ort.__version__} computes wrongly here")
+    return str(ort.__version__)
+
+
+def _open_session(model: Path | bytes, what: str, providers: Sequence[str]) -> Any:
+    available = [p for p in providers if p in ort.get_available_providers()]
+    if not available:
+        raise RuntimeMissingError(
+            f"model {what} wants {', '.join(providers)}; this onnxruntime has "
+            f"{', '.join(ort.get_available_providers())}"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelError(f"model {what} is not on this disk")
+    try:
+        source = str(model) if isinstance(model, Path) else model
+        return ort.InferenceSession(source, options, providers=available)
+    except _LOAD_FAILURES as why:
+        raise ModelError(f"model {what} {_explain(why)}") from why
+
+
+def _explain(why: Exception) -> str:
+    opset = _OPSET.search(str(why))
+    if opset:
+        return f"is of opset {opset[1]}; onnxruntime {ort.__version__} knows up to {opset[2]}"
+    if isinstance(why, ort_state.InvalidProtobuf | ort_state.InvalidArgument):
+        return "is not an ONNX file, or a damaged one"
+    return f"cannot be loaded by onnxruntime {ort.__version__}: {_first_line(why)}"
+
+
+def _first_line(why: Exception) -> str:
+    text = str(why).strip() or type(why).__name__
+    return text.splitlines()[0].removeprefix("[ONNXRuntimeError] : ")[:300]
+
+
+def _describe(node: Any, what: str) -> Tensor:
+    match = _TYPE.fullmatch(node.type)
+    if match is None or match[1] not in _DTYPES:
+        raise ModelError(
+            f"model {what} has {node.name!r} of type {node.type}: only tensors of numbers are run"
+        )
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
+    return Tensor(name=node.name, dtype=_DTYPES[match[1]], shape=shape)
+
+
+def _trim() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+__all__ = ["CPU", "NAME", "PROBE_MODEL", "InputRefusedError", "OnnxRuntime", "probe"]

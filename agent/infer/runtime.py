@@ -1,0 +1,105 @@
+"""The one protocol behind which every inference runtime stands.
+
+Rule 1: an input of the wrong shape or type, or with a NaN or an infinity, never reaches
+        a model: an int8 model turns all-NaN into a class with high confidence.
+Rule 2: a runtime belongs to one thread at a time; it reuses its buffers.
+Rule 3: what ``infer`` returns is a copy that the caller may keep.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.contract.manifest import Tensor
+from agent.errors import InputRefusedError
+
+Array = NDArray[Any]
+
+
+class Runtime(Protocol):
+    """A loaded model.
+
+    Attributes:
+        name: The runtime, as in ``Variant.runtime``.
+        version: Of the runtime's library.
+        inputs, outputs: In the model's order; a dimension of -1 is free.
+
+    """
+
+    @property
+    def name(self) -> str:
+        """The runtime's name."""
+
+    @property
+    def version(self) -> str:
+        """The version of its library."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the model takes."""
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the model answers."""
+
+    def infer(self, x: Array) -> tuple[Array, ...]:
+        """Run a model of one input; outputs come in the order of ``outputs``.
+
+        Raises:
+            InputRefusedError: ``x`` has the wrong dtype or shape, or is not finite.
+            ModelError: The model failed, or it takes more than one input.
+
+        """
+
+    def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run any model; inputs and outputs by name.
+
+        Raises:
+            InputRefusedError: An input is missing, unknown, or not acceptable.
+            ModelError: The model failed.
+
+        """
+
+    def close(self) -> None:
+        """Give the memory back; the runtime cannot be used after."""
+
+
+def require_input(tensor: Tensor, x: Array) -> None:
+    """Return if ``x`` fits the tensor and is finite.
+
+    Raises:
+        InputRefusedError: It does not; the sentence says what was wanted.
+
+    """
+    if x.dtype.name != tensor.dtype:
+        raise InputRefusedError(f"input {tensor.name!r} is {x.dtype.name}; wanted {tensor.dtype}")
+    fits = len(x.shape) == len(tensor.shape) and all(
+        want in (-1, have) for want, have in zip(tensor.shape, x.shape, strict=True)
+    )
+    if not fits:
+        raise InputRefusedError(
+            f"input {tensor.name!r} is of shape {x.shape}; wanted {tensor.shape}"
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise not_finite(tensor)
+
+
+def not_finite(tensor: Tensor) -> InputRefusedError:
+    """Return the refusal of an input that holds NaN or infinity."""
+    return InputRefusedError(f"input {tensor.name!r} holds a NaN or an infinity")
+
+
+def require_named(tensors: tuple[Tensor, ...], inputs: Mapping[str, Array]) -> None:
+    """Return if ``inputs`` are exactly the tensors wanted, each acceptable.
+
+    Raises:
+        InputRefusedError: One is missing, unknown, or does not fit.
+
+    """
+    wanted = {tensor.name for tensor in tensors}
+    if wanted != set(inputs):
+        raise InputRefusedError(f"inputs {sorted(inputs)} were given; wanted {sorted(wanted)}")
+    for tensor in tensors:
+        require_input(tensor, inputs[tensor.name])

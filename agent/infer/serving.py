@@ -1,0 +1,310 @@
+"""One slot's running model, and on probation a second one on the same windows.
+
+Rule 1: one thread feeds; ``serve`` may be called from any other. It never waits, and the
+        models change between two windows: none is dropped, none is answered by a mixture.
+Rule 2: the model beside sees the same window after the answer is out, and its answers go
+        nowhere but into the ``Comparison``.
+Rule 3: a model that fails costs its own answer; nothing a model or a sink does ends the
+        feeding thread.
+Rule 4: runtimes handed over belong to ``Serving``, which closes those no longer used.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.contract.manifest import Release, Windowing
+from agent.errors import InputRefusedError, ModelError
+from agent.infer.comparison import Comparing, Comparison, Missed, Seen
+from agent.infer.labelled import place_of
+from agent.infer.runtime import Array, Runtime
+from agent.infer.windowing import Windower
+
+log = logging.getLogger(__name__)
+
+NO_CLASS = -1
+_ABOVE_ONE = 1.001
+"""What rounding may make of a probability of 1."""
+
+
+class Observer(Protocol):
+    """Where the figures of a served model go; ``observe.windows.WindowRecorder`` is one."""
+
+    def record(self, latency_us: float, confidence: float, place: int) -> None:
+        """Count one answer; ``place`` is ``NO_CLASS`` for a model without classes."""
+
+    def refuse(self) -> None:
+        """Count one window that the input check refused."""
+
+    def fail(self) -> None:
+        """Count one window on which the model failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A release, its loaded model, and where its figures go.
+
+    Raises:
+        ModelError: The model lacks the output that the manifest names.
+
+    """
+
+    digest: str
+    release: Release
+    runtime: Runtime
+    observer: Observer
+    place: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.release.probabilities
+        place = NO_CLASS if name is None else place_of(self.runtime, name)
+        object.__setattr__(self, "place", place)
+
+    @property
+    def windowing(self) -> Windowing | None:
+        """How samples become its windows; None where it takes none."""
+        return self.release.windowing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model said about one window.
+
+    Attributes:
+        window: Number of the window in this process, from 0.
+        release: Manifest digest.
+        label: Class name, or "" for a model without classes.
+        confidence: Probability of that class, 0 to 1; 0 without classes.
+        probabilities: (classes,) float32; empty without classes.
+        outputs: Everything the model answered, in its order.
+        latency_us: Of the inference alone.
+
+    """
+
+    window: int
+    release: str
+    label: str
+    confidence: float
+    probabilities: NDArray[np.float32]
+    outputs: tuple[Array, ...]
+    latency_us: float
+
+
+Sink = Callable[[Answer], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """What is served: the model, the one beside it, and the comparison going on."""
+
+    model: Loaded | None = None
+    beside: Loaded | None = None
+    comparing: Comparing | None = None
+
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        return tuple(loaded.runtime for loaded in (self.model, self.beside) if loaded)
+
+
+class Serving:
+    """Answers windows with the current model; see the rules above.
+
+    Attributes:
+        windows: How many windows were fed so far.
+        sink_failures: How often a sink raised.
+
+    """
+
+    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+        self._sinks = tuple(sinks)
+        self._pair = _Pair()
+        self._wanted = self._pair
+        self._feeding = threading.Lock()
+        self._windower: Windower | None = None
+        self.windows = 0
+        self.sink_failures = 0
+
+    def serve(
+        self, model: Loaded | None, beside: Loaded | None = None, *, measure: bool = False
+    ) -> None:
+        """Serve ``model`` from the next window on, and run ``beside`` on the same windows.
+
+        A comparison starts anew with each call that has a ``beside``, or that asks to
+        ``measure`` a model which has nothing to be compared with.
+        """
+        comparing = None
+        if model is not None and (beside is not None or measure):
+            why_not = _incomparable(model, beside) if beside else ""
+            comparing = Comparing(model.digest, beside.digest if beside else None, why_not)
+        self._wanted = _Pair(model, beside, comparing)
+        self._adopt_if_idle()
+
+    def close(self) -> None:
+        """Serve nothing and close every runtime."""
+        self.serve(None)
+
+    @property
+    def digests(self) -> tuple[str | None, str | None]:
+        """The releases served, and beside, from the next window on."""
+        wanted = self._wanted
+        return (
+            wanted.model.digest if wanted.model else None,
+            wanted.beside.digest if wanted.beside else None,
+        )
+
+    def comparison(self) -> Comparison | None:
+        """Return what was measured since ``serve``; None when nothing is measured."""
+        comparing = self._wanted.comparing
+        return comparing.snapshot() if comparing else None
+
+    def take(self, samples: NDArray[np.float32]) -> None:
+        """Take samples (n, channels) and answer the windows that they complete."""
+        with self._feeding:
+            self._adopt()
+            if self._windower is not None and self._pair.model is not None:
+                self._cut(self._windower, self._pair.model, samples)
+        self._adopt_if_idle()
+
+    def gap(self) -> None:
+        """Note that the next samples do not follow the last ones."""
+        with self._feeding:
+            if self._windower is not None:
+                self._windower.reset()
+        self._adopt_if_idle()
+
+    def answer(self, window: NDArray[np.float32]) -> None:
+        """Answer one window: infer, record, hand to the sinks, then compare."""
+        with self._feeding:
+            if self._wanted is not self._pair:
+                self._adopt()
+            self._answer(window)
+        if self._wanted is not self._pair:
+            self._adopt_if_idle()
+
+    def _cut(self, windower: Windower, model: Loaded, samples: NDArray[np.float32]) -> None:
+        try:
+            windows = windower.push(samples)
+        except InputRefusedError as why:
+            log.warning("samples=refused why=%r", str(why))
+            model.observer.refuse()
+            return
+        for window in windows:
+            self._adopt()
+            if self._windower is not windower:
+                return  # the new model cuts its windows in another way
+            self._answer(window)
+
+    def _answer(self, window: NDArray[np.float32]) -> None:
+        pair = self._pair
+        if pair.model is not None:
+            seen = self._run(pair.model, window)
+            if pair.comparing is not None:
+                beside = None
+                if pair.beside is not None and not pair.comparing.why_not:
+                    beside = _shadow(pair.beside, window)
+                pair.comparing.add(seen, beside)
+        self.windows += 1
+
+    def _run(self, model: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
+        started = perf_counter_ns()
+        try:
+            outputs = model.runtime.infer(window)
+        except InputRefusedError:
+            model.observer.refuse()
+            return Missed.REFUSED
+        except ModelError as why:
+            log.warning("inference=failed release=%s why=%r", model.digest[:16], str(why))
+            model.observer.fail()
+            return Missed.FAILED
+        latency_us = (perf_counter_ns() - started) / 1000
+        confidence, place = _decide(outputs, model.place)
+        if not 0 <= confidence <= _ABOVE_ONE:
+            model.observer.fail()
+            return Missed.FAILED
+        model.observer.record(latency_us, confidence, place)
+        if self._sinks:
+            self._hand_out(model, outputs, (latency_us, confidence, place))
+        return latency_us, confidence, place
+
+    def _hand_out(self, model: Loaded, outputs: tuple[Array, ...], seen: Seen) -> None:
+        latency_us, confidence, place = seen
+        classes = model.release.classes
+        answer = Answer(
+            window=self.windows,
+            release=model.digest,
+            label=classes[place] if 0 <= place < len(classes) else "",
+            confidence=min(confidence, 1.0),
+            probabilities=outputs[model.place].reshape(-1) if place >= 0 else _NO_PROBABILITIES,
+            outputs=outputs,
+            latency_us=latency_us,
+        )
+        for sink in self._sinks:
+            try:
+                sink(answer)
+            except Exception:  # a top loop: sinks are the operator's code
+                self.sink_failures += 1
+                log.exception("sink=failed release=%s", model.digest[:16])
+
+    def _adopt_if_idle(self) -> None:
+        """Change the models now if no window is being answered; else its thread will."""
+        while self._wanted is not self._pair and self._feeding.acquire(blocking=False):
+            try:
+                self._adopt()
+            finally:
+                self._feeding.release()
+
+    def _adopt(self) -> None:
+        """Make the wanted models the served ones; only with ``_feeding`` held."""
+        wanted, old = self._wanted, self._pair
+        if wanted is old:
+            return
+        windowing = wanted.model.windowing if wanted.model else None
+        if windowing is None:
+            self._windower = None
+        elif self._windower is None or self._windower.windowing != windowing:
+            self._windower = Windower(windowing)
+        self._pair = wanted
+        for runtime in old.runtimes:
+            if all(runtime is not kept for kept in wanted.runtimes):
+                runtime.close()
+
+
+_NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)
+
+
+def _decide(outputs: tuple[Array, ...], place: int) -> tuple[float, int]:
+    """Return confidence and class; a NaN anywhere in the probabilities is the confidence."""
+    if place == NO_CLASS:
+        return 0.0, NO_CLASS
+    answer = outputs[place]
+    best = int(answer.argmax())  # numpy lets a NaN win
+    return float(answer.item(best)), best
+
+
+def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
+    started = perf_counter_ns()
+    try:
+        outputs = beside.runtime.infer(window)
+    except InputRefusedError:
+        return Missed.REFUSED
+    except ModelError:
+        return Missed.FAILED
+    latency_us = (perf_counter_ns() - started) / 1000
+    confidence, place = _decide(outputs, beside.place)
+    if not 0 <= confidence <= _ABOVE_ONE:
+        return Missed.FAILED
+    return latency_us, confidence, place
+
+
+def _incomparable(model: Loaded, beside: Loaded) -> str:
+    if model.windowing != beside.windowing:
+        return "the two releases cut their windows in different ways"
+    if model.release.classes != beside.release.classes:
+        return "the two releases have different classes"
+    return ""
