@@ -18,7 +18,7 @@ from nacl.exceptions import CryptoError as NaclError
 from nacl.signing import SigningKey, VerifyKey
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import (  # type: ignore[attr-defined]  # it has no __all__
+from securesystemslib.signer import (
     KEY_FOR_TYPE_AND_SCHEME,
     SIGNER_FOR_URI_SCHEME,
     Key,

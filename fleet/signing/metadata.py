@@ -1,0 +1,199 @@
+"""TUF metadata as values: built and verified here, kept by ``fleet.signing.repository``.
+
+Rule 1: nothing here touches a disk or reads a clock.
+Rule 2: every digest is SHA-256, once: a device hashes what it fetches only once.
+Rule 3: how long a role's promise lasts stands in ``LIFETIMES`` and nowhere else.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from hashlib import sha256
+from re import fullmatch
+from typing import Final, TypeVar
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from agent.contract.keys import Ed25519Signer
+from agent.contract.limits import TARGET_PATTERN
+from agent.contract.messages import AUTHORITY_TARGET
+from fleet.errors import SigningError
+
+LIFETIMES: Final = {
+    "root": timedelta(days=365),
+    "targets": timedelta(days=90),
+    "snapshot": timedelta(days=7),
+    "timestamp": timedelta(days=7),
+}
+_SHA256: Final = "sha256"
+
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+
+
+def build_root(
+    keys: Mapping[str, Sequence[Ed25519Signer]],
+    thresholds: Mapping[str, int],
+    now: datetime,
+) -> bytes:
+    """Return version 1 of root, signed by as many root keys as its threshold asks for.
+
+    Args:
+        keys: The keys of root, targets, snapshot and timestamp.
+        thresholds: How many of them must sign; 1 where a role is not named.
+        now: Aware datetime.
+
+    """
+    root = Root(expires=now + LIFETIMES["root"], consistent_snapshot=True)
+    for role, signers in keys.items():
+        for signer in signers:
+            root.add_key(signer.public_key, role)
+        root.roles[role].threshold = thresholds.get(role, 1)
+    return _sign(root, keys["root"][: thresholds.get("root", 1)])
+
+
+def first_targets(
+    additions: Mapping[str, bytes], signers: Sequence[Ed25519Signer], now: datetime
+) -> bytes:
+    """Return version 1 of the targets metadata."""
+    targets = Targets(expires=now + LIFETIMES["targets"])
+    _add(targets, additions)
+    return _sign(targets, signers)
+
+
+def next_targets(
+    current: bytes,
+    *,
+    additions: Mapping[str, bytes],
+    removals: Collection[str],
+    signers: Sequence[Ed25519Signer],
+    now: datetime,
+) -> bytes:
+    """Return the targets metadata that follows ``current``, signed offline.
+
+    Args:
+        current: The targets metadata in force (``Repository.targets_metadata``).
+        additions: Bytes of new or replaced targets by name.
+        removals: Names that are withdrawn.
+        signers: Targets keys, as many as the threshold asks for.
+        now: Aware datetime; the expiry is counted from here.
+
+    Raises:
+        SigningError: ``current`` does not parse, or a name is not a target name or not there.
+
+    """
+    targets = parse(Targets, current).signed
+    for name in removals:
+        if name not in targets.targets or name == AUTHORITY_TARGET:
+            raise SigningError(f"target {name} cannot be withdrawn")
+        del targets.targets[name]
+    _add(targets, additions)
+    targets.version += 1
+    targets.expires = now + LIFETIMES["targets"]
+    return _sign(targets, signers)
+
+
+def next_snapshot(
+    last: Snapshot | None, targets: bytes, signer: Ed25519Signer, now: datetime
+) -> bytes:
+    """Return the snapshot that follows ``last`` and names these targets."""
+    snapshot = Snapshot(
+        version=1 if last is None else last.version + 1,
+        expires=now + LIFETIMES["snapshot"],
+        meta=None if last is None else dict(last.meta),
+    )
+    snapshot.meta["targets.json"] = _name(parse(Targets, targets).signed.version, targets)
+    return _sign(snapshot, [signer])
+
+
+def next_timestamp(
+    last: Timestamp | None, snapshot: bytes, signer: Ed25519Signer, now: datetime
+) -> bytes:
+    """Return the timestamp that follows ``last`` and names this snapshot."""
+    timestamp = Timestamp(
+        version=1 if last is None else last.version + 1,
+        expires=now + LIFETIMES["timestamp"],
+        snapshot_meta=_name(parse(Snapshot, snapshot).signed.version, snapshot),
+    )
+    return _sign(timestamp, [signer])
+
+
+def parse(kind: type[S], content: bytes) -> Metadata[S]:
+    """Read metadata of one kind; signatures are not checked.
+
+    Raises:
+        SigningError: It is not metadata of this kind.
+
+    """
+    try:
+        found = Metadata[S].from_bytes(content)
+    except RepositoryError as why:
+        raise SigningError(f"{kind.type} metadata does not parse: {why}") from why
+    if not isinstance(found.signed, kind):
+        raise SigningError(f"expected {kind.type} metadata, this is {found.signed.type}")
+    return found
+
+
+def verify(root: Root, kind: type[S], content: bytes) -> S:
+    """Return metadata that enough keys of its role signed; expiry is not checked.
+
+    Raises:
+        SigningError: It does not parse or is not signed.
+
+    """
+    found = parse(kind, content)
+    try:
+        root.verify_delegate(kind.type, found.signed_bytes, found.signatures)
+    except (RepositoryError, ValueError) as why:
+        raise SigningError(f"{kind.type} metadata is not signed by its keys: {why}") from why
+    return found.signed
+
+
+def check_target(file: TargetFile, content: bytes) -> None:
+    """Return if these are the bytes of a target.
+
+    Raises:
+        SigningError: They are not, or the target has no SHA-256.
+
+    """
+    if file.hashes.get(_SHA256) != sha256(content).hexdigest() or file.length != len(content):
+        raise SigningError(f"file of target {file.path} is not the one that was signed")
+
+
+def stored_name(file: TargetFile) -> str:
+    """Return the path of a target below ``targets/``: its base name led by its SHA-256.
+
+    Raises:
+        SigningError: Not a target name, or the target has no SHA-256.
+
+    """
+    digest = file.hashes.get(_SHA256, "")
+    if not fullmatch(TARGET_PATTERN, file.path) or not fullmatch("[0-9a-f]{64}", digest):
+        raise SigningError(f"target {file.path!r} has no acceptable name or no SHA-256")
+    folder, slash, name = file.path.rpartition("/")
+    return f"{folder}{slash}{digest}.{name}"
+
+
+def _add(targets: Targets, additions: Mapping[str, bytes]) -> None:
+    for name, content in additions.items():
+        if not fullmatch(TARGET_PATTERN, name):
+            raise SigningError(f"{name!r} is not a target name")
+        targets.targets[name] = TargetFile.from_data(name, content, [_SHA256])
+
+
+def _name(version: int, content: bytes) -> MetaFile:
+    return MetaFile(version, len(content), {_SHA256: sha256(content).hexdigest()})
+
+
+def _sign(signed: S, signers: Sequence[Ed25519Signer]) -> bytes:
+    metadata = Metadata(signed)
+    for signer in signers:
+        metadata.sign(signer, append=True)
+    return metadata.to_bytes()
