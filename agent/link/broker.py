@@ -1,101 +1,337 @@
-"""The broker, as a queue. Only this module of the device imports the MQTT library."""
+"""One connection to the broker. Only this module of the device imports the MQTT library.
 
+Rule 1: callbacks only hand bytes on; nothing is acknowledged to the broker before its
+        reader settles it.
+Rule 2: every connection has a client of its own: a fresh Will, nothing queued from
+        before. What was on its way is sent again by its owner (the outbox, or the
+        daemon, which publishes its state anew on ``Connected``).
+Rule 3: a receipt belongs to one connection, because the broker reuses its numbers.
+Rule 4: topics of other shapes are counted and dropped.
+Rule 5: one thread owns the socket and polls it; every wait has an end. ``publish``,
+        ``settle`` and ``wake`` may be called by other threads.
+
+MQTT 5 throughout (OASIS, 2019).
+"""
+
+import logging
+import select
+import socket
+import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
+from threading import Lock
+from time import monotonic
 
-from agent.contract.topics import Address, Topics
-from agent.link.inbox import Arrived, Inbox
-from agent.link.patience import Pace
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.topics import Topics
+from agent.errors import LinkError, MalformedError
+from agent.link.connection import Connection, Outgoing
+from agent.link.inbox import Arrived, Receipt
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
-    """How to reach one broker.
+RECEIVE_MAXIMUM = 100
+MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 8 * 1024
+MAX_UNSENT_BYTES = 4 * 1024 * 1024
+MAX_USER_PROPERTIES = 32
+GOODBYE_SECONDS = 3.0
 
-    Attributes:
-        url: ``mqtt://host:port`` or ``mqtts://host:port``.
-        ca: PEM text of the only authority believed; empty uses the system's.
-        client_id: Stable name of the session; a device's id.
-        keepalive_seconds: Changed by up to 10 % so that a fleet does not ping in step.
-        session_expiry_seconds: How long the broker keeps the session.
-
-    """
-
-    url: str
-    ca: str = ""
-    username: str | None = None
-    password: str | None = None
-    client_id: str
-    keepalive_seconds: int = 60
-    session_expiry_seconds: int = 3600
-    connect_timeout_seconds: float = 10.0
+log = logging.getLogger("agent.link")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One message to publish; QoS, retention and expiry come from its channel."""
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a connection is over; the code is the broker's, if it said one."""
 
-    address: Address
-    payload: bytes
-    properties: tuple[tuple[str, str], ...] = ()
-    content_type: str = "application/json"
+    why: str
+    code: int | None = None
 
 
-class Broker:
-    """A connection that keeps itself up and puts what happens on the inbox."""
+class Wire:
+    """One connection of one client, from its first packet to its last."""
 
     def __init__(
         self,
         connection: Connection,
         topics: Topics,
-        inbox: Inbox,
         *,
+        epoch: int,
         subscriptions: tuple[str, ...],
-        will_for: Callable[[int], Outgoing] | None = None,
-        pace: Pace | None = None,
+        will: Outgoing | None,
+        arrived: Callable[[Arrived], None],
     ) -> None:
-        """``will_for(epoch)`` is called on the network thread before each connect."""
-        raise NotImplementedError
+        self.epoch = epoch
+        self.session_present = False
+        self.subscribed = False
+        self.end: End | None = None
+        self.unsettled: set[int] = set()
+        self.strays = 0
+        self._connection = connection
+        self._topics = topics
+        self._subscriptions = subscriptions
+        self._arrived = arrived
+        self._arrivals = 0
+        self._acknowledged: deque[int] = deque()
+        self._unsent: dict[int, int] = {}
+        self._publishing = Lock()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._wake_writer.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._client = self._make_client(will)
 
-    def start(self) -> None:
-        """Begin to connect; returns at once."""
-        raise NotImplementedError
-
-    def publish(self, message: Outgoing) -> bool:
-        """Hand a message to the connection; False when offline or too much waits.
+    def open(self) -> None:
+        """Connect and send the first packet.
 
         Raises:
-            MalformedError: The payload is over the limit of one message.
+            LinkError: The broker cannot be reached.
 
         """
-        raise NotImplementedError
+        host, port = self._connection.endpoint
+        expiry = self._connection.session_expiry_seconds
+        wanted = _new_properties(PacketTypes.CONNECT)
+        wanted.SessionExpiryInterval = expiry
+        wanted.ReceiveMaximum = RECEIVE_MAXIMUM
+        wanted.MaximumPacketSize = MAX_PACKET_BYTES
+        near = Random().uniform(0.9, 1.1)  # noqa: S311 - spreads pings, keeps no secret
+        try:
+            self._client.connect(
+                host,
+                port,
+                keepalive=max(1, round(self._connection.keepalive_seconds * near)),
+                clean_start=expiry == 0,
+                properties=wanted,
+            )
+        except (OSError, ValueError) as why:
+            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
+            raise LinkError(f"broker {self._connection.url} cannot be reached: {reason}") from why
 
-    def settle(self, message: Arrived) -> None:
-        """Tell the broker that the message has been dealt with for good."""
-        raise NotImplementedError
+    def turn(self, timeout_seconds: float) -> None:
+        """Wait for traffic at most so long, and move what can be moved."""
+        channel = self._client.socket()
+        if channel is None:
+            self.end = self.end or End("the connection is closed")
+            return
+        poller = select.poll()
+        waits = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
+        poller.register(channel.fileno(), waits)
+        poller.register(self._wake_reader.fileno(), select.POLLIN)
+        buffered = isinstance(channel, ssl.SSLSocket) and channel.pending() > 0
+        ready = dict(poller.poll(0 if buffered else timeout_seconds * 1000))
+        if self._wake_reader.fileno() in ready:
+            self._drain_wakes()
+        if buffered or ready.get(channel.fileno(), 0) & ~select.POLLOUT:
+            self._read_all()
+        if self._client.want_write():
+            self._client.loop_write()
+        self._client.loop_misc()
 
-    def stop(self, final: Outgoing | None = None) -> None:
-        """Publish a last message, disconnect in order and join the thread."""
-        raise NotImplementedError
+    def publish(self, message: Outgoing) -> bool:
+        """Queue a message; from any thread."""
+        channel = message.address.channel
+        properties = _properties(message)
+        with self._publishing:
+            while self._acknowledged:
+                self._unsent.pop(self._acknowledged.popleft(), None)
+            if sum(self._unsent.values()) + len(message.payload) > MAX_UNSENT_BYTES:
+                return False
+            sent = self._client.publish(
+                self._topics.write(message.address),
+                message.payload,
+                channel.qos,
+                channel.retain,
+                properties,
+            )
+            if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return False
+            self._unsent[sent.mid] = len(message.payload)
+        self.wake()
+        return True
 
-    @property
-    def connected(self) -> bool:
-        """Whether publishing makes sense now."""
-        raise NotImplementedError
+    def settle(self, mid: int) -> None:
+        """Acknowledge a message; from any thread."""
+        self.unsettled.discard(mid)
+        self._client.ack(mid, 1)
+        self.wake()
+
+    def wake(self) -> None:
+        """End a wait early; from any thread."""
+        try:
+            self._wake_writer.send(b"\0")
+        except OSError:
+            return  # full: it will wake anyway; closed: nobody waits
+
+    def close(self, final: Outgoing | None = None) -> None:
+        """Say goodbye if the connection still stands, and release everything."""
+        if self.end is None and self.subscribed:
+            if final is not None:
+                self.publish(final)
+            deadline = monotonic() + GOODBYE_SECONDS
+            while self.end is None and self._has_unsent() and monotonic() < deadline:
+                self.turn(0.1)
+            self._client.disconnect()
+            while self.end is None and monotonic() < deadline:
+                self.turn(0.1)
+        channel = self._client.socket()
+        if channel is not None:
+            channel.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _has_unsent(self) -> bool:
+        with self._publishing:
+            while self._acknowledged:
+                self._unsent.pop(self._acknowledged.popleft(), None)
+            return bool(self._unsent)
+
+    def _drain_wakes(self) -> None:
+        try:
+            self._wake_reader.recv(4096)
+        except OSError:
+            return
+
+    def _read_all(self) -> None:
+        """Read packet after packet as long as each brings a message."""
+        for _ in range(RECEIVE_MAXIMUM):
+            before = self._arrivals
+            self._client.loop_read()
+            if self._arrivals == before or self._client.socket() is None:
+                return
+
+    def _make_client(self, will: Outgoing | None) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._connection.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = self._connection.connect_timeout_seconds
+        client.username_pw_set(self._connection.username, self._connection.password)
+        if self._connection.secure:
+            ca = self._connection.ca or None
+            try:
+                client.tls_set_context(ssl.create_default_context(cadata=ca))
+            except ssl.SSLError as why:
+                raise LinkError("the broker's certificate authority is not valid PEM") from why
+        if will is not None:
+            channel = will.address.channel
+            client.will_set(
+                self._topics.write(will.address),
+                will.payload,
+                channel.qos,
+                channel.retain,
+                _properties(will, PacketTypes.WILLMESSAGE),
+            )
+        client.on_socket_open = _send_small_packets_at_once
+        # set so that the library never writes on the thread that publishes
+        client.on_socket_register_write = lambda *_: None
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _on_connect(
+        self,
+        client: Client,
+        _data: object,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self.end = End(f"the broker refused us: {reason.getName()}", reason.value)
+            return
+        self.session_present = flags.session_present
+        client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._subscriptions])
+
+    def _on_subscribe(
+        self,
+        _client: Client,
+        _data: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for name, reason in zip(self._subscriptions, reasons, strict=False):
+            if reason.is_failure:
+                self.end = End(f"no subscription to {name}: {reason.getName()}", reason.value)
+                return
+        self.subscribed = True
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _data: object,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        code = reason.value if flags.is_disconnect_packet_from_server else None
+        self.end = self.end or End(f"the connection ended: {reason.getName()}", code)
+
+    def _on_publish(
+        self,
+        _client: Client,
+        _data: object,
+        mid: int,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._acknowledged.append(mid)
+        if reason.is_failure:
+            log.warning("link publish=refused reason=%r", reason.getName())
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self._arrivals += 1
+        try:
+            address = self._topics.read(message.topic)
+        except (MalformedError, UnicodeDecodeError):
+            self.strays += 1
+            if message.qos:
+                self._client.ack(message.mid, message.qos)
+            return
+        receipt = None
+        if message.qos:
+            receipt = Receipt(epoch=self.epoch, mid=message.mid)
+            self.unsettled.add(message.mid)
+            if len(self.unsettled) > 2 * RECEIVE_MAXIMUM:
+                self.end = End("the broker sent more than it may before our answers", 0x93)
+                return
+        user = getattr(message.properties, "UserProperty", [])
+        arrived = Arrived(
+            address=address,
+            payload=bytes(message.payload),
+            properties=tuple(user[:MAX_USER_PROPERTIES]),
+            retained=bool(message.retain),
+            receipt=receipt,
+        )
+        self._arrived(arrived)
 
 
-def exchange(
-    connection: Connection,
-    topics: Topics,
-    request: Outgoing,
-    reply: Address,
-    *,
-    timeout_seconds: float = 30.0,
-) -> bytes:
-    """Connect, send one request and return the payload of its first reply.
+def _send_small_packets_at_once(_client: Client, _data: object, channel: object) -> None:
+    if isinstance(channel, socket.socket):
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    Raises:
-        LinkError: The broker is unreachable or refuses us, or nobody answered in time.
 
-    """
-    raise NotImplementedError
+def _properties(message: Outgoing, packet: int = PacketTypes.PUBLISH) -> Properties:
+    properties = _new_properties(packet)
+    properties.ContentType = message.content_type
+    if message.properties:
+        properties.UserProperty = list(message.properties)
+    expiry = message.address.channel.expiry_seconds
+    if expiry is not None:
+        properties.MessageExpiryInterval = expiry
+    return properties
+
+
+def _new_properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # the library left it untyped

@@ -1,0 +1,216 @@
+"""The broker, as a queue: a connection that keeps itself up, and one exchange without it.
+
+Rule 1: what happens goes on the inbox; all decisions are taken by its reader.
+Rule 2: the link never gives up. It is the way by which a broken device is repaired.
+Rule 3: the Will is made anew for each connection, so that it carries its epoch.
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Event, Thread
+from time import monotonic
+
+from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.topics import Address, Topics
+from agent.errors import LinkError, MalformedError
+from agent.link.broker import GOODBYE_SECONDS, End, Wire
+from agent.link.connection import Connection, Outgoing
+from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
+from agent.link.patience import Pace, Patience
+
+log = logging.getLogger("agent.link")
+
+
+class Broker:
+    """A connection that keeps itself up and puts what happens on the inbox."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        inbox: Inbox,
+        *,
+        subscriptions: tuple[str, ...],
+        will_for: Callable[[int], Outgoing] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """``will_for(epoch)`` is called on the network thread before each connect."""
+        self._connection = connection
+        self._topics = topics
+        self._inbox = inbox
+        self._subscriptions = subscriptions
+        self._will_for = will_for
+        self._patience = Patience(pace or Pace())
+        self._epoch = 0
+        self._wire: Wire | None = None
+        self._strays = 0
+        self._stopping = Event()
+        self._final: Outgoing | None = None
+        self._thread = Thread(target=self._run, name="link", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._thread.start()
+
+    def publish(self, message: Outgoing) -> bool:
+        """Hand a message to the connection; False when offline or too much waits.
+
+        Raises:
+            MalformedError: The payload is over the limit of one message.
+
+        """
+        if len(message.payload) > MAX_PAYLOAD_BYTES:
+            raise MalformedError(
+                f"message of {len(message.payload)} bytes is over {MAX_PAYLOAD_BYTES}"
+            )
+        wire = self._wire
+        return wire is not None and wire.publish(message)
+
+    def settle(self, message: Arrived) -> None:
+        """Tell the broker that the message has been dealt with for good."""
+        wire = self._wire
+        if wire is not None and message.receipt and message.receipt.epoch == wire.epoch:
+            wire.settle(message.receipt.mid)
+
+    def stop(self, final: Outgoing | None = None) -> None:
+        """Publish a last message, disconnect in order and join the thread."""
+        self._final = final
+        self._stopping.set()
+        wire = self._wire
+        if wire is not None:
+            wire.wake()
+        if self._thread.is_alive():
+            limit = self._connection.connect_timeout_seconds
+            self._thread.join(limit + 2 * GOODBYE_SECONDS)
+
+    @property
+    def connected(self) -> bool:
+        """Whether publishing makes sense now."""
+        return self._wire is not None
+
+    @property
+    def strays(self) -> int:
+        """How many messages came on topics of other shapes."""
+        wire = self._wire
+        return self._strays + (wire.strays if wire is not None else 0)
+
+    def _run(self) -> None:
+        wait = self._patience.before_first()
+        while not self._stopping.wait(wait):
+            try:
+                wait = self._live_once()
+            except Exception:
+                # the link is the way by which a broken device is repaired: it never gives up
+                log.exception("link loop=failed")
+                wait = self._patience.after_failure()
+
+    def _live_once(self) -> float:
+        """Connect, serve until the end, and return how long to wait."""
+        self._epoch += 1
+        will = self._will_for(self._epoch) if self._will_for else None
+        try:
+            wire = Wire(
+                self._connection,
+                self._topics,
+                epoch=self._epoch,
+                subscriptions=self._subscriptions,
+                will=will,
+                arrived=self._take,
+            )
+        except LinkError as why:
+            return self._refused(End(str(why)))
+        try:
+            wire.open()
+            _wait_until_subscribed(wire, self._connection.connect_timeout_seconds)
+        except LinkError as why:
+            wire.close()
+            end = wire.end
+            return self._refused(End(str(why), end.code if end else None))
+        return self._serve(wire)
+
+    def _serve(self, wire: Wire) -> float:
+        since = monotonic()
+        self._wire = wire
+        connected = Connected(session_present=wire.session_present, epoch=wire.epoch)
+        self._inbox.put(Lane.CONTROL, connected)
+        log.info("link state=connected epoch=%d session=%s", wire.epoch, wire.session_present)
+        tick = min(5.0, max(0.2, self._connection.keepalive_seconds / 10))
+        try:
+            while wire.end is None and not self._stopping.is_set():
+                wire.turn(tick)
+        finally:
+            self._wire = None
+            self._strays += wire.strays
+            wire.close(self._final)
+        end = wire.end or End("we stopped")
+        wait = self._patience.after_connection(monotonic() - since, end.code)
+        self._inbox.put(Lane.CONTROL, Disconnected(why=end.why, retry_seconds=wait))
+        log.info("link state=disconnected why=%r retry_seconds=%.1f", end.why, wait)
+        return wait
+
+    def _refused(self, end: End) -> float:
+        wait = self._patience.after_failure(end.code)
+        self._inbox.put(Lane.CONTROL, Refused(reason=end.why, code=end.code, retry_seconds=wait))
+        log.info("link state=refused why=%r retry_seconds=%.1f", end.why, wait)
+        return wait
+
+    def _take(self, message: Arrived) -> None:
+        if message.receipt is None:
+            self._inbox.put(Lane.CHUNKS, message, size_bytes=len(message.payload))
+        else:
+            self._inbox.put(Lane.CONTROL, message)
+
+
+def exchange(
+    connection: Connection,
+    topics: Topics,
+    request: Outgoing,
+    reply: Address,
+    *,
+    timeout_seconds: float = 30.0,
+) -> bytes:
+    """Connect, send one request and return the payload of its first reply.
+
+    Raises:
+        LinkError: The broker is unreachable or refuses us, or nobody answered in time.
+
+    """
+    replies: list[bytes] = []
+
+    def keep(message: Arrived) -> None:
+        if message.address == reply:
+            replies.append(message.payload)
+
+    wire = Wire(
+        connection,
+        topics,
+        epoch=1,
+        subscriptions=(topics.write(reply),),
+        will=None,
+        arrived=keep,
+    )
+    try:
+        wire.open()
+        _wait_until_subscribed(wire, connection.connect_timeout_seconds)
+        if not wire.publish(request):
+            raise LinkError(f"broker {connection.url} took no request")
+        deadline = monotonic() + timeout_seconds
+        while not replies and wire.end is None and monotonic() < deadline:
+            wire.turn(min(1.0, max(0.0, deadline - monotonic())))
+        if wire.end is not None and not replies:
+            raise LinkError(f"broker {connection.url}: {wire.end.why}")
+    finally:
+        wire.close()
+    if not replies:
+        raise LinkError(f"nobody answered through {connection.url} in {timeout_seconds:.0f} s")
+    return replies[0]
+
+
+def _wait_until_subscribed(wire: Wire, timeout_seconds: float) -> None:
+    deadline = monotonic() + timeout_seconds
+    while not wire.subscribed and wire.end is None and monotonic() < deadline:
+        wire.turn(min(1.0, max(0.0, deadline - monotonic())))
+    if wire.end is not None:
+        raise LinkError(wire.end.why)
+    if not wire.subscribed:
+        raise LinkError(f"the broker did not answer in {timeout_seconds:.0f} s")
