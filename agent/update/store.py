@@ -108,7 +108,7 @@ class Store:
         for name in self.disk.names(FOLDER):
             digest, suffix = name[:64], name[64:]
             finished = digest in needed and self.has(digest)
-            if digest not in needed or suffix == ".new" or (suffix and finished):
+            if digest not in needed or suffix.endswith(".new") or (suffix and finished):
                 self.disk.remove(f"{FOLDER}/{name}")
                 gone.append(name)
         return tuple(gone)
