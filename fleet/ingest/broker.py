@@ -1,80 +1,59 @@
-"""The manager's connection to the broker. Only this module of the fleet imports the MQTT library."""
+"""The manager's connection to the broker. Only this module of the fleet imports the MQTT library.
 
-from dataclasses import dataclass
+Rule 1: the library's own loop uses ``select()`` and silently never connects in a process
+        with more than 1,023 open descriptors, so its external-loop calls are driven
+        here, from the one thread that calls ``poll``.
+Rule 2: messages are read in batches and settled after the work is durable.
+Rule 3: every connection has a client of its own; nothing queued survives it. What must
+        survive is desired state, which dispatch publishes again on ``Connected``, or
+        lies in the outbox of a device.
+Rule 4: connecting may hold ``poll`` up for ``connect_timeout_seconds``, nothing else may
+        hold it longer than asked.
 
+MQTT 5 throughout (OASIS, 2019).
+"""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
-    """How the manager reaches its broker; see ``agent.link.broker`` for the device's side.
+import logging
+import selectors
+import socket
+import ssl
+from collections import deque
+from random import Random
+from time import monotonic
 
-    Attributes:
-        url: ``mqtt://host:port`` or ``mqtts://host:port``.
-        ca: PEM text of the only authority believed; empty uses the system's.
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-    """
+from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News, Receipt
 
-    url: str
-    ca: str = ""
-    username: str | None = None
-    password: str | None = None
-    client_id: str
-    keepalive_seconds: int = 30
-    session_expiry_seconds: int = 600
-    connect_timeout_seconds: float = 5.0
-    longest_wait_seconds: float = 15.0
+__all__ = [
+    "Arrived",
+    "BrokerLink",
+    "Connected",
+    "Connection",
+    "Disconnected",
+    "Message",
+    "News",
+    "Receipt",
+]
 
+RECEIVE_MAXIMUM = 1000
+BATCH = 1000
+MAX_PACKET_BYTES = 1024 * 1024
+MAX_UNSENT_BYTES = 32 * 1024 * 1024
+MAX_USER_PROPERTIES = 32
+GOODBYE_SECONDS = 3.0
+TICK_SECONDS = 1.0
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message to publish."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
-    expiry_seconds: int | None = None
-    properties: tuple[tuple[str, str], ...] = ()
-    content_type: str = "application/json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What the broker waits for: valid on the connection of ``epoch`` only."""
-
-    epoch: int
-    mid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
-    """One message; ``receipt`` is None for QoS 0."""
-
-    topic: str
-    payload: bytes
-    properties: tuple[tuple[str, str], ...] = ()
-    retained: bool = False
-    receipt: Receipt | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connected:
-    """The broker took us and the subscriptions stand."""
-
-    session_present: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disconnected:
-    """No connection: it ended, or an attempt failed. The link tries again by itself."""
-
-    why: str
-
-
-News = Arrived | Connected | Disconnected
+log = logging.getLogger("fleet.ingest")
 
 
 class BrokerLink:
-    """One connection, driven by one thread that calls ``poll``; ``wake`` may be called by any."""
+    """One connection, driven by the thread that calls ``poll``; any thread may ``wake``."""
 
     def __init__(
         self,
@@ -83,34 +62,304 @@ class BrokerLink:
         subscriptions: tuple[tuple[str, int], ...],
         will: Message | None = None,
     ) -> None:
-        raise NotImplementedError
+        self._connection = connection
+        self._subscriptions = subscriptions
+        self._will = will
+        self._client: Client | None = None
+        self._epoch = 0
+        self._subscribed = False
+        self._session_present = False
+        self._end: str | None = None
+        self._failures = 0
+        self._next_attempt = 0.0
+        self._deadline = 0.0
+        self._chance = Random()  # noqa: S311 - spreads attempts, keeps no secret
+        self._news: deque[News] = deque()
+        self._unsent: dict[int, int] = {}
+        self._unsent_bytes = 0
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._wake_writer.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
 
     def poll(self, timeout_seconds: float) -> list[News]:
         """Return what happened, in order; empty after the time-out or a ``wake``."""
-        raise NotImplementedError
+        deadline = monotonic() + timeout_seconds
+        while True:
+            now = monotonic()
+            if self._client is None and now >= self._next_attempt:
+                self._connect()
+            woken = self._turn(max(0.0, min(deadline - monotonic(), self._patience(now))))
+            self._notice_end()
+            if self._news or woken or monotonic() >= deadline:
+                news = list(self._news)
+                self._news.clear()
+                return news
 
     def publish(self, message: Message) -> bool:
         """Hand a message to the connection; False when offline or too much waits."""
-        raise NotImplementedError
+        client = self._client
+        if client is None or not self._subscribed:
+            return False
+        if self._unsent_bytes + len(message.payload) > MAX_UNSENT_BYTES:
+            return False
+        properties = _publish_properties(message, PacketTypes.PUBLISH)
+        sent = client.publish(
+            message.topic, message.payload, message.qos, message.retain, properties
+        )
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        self._unsent[sent.mid] = len(message.payload)
+        self._unsent_bytes += len(message.payload)
+        return True
 
     def settle(self, messages: list[Arrived]) -> None:
         """Tell the broker that these messages are durably dealt with."""
-        raise NotImplementedError
+        for message in messages:
+            receipt = message.receipt
+            if self._client is not None and receipt is not None and receipt.epoch == self._epoch:
+                self._client.ack(receipt.mid, 1)
 
     def wake(self) -> None:
         """Make a waiting ``poll`` return; callable from any thread."""
-        raise NotImplementedError
+        try:
+            self._wake_writer.send(b"\0")
+        except OSError:
+            return  # full: it will wake anyway; closed: nobody waits
 
     def close(self, final: Message | None = None) -> None:
         """Publish a last message, disconnect in order and release the descriptors."""
-        raise NotImplementedError
+        client = self._client
+        if client is not None and self._subscribed and self._end is None:
+            if final is not None:
+                self.publish(final)
+            deadline = monotonic() + GOODBYE_SECONDS
+            while self._unsent and self._end is None and monotonic() < deadline:
+                self._turn(0.1)
+            client.disconnect()
+            while self._end is None and monotonic() < deadline:
+                self._turn(0.1)
+        self._drop_client()
+        self._selector.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     @property
     def connected(self) -> bool:
         """Whether publishing makes sense now."""
-        raise NotImplementedError
+        return self._client is not None and self._subscribed and self._end is None
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes handed to ``publish`` that the broker has not taken yet."""
-        raise NotImplementedError
+        return self._unsent_bytes
+
+    def _patience(self, now: float) -> float:
+        return max(0.0, self._next_attempt - now) if self._client is None else TICK_SECONDS
+
+    def _turn(self, timeout_seconds: float) -> bool:
+        """Wait for traffic at most so long and move what can be moved; True after a wake."""
+        client = self._client
+        channel = client.socket() if client is not None else None
+        buffered = False
+        if client is not None and channel is not None:
+            waits = selectors.EVENT_READ
+            if client.want_write():
+                waits |= selectors.EVENT_WRITE
+            self._selector.modify(channel, waits)
+            buffered = isinstance(channel, ssl.SSLSocket) and channel.pending() > 0
+        ready = {k.fileobj: e for k, e in self._selector.select(0 if buffered else timeout_seconds)}
+        woken = self._wake_reader in ready
+        if woken:
+            self._wake_reader.recv(4096)
+        if client is not None:
+            if buffered or (channel and ready.get(channel, 0) & selectors.EVENT_READ):
+                self._read_batch(client)
+            if client.want_write():
+                client.loop_write()
+            client.loop_misc()
+            if client.socket() is None:
+                self._end = self._end or "the connection is closed"
+        return woken
+
+    def _read_batch(self, client: Client) -> None:
+        """Read packet after packet as long as each brings a message."""
+        for _ in range(BATCH):
+            before = len(self._news)
+            client.loop_read()
+            if len(self._news) == before or client.socket() is None:
+                return
+
+    def _connect(self) -> None:
+        self._epoch += 1
+        self._subscribed = False
+        self._end = None
+        expiry = self._connection.session_expiry_seconds
+        wanted = _new_properties(PacketTypes.CONNECT)
+        wanted.SessionExpiryInterval = expiry
+        wanted.ReceiveMaximum = RECEIVE_MAXIMUM
+        wanted.MaximumPacketSize = MAX_PACKET_BYTES
+        host, port = self._connection.endpoint
+        self._deadline = monotonic() + 2 * self._connection.connect_timeout_seconds
+        try:
+            client = self._client = self._make_client()
+            client.connect(
+                host,
+                port,
+                keepalive=self._connection.keepalive_seconds,
+                clean_start=expiry == 0,
+                properties=wanted,
+            )
+        except (OSError, ValueError) as why:
+            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
+            self._end = f"broker {self._connection.url} cannot be reached: {reason}"
+
+    def _notice_end(self) -> None:
+        if self._client is None:
+            return
+        if self._end is None and not self._subscribed and monotonic() > self._deadline:
+            self._end = f"broker {self._connection.url} did not answer"
+        if self._end is None:
+            return
+        why = self._end
+        self._drop_client()
+        self._failures += 1
+        ceiling = min(self._connection.longest_wait_seconds, 0.5 * 2.0 ** min(self._failures, 10))
+        self._next_attempt = monotonic() + self._chance.uniform(0.1, ceiling)
+        self._news.append(Disconnected(why=why))
+        log.info("ingest state=disconnected why=%r", why)
+
+    def _drop_client(self) -> None:
+        client = self._client
+        self._client = None
+        self._subscribed = False
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        channel = client.socket() if client is not None else None
+        if channel is not None:
+            self._forget(channel)
+            channel.close()
+
+    def _make_client(self) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._connection.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = self._connection.connect_timeout_seconds
+        client.username_pw_set(self._connection.username, self._connection.password)
+        if self._connection.secure:
+            client.tls_set_context(ssl.create_default_context(cadata=self._connection.ca or None))
+        if self._will is not None:
+            will = self._will
+            properties = _publish_properties(will, PacketTypes.WILLMESSAGE)
+            client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = lambda _client, _data, channel: self._forget(channel)
+        # set so that the library writes only where ``poll`` tells it to
+        client.on_socket_register_write = lambda *_: None
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _forget(self, channel: object) -> None:
+        try:
+            self._selector.unregister(channel)  # type: ignore[arg-type]  # a socket
+        except (KeyError, ValueError):
+            return  # never registered, or already closed
+
+    def _on_socket_open(self, _client: Client, _data: object, channel: object) -> None:
+        if isinstance(channel, socket.socket):
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._selector.register(channel, selectors.EVENT_READ)
+
+    def _on_connect(
+        self,
+        client: Client,
+        _data: object,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._end = f"the broker refused the manager: {reason.getName()}"
+            return
+        self._session_present = flags.session_present
+        client.subscribe([(name, SubscribeOptions(qos=qos)) for name, qos in self._subscriptions])
+
+    def _on_subscribe(
+        self,
+        _client: Client,
+        _data: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for (name, _qos), reason in zip(self._subscriptions, reasons, strict=False):
+            if reason.is_failure:
+                self._end = f"no subscription to {name}: {reason.getName()}"
+                return
+        self._subscribed = True
+        self._failures = 0
+        self._news.append(Connected(session_present=self._session_present))
+        log.info("ingest state=connected session=%s", self._session_present)
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _data: object,
+        _flags: DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._end = self._end or f"the connection ended: {reason.getName()}"
+
+    def _on_publish(
+        self,
+        _client: Client,
+        _data: object,
+        mid: int,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._unsent_bytes -= self._unsent.pop(mid, 0)
+        if reason.is_failure:
+            log.warning("ingest publish=refused reason=%r", reason.getName())
+
+    def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            client.ack(message.mid, message.qos)
+            return
+        receipt = Receipt(epoch=self._epoch, mid=message.mid) if message.qos else None
+        user = getattr(message.properties, "UserProperty", [])
+        self._news.append(
+            Arrived(
+                topic=topic,
+                payload=bytes(message.payload),
+                properties=tuple(user[:MAX_USER_PROPERTIES]),
+                retained=bool(message.retain),
+                receipt=receipt,
+            )
+        )
+
+
+def _new_properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # the library left it untyped
+
+
+def _publish_properties(message: Message, packet: int) -> Properties:
+    properties = _new_properties(packet)
+    properties.ContentType = message.content_type
+    if message.properties:
+        properties.UserProperty = list(message.properties)
+    if message.expiry_seconds is not None:
+        properties.MessageExpiryInterval = message.expiry_seconds
+    return properties

@@ -1,0 +1,104 @@
+"""What passes between the manager and its broker: values only."""
+
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from fleet.errors import ConfigError
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How the manager reaches its broker; ``agent.link.connection`` is the device's side.
+
+    Attributes:
+        url: ``mqtt://host:port`` or ``mqtts://host:port``.
+        ca: PEM text of the only authority believed; empty uses the system's.
+        longest_wait_seconds: Ceiling of the jittered wait between attempts.
+
+    Raises:
+        ConfigError: The address is of another form.
+
+    """
+
+    url: str
+    ca: str = field(default="", repr=False)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    client_id: str
+    keepalive_seconds: int = 30
+    session_expiry_seconds: int = 600
+    connect_timeout_seconds: float = 5.0
+    longest_wait_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            valid = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ConfigError(
+                f"broker address {self.url!r} is not mqtt://host:port or mqtts://host:port"
+            )
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS protects it."""
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or PORTS[parts.scheme]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message to publish."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    expiry_seconds: int | None = None
+    properties: tuple[tuple[str, str], ...] = ()
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the broker waits for: valid on the connection of ``epoch`` only."""
+
+    epoch: int
+    mid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """One message; ``receipt`` is None for QoS 0."""
+
+    topic: str
+    payload: bytes
+    properties: tuple[tuple[str, str], ...] = ()
+    retained: bool = False
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The broker took us and the subscriptions stand."""
+
+    session_present: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """No connection: it ended, or an attempt failed. The link tries again by itself."""
+
+    why: str
+
+
+News = Arrived | Connected | Disconnected
