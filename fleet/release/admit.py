@@ -5,11 +5,33 @@ Rule 2: each refusal is one sentence that names what was found and what is allow
 """
 
 from dataclasses import dataclass
+from math import prod
 
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from agent.contract.limits import MAX_TENSOR_ELEMENTS
 from agent.contract.manifest import Tensor
+from fleet.errors import AdmissionError
 
 MAX_MODEL_BYTES = 512 * 1024 * 1024
+MAX_NODES = 100_000
+MAX_DEPTH = 8
 OPSETS = range(13, 24)
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+_MAGIC = {
+    b"\x80\x02": "a Python pickle",
+    b"\x80\x03": "a Python pickle",
+    b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle",
+    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint or .npz)",
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"\x7fELF": "a program",
+    b"{": "a text file",
+    b"<": "a text file",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +55,117 @@ class Admitted:
     quantised: bool
 
 
-def admit_onnx(content: bytes, *, name: str = "model.onnx") -> Admitted:
+def admit_onnx(content: bytes, *, name: str = "the model") -> Admitted:
     """Check the bytes of an ONNX file.
 
     Raises:
         AdmissionError: With the sentence; ``name`` is how the file is called in it.
 
     """
-    raise NotImplementedError
+    model = _parse(content, name)
+    opset = _check_operator_sets(model, name)
+    graph = model.graph
+    _check_graph(graph, name, depth=0)
+    if len({i.name for i in graph.initializer}) != len(graph.initializer):
+        raise AdmissionError(f"{name} has two initialisers of one name")
+    constant = {i.name for i in graph.initializer}
+    inputs = tuple(_tensor(v, name) for v in graph.input if v.name not in constant)
+    outputs = tuple(_tensor(v, name) for v in graph.output)
+    if not inputs or not outputs:
+        raise AdmissionError(
+            f"{name} has {len(inputs)} inputs and {len(outputs)} outputs; it needs one of each"
+        )
+    return Admitted(
+        content=content,
+        opset=opset,
+        inputs=inputs,
+        outputs=outputs,
+        initialisers={
+            i.name: tuple(i.dims) for i in graph.initializer if i.data_type == TensorProto.FLOAT
+        },
+        quantised=any(n.op_type == "QuantizeLinear" for n in graph.node),
+    )
+
+
+def _parse(content: bytes, name: str) -> ModelProto:
+    if not content:
+        raise AdmissionError(f"{name} is empty")
+    if len(content) > MAX_MODEL_BYTES:
+        raise AdmissionError(f"{name} has {len(content)} bytes; at most {MAX_MODEL_BYTES} may be")
+    for magic, what in _MAGIC.items():
+        if content.startswith(magic):
+            raise AdmissionError(f"{name} is {what}, not an ONNX file")
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as why:
+        raise AdmissionError(f"{name} is not an ONNX file, or it is cut short") from why
+    if not model.ir_version or not model.graph.node:
+        raise AdmissionError(f"{name} parses but holds no ONNX graph; it may be cut short")
+    return model
+
+
+def _check_operator_sets(model: ModelProto, name: str) -> int:
+    opsets = {o.domain: o.version for o in model.opset_import}
+    opset = int(opsets.get("", opsets.get("ai.onnx", 0)))
+    if opset not in OPSETS:
+        raise AdmissionError(
+            f"{name} uses opset {opset}; devices run {OPSETS.start} to {OPSETS.stop - 1}: "
+            "export it again with one of those"
+        )
+    if model.functions:
+        raise AdmissionError(f"{name} defines functions of its own; export it without them")
+    return opset
+
+
+def _check_graph(graph: GraphProto, name: str, *, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise AdmissionError(f"{name} nests graphs deeper than {MAX_DEPTH}")
+    if len(graph.node) > MAX_NODES:
+        raise AdmissionError(f"{name} has {len(graph.node)} nodes; at most {MAX_NODES} may be")
+    if graph.sparse_initializer:
+        raise AdmissionError(f"{name} holds sparse tensors, which devices do not take")
+    for tensor in graph.initializer:
+        _check_tensor(tensor, name)
+    for node in graph.node:
+        if node.domain not in DOMAINS:
+            raise AdmissionError(f"{name} uses operator {node.domain}.{node.op_type}")
+        for attribute in node.attribute:
+            _check_attribute(attribute, name, depth=depth)
+
+
+def _check_attribute(attribute: AttributeProto, name: str, *, depth: int) -> None:
+    if attribute.HasField("t"):
+        _check_tensor(attribute.t, name)
+    for tensor in attribute.tensors:
+        _check_tensor(tensor, name)
+    if attribute.HasField("g"):
+        _check_graph(attribute.g, name, depth=depth + 1)
+    for graph in attribute.graphs:
+        _check_graph(graph, name, depth=depth + 1)
+
+
+def _check_tensor(tensor: TensorProto, name: str) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise AdmissionError(
+            f"{name} keeps tensor {tensor.name!r} in another file; save it with its data inside"
+        )
+    if any(d < 0 for d in tensor.dims) or prod(tensor.dims) > MAX_TENSOR_ELEMENTS:
+        raise AdmissionError(
+            f"{name} has tensor {tensor.name!r} of {prod(tensor.dims)} elements; "
+            f"at most {MAX_TENSOR_ELEMENTS} may be"
+        )
+
+
+def _tensor(value: ValueInfoProto, name: str) -> Tensor:
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.elem_type:
+        raise AdmissionError(f"{name}: {value.name!r} is not a tensor")
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    except KeyError as why:
+        raise AdmissionError(f"{name}: {value.name!r} has an unknown element type") from why
+    shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+    if any(d < -1 or d > MAX_TENSOR_ELEMENTS for d in shape):
+        raise AdmissionError(f"{name}: {value.name!r} has the impossible shape {shape}")
+    return Tensor(name=value.name, dtype=dtype, shape=shape)

@@ -1,11 +1,26 @@
 """From an admitted file to a manifest and its artifacts, ready to be signed."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from agent.contract.manifest import Head, Lineage, Release, Windowing
+from agent.contract.manifest import (
+    Head,
+    Lineage,
+    Release,
+    Variant,
+    Windowing,
+    describe_artifact,
+    encode_release,
+)
+from agent.errors import MalformedError
+from fleet.errors import AdmissionError
+from fleet.release.admit import Admitted, admit_onnx
+from fleet.release.golden import GoldenInput, golden_vectors, synthetic_inputs
+
+EMBEDDING, HEAD_WEIGHT, HEAD_BIAS = "embedding", "head.weight", "head.bias"
+_BATCH_OF_WINDOWS = 3  # dimensions: (1, channels, samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +61,7 @@ class Placement:
     classes: tuple[str, ...] = ()
     probabilities: str | None = None
     head: Head | None = None
-    lineage: Lineage = Lineage()
+    lineage: Lineage = field(default_factory=Lineage)
     rollback_to: tuple[str, ...] = ()
 
 
@@ -60,14 +75,20 @@ def find_head(model: bytes) -> Head | None:
         AdmissionError: The file is not admissible.
 
     """
-    raise NotImplementedError
+    admitted = admit_onnx(model)
+    shapes = {t.name: t.shape for t in admitted.outputs}
+    weight = admitted.initialisers.get(HEAD_WEIGHT, ())
+    bias = admitted.initialisers.get(HEAD_BIAS, ())
+    if not weight or weight[:1] != bias or shapes.get(EMBEDDING) != (1, *weight[1:]):
+        return None
+    return Head(embedding=EMBEDDING, weight=HEAD_WEIGHT, bias=HEAD_BIAS, width=weight[1])
 
 
 def build_release(
     model: bytes,
     placement: Placement,
     *,
-    golden_inputs: tuple[NDArray[np.float32], ...] | None,
+    golden_inputs: Sequence[GoldenInput] | None,
     metrics: dict[str, float],
     now_ms: int,
 ) -> BuiltRelease:
@@ -84,4 +105,71 @@ def build_release(
         AdmissionError: The file cannot become a release.
 
     """
-    raise NotImplementedError
+    admitted = admit_onnx(model)
+    _check_placement(admitted, placement)
+    try:
+        variant = Variant(
+            name="onnx-int8" if admitted.quantised else "onnx-fp32",
+            runtime="onnx",
+            model=describe_artifact(model),
+            inputs=admitted.inputs,
+            outputs=admitted.outputs,
+        )
+        inputs = golden_inputs or synthetic_inputs(admitted.inputs)
+        golden = golden_vectors(variant, model, inputs)
+        described = Release(
+            target=f"models/{placement.family}/{placement.version}.json",
+            family=placement.family,
+            version=placement.version,
+            slot=placement.slot,
+            counter=placement.counter,
+            created_ms=now_ms,
+            variants=(variant,),
+            golden=describe_artifact(golden),
+            windowing=placement.windowing,
+            classes=placement.classes,
+            probabilities=placement.probabilities,
+            head=placement.head,
+            lineage=placement.lineage,
+            rollback_to=placement.rollback_to,
+            metrics=metrics,
+        )
+        # the types of msgspec are checked only when a value is read back
+        release = msgspec.convert(msgspec.to_builtins(described), Release)
+        manifest, digest = encode_release(release)
+    except (ValueError, MalformedError) as why:
+        raise AdmissionError(f"the release cannot be described: {why}") from why
+    artifacts = {variant.model.digest: model, release.golden.digest: golden}
+    return BuiltRelease(release=release, manifest=manifest, digest=digest, artifacts=artifacts)
+
+
+def _check_placement(admitted: Admitted, placement: Placement) -> None:
+    outputs = {t.name: t.shape for t in admitted.outputs}
+    window, head = placement.windowing, placement.head
+    if window is not None:
+        wanted = (len(window.channels), window.samples)
+        found = admitted.inputs[0].shape
+        if len(admitted.inputs) != 1 or len(found) != _BATCH_OF_WINDOWS or found[1:] != wanted:
+            raise AdmissionError(
+                f"windows of shape {(1, *wanted)} do not fit the model's input of shape {found}"
+            )
+    if placement.probabilities is not None:
+        shape = outputs.get(placement.probabilities)
+        if shape is None:
+            raise AdmissionError(
+                f"the model has no output {placement.probabilities!r}; it has {sorted(outputs)}"
+            )
+        if placement.classes and shape[-1:] not in ((-1,), (len(placement.classes),)):
+            raise AdmissionError(
+                f"{len(placement.classes)} class names do not fit output "
+                f"{placement.probabilities!r} of shape {shape}"
+            )
+    if head is not None:
+        weight = admitted.initialisers.get(head.weight)
+        bias = admitted.initialisers.get(head.bias)
+        embedding = outputs.get(head.embedding, ())
+        if weight is None or bias != weight[:1] or embedding[-1:] != weight[1:]:
+            raise AdmissionError(
+                f"the model has no head {head.weight!r} {weight}, {head.bias!r} {bias} "
+                f"on output {head.embedding!r} {embedding}"
+            )

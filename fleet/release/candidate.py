@@ -5,10 +5,16 @@ Rule 1: a candidate is the running model with other values in the two named
 Rule 2: its lineage names the run, its rounds, its cohort and its parent.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import Any
 
-from agent.contract.manifest import Head
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from agent.contract.manifest import Head, Lineage
+from fleet.errors import AdmissionError
 
 
 def read_head(model: bytes, head: Head) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -18,7 +24,11 @@ def read_head(model: bytes, head: Head) -> tuple[NDArray[np.float32], NDArray[np
         AdmissionError: The model has no such head.
 
     """
-    raise NotImplementedError
+    found = _initialisers(_parse(model))
+    weight, bias = (_float_array(found, name) for name in (head.weight, head.bias))
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[1] != head.width:  # noqa: PLR2004
+        raise AdmissionError(f"a head of shapes {weight.shape} and {bias.shape} is no linear layer")
+    return weight, bias
 
 
 def with_head(
@@ -37,4 +47,59 @@ def with_head(
             something besides the head would change.
 
     """
-    raise NotImplementedError
+    running = read_head(model, head)
+    proto = _parse(model)
+    for name, old, new in zip((head.weight, head.bias), running, (weight, bias), strict=True):
+        if new.shape != old.shape or new.dtype != np.float32:
+            raise AdmissionError(
+                f"new {name!r} is {new.dtype} {new.shape}; the running one is "
+                f"{old.dtype} {old.shape}"
+            )
+        if not np.isfinite(new).all():
+            raise AdmissionError(f"new {name!r} holds values that are not finite")
+        made = numpy_helper.from_array(np.ascontiguousarray(new), name)
+        _initialisers(proto)[name].CopyFrom(made)
+    candidate: bytes = proto.SerializeToString(deterministic=True)
+    _check_only_head_changed(model, candidate, head)
+    return candidate
+
+
+def candidate_lineage(
+    parent: str, run: str, rounds: int, cohort: Sequence[str], note: str = ""
+) -> Lineage:
+    """Return the lineage of a candidate: its parent's manifest digest and its run."""
+    return Lineage(
+        parents=(parent,), run=run, rounds=rounds, cohort=tuple(sorted(cohort)), note=note
+    )
+
+
+def _check_only_head_changed(model: bytes, candidate: bytes, head: Head) -> None:
+    bare = []
+    for content in (model, candidate):
+        proto = _parse(content)
+        for name in (head.weight, head.bias):
+            _initialisers(proto)[name].Clear()
+        bare.append(proto.SerializeToString(deterministic=True))
+    if bare[0] != bare[1]:
+        raise AdmissionError("the candidate differs from the running model outside its head")
+
+
+def _parse(model: bytes) -> ModelProto:
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError as why:
+        raise AdmissionError("the running model is not an ONNX file") from why
+    return proto
+
+
+def _initialisers(proto: ModelProto) -> dict[str, Any]:
+    return {i.name: i for i in proto.graph.initializer}
+
+
+def _float_array(found: dict[str, Any], name: str) -> NDArray[np.float32]:
+    tensor = found.get(name)
+    if tensor is None or tensor.data_type != TensorProto.FLOAT:
+        raise AdmissionError(f"the model has no float32 initialiser {name!r}")
+    array: NDArray[np.float32] = numpy_helper.to_array(tensor)
+    return array

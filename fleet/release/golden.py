@@ -1,31 +1,62 @@
 """Golden vectors: inputs and the outputs that every device must reproduce.
 
 Made by the device's own runtime and code (``agent.infer``), so that what is promised
-is what a device computes.
+is what a device computes. This is also the first time that an admitted file runs.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.contract.manifest import Tensor, Variant
+from agent.errors import ModelError, RuntimeMissingError
+from agent.infer.golden import make_golden
+from agent.infer.variants import load
+from fleet.errors import AdmissionError
 
-def golden_vectors(model: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
+GoldenInput = Mapping[str, NDArray[Any]] | NDArray[Any]
+
+
+def golden_vectors(variant: Variant, model: bytes, inputs: Sequence[GoldenInput]) -> bytes:
     """Run the model on each input and return the golden ``.npz``.
 
     Args:
-        model: ONNX bytes that were admitted.
-        inputs: Arrays of the shape of the model's one input.
+        variant: What the manifest will say about the model.
+        model: Its bytes, admitted.
+        inputs: Arrays of the shape of the model's one input, or arrays by input name.
 
     Raises:
         AdmissionError: The device's runtime does not load or run it.
 
     """
-    raise NotImplementedError
+    with tempfile.TemporaryDirectory(prefix="fieldfare-golden-") as folder:
+        path = Path(folder, "model")
+        path.write_bytes(model)
+        try:
+            runtime = load(variant, path)
+            try:
+                return make_golden(runtime, inputs)
+            finally:
+                runtime.close()
+        except (ModelError, RuntimeMissingError) as why:
+            raise AdmissionError(f"the device's runtime does not run this model: {why}") from why
 
 
 def synthetic_inputs(
-    shape: tuple[int, ...], *, count: int = 8, seed: int = 7
-) -> tuple[NDArray[np.float32], ...]:
-    """Return seeded inputs for models that come without examples; -1 becomes 1."""
-    raise NotImplementedError
+    inputs: Sequence[Tensor], *, count: int = 8, seed: int = 7
+) -> tuple[dict[str, NDArray[Any]], ...]:
+    """Return seeded standard normal inputs for a model without examples; -1 becomes 1."""
+    chance = np.random.default_rng(seed)
+    return tuple(
+        {
+            tensor.name: np.asarray(
+                chance.standard_normal([1 if d < 0 else d for d in tensor.shape])
+            ).astype(tensor.dtype)
+            for tensor in inputs
+        }
+        for _ in range(count)
+    )
