@@ -9,8 +9,9 @@ Rule 2: the caller saves the new state before it performs an effect, so an effec
         repeated after a power cut: every effect is safe to repeat.
 Rule 3: ``current`` changes in one step, after the candidate proved itself. Until then the
         old release stays whole, runs beside the candidate, and is what a cut returns to.
-Rule 4: a release that failed here is denied for good; only what may pass by itself (no
-        network, a full disk, too few windows) is retryable and leaves it undenied.
+Rule 4: a release that failed its check or its probation is denied for good. One that may
+        not be believed is refused as long as the wish for it stands. What may pass by
+        itself (no network, a full disk, too few windows) is retryable.
 Rule 5: a release that stops the agent is tried ``MAX_ATTEMPTS`` times: the counter is in
         the state, and ``resume`` raises it. A clean stop (``Stopping``) does not count.
 Rule 6: a wish for ``last_good`` is checked but not put on probation again: it already
@@ -18,7 +19,6 @@ Rule 6: a wish for ``last_good`` is checked but not put on probation again: it a
 Rule 7: an empty wish ends a try and leaves what runs running; a slot is never emptied.
 """
 
-from collections.abc import Iterable
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -45,8 +45,10 @@ from agent.update.events import (
     Wanted,
 )
 from agent.update.slot import (
+    DENIED,
     MAX_DENIED,
     MAX_UNREPORTED,
+    REFUSED,
     Checking,
     Fetching,
     Idle,
@@ -55,6 +57,7 @@ from agent.update.slot import (
     State,
     Wish,
     derived_id,
+    reasons,
 )
 
 __all__ = [
@@ -161,7 +164,7 @@ def _advance(  # noqa: PLR0911 - one for each arrow of the picture
             serve = Serve(wanted, state.current)
             return after, (serve, Prove(wanted, state.current, found))
         case Checking(wanted=wanted), CheckFailed(findings=found, code=code, retryable=retryable):
-            why = _reasons(found)
+            why = reasons(found)
             return _fail(state, wanted, code=code, why=why, findings=found, retryable=retryable)
         case Probing(wanted=wanted), Proved(findings=found):
             return _commit(state, wanted, found)
@@ -174,15 +177,16 @@ def _advance(  # noqa: PLR0911 - one for each arrow of the picture
 def _want(state: State, wanted: Assigned) -> Step:
     known = state.wish is not None and state.wish.digest == wanted.digest
     wish = state.wish if state.wish and known else Wish(digest=wanted.digest)
-    if wanted.digest in state.denied and "denied" not in wish.told:
+    if DENIED in wish.told or REFUSED in wish.told:
+        return _abandon(state, wish)
+    if wanted.digest in state.denied:
         why = f"release {_short(wanted.digest)} failed on this device and is not tried again"
-        outcome = _outcome(state, wanted, "rejected", code="denied", why=why)
-        after, effects = _abandon(state, replace(wish, told=_told(wish, "denied")), outcome)
+        outcome = _outcome(state, wanted, "rejected", code=DENIED, why=why)
+        after, effects = _abandon(state, replace(wish, told=_told(wish, DENIED)), outcome)
         return after, (*effects, Report(outcome))
     if state.candidate is not None and state.candidate.digest == wanted.digest:
         return state, ()
-    runs = state.current is not None and state.current.digest == wanted.digest
-    if runs or wanted.digest in state.denied:
+    if state.current is not None and state.current.digest == wanted.digest:
         return _abandon(state, wish)
     after = _changed(state, phase=Fetching(wanted=wanted), wish=wish)
     return after, (*_back_to_current(state), Forget(after.kept), Fetch(wanted))
@@ -206,6 +210,7 @@ def _commit(state: State, wanted: Assigned, findings: tuple[Finding, ...]) -> St
         # a release that was withdrawn is never gone back to by itself
         last_good=None if returning else state.current,
         phase=Idle(),
+        floor=max(state.floor, wanted.counter),
         unreported=_queued(state, outcome),
     )
     return after, (Serve(wanted), Report(outcome), Forget(after.kept))
@@ -221,7 +226,7 @@ def _judge_failed(
         code, retryable = "inconclusive", True
     else:
         code, retryable = "inconclusive" if undecided else "probation", False
-    why = _reasons(findings)
+    why = reasons(findings)
     return _fail(state, wanted, code=code, why=why, findings=findings, retryable=retryable)
 
 
@@ -240,15 +245,17 @@ def _fail(
     outcome = _outcome(
         state, wanted, word, code=code, why=why, findings=findings, retryable=retryable
     )
+    refused = isinstance(state.phase, Fetching)
     good, denied = state.last_good, state.denied
-    if not retryable:
+    if not retryable and not refused:
         denied = (*(d for d in denied if d != wanted.digest), wanted.digest)[-MAX_DENIED:]
         good = None if good is None or good.digest == wanted.digest else good
+    final = REFUSED if refused else DENIED
     after = _changed(
         state,
         last_good=good,
         phase=Idle(),
-        wish=replace(wish, told=_told(wish, code if retryable else "denied")),
+        wish=replace(wish, told=_told(wish, code if retryable else final)),
         denied=denied,
         unreported=state.unreported if silent else _queued(state, outcome),
     )
@@ -335,10 +342,6 @@ def _changed(state: State, **members: object) -> State:
 
 def _told(wish: Wish, code: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*wish.told, code)))[-MAX_UNREPORTED:]
-
-
-def _reasons(findings: Iterable[Finding]) -> str:
-    return "; ".join(f.why for f in findings if not f.held) or "no finding says why"
 
 
 def _proved_before(wanted: Assigned) -> Finding:

@@ -5,6 +5,7 @@ Rule 2: ``candidate`` is a part of the phase, so that the two can never disagree
 Rule 3: only ``machine`` makes new states.
 """
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Annotated
 
@@ -16,6 +17,8 @@ from agent.contract.messages import Assigned, Count, Event, Finding, Hex32
 
 MAX_DENIED = 32
 MAX_UNREPORTED = 16
+DENIED = "denied"
+REFUSED = "refused"
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -90,7 +93,8 @@ class Wish(Struct, frozen=True, kw_only=True):
 
     Attributes:
         digest: The release that is wanted.
-        told: Codes of failures that were reported while this wish stood.
+        told: Codes of what was reported while this wish stood; after ``DENIED`` or
+            ``REFUSED`` there is nothing more to try or to say until another wish.
         undecided: Probations of it that ended without enough evidence.
 
     """
@@ -108,7 +112,8 @@ class State(Versioned, frozen=True, kw_only=True):
         last_good: The release that proved itself before ``current``; still in the store.
         phase: What is being tried.
         wish: Memory of the standing wish.
-        denied: Digests that are never tried again, oldest first.
+        floor: The highest counter that ever proved itself here; only grows.
+        denied: Digests that failed here and are never tried again, oldest first.
         unreported: Outcomes that are not yet in the outbox, oldest first.
         revision: Grows by one with every change.
 
@@ -118,6 +123,7 @@ class State(Versioned, frozen=True, kw_only=True):
     last_good: Assigned | None = None
     phase: Phase = Idle()
     wish: Wish | None = None
+    floor: Count = 0
     denied: Annotated[tuple[Digest, ...], Meta(max_length=MAX_DENIED)] = ()
     unreported: tuple[Outcome, ...] = ()
     revision: Count = 0
@@ -160,3 +166,8 @@ class State(Versioned, frozen=True, kw_only=True):
 def derived_id(*parts: str) -> str:
     """Return BLAKE2b-128 of the parts, hex: equal parts always give the same id."""
     return blake2b("/".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def reasons(findings: Iterable[Finding]) -> str:
+    """Return in one sentence what did not hold."""
+    return "; ".join(f.why for f in findings if not f.held) or "no finding says why"

@@ -26,6 +26,7 @@ FULL = State(
         checked=(Finding(check="golden-vectors", held=True, why="8 of 8 vectors"),),
     ),
     wish=Wish(digest=release(3).digest, told=("link",), undecided=1),
+    floor=2,
     denied=(release(4).digest,),
     unreported=(
         Outcome(

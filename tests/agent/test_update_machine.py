@@ -125,7 +125,21 @@ def test_a_failure_before_activation_never_touches_what_serves(
         state, effects = step(state, event)
         assert not [e for e in effects if isinstance(e, Serve)]
     assert (state.unreported[0].outcome, state.unreported[0].code) == (word, code)
-    assert state.denied == (NEW.digest,)
+    assert state.denied == (() if word == "rejected" else (NEW.digest,))
+    state = settled(state)
+    assert step(state, Wanted(NEW)) == (state, ()), "the standing wish is answered"
+
+
+def test_a_release_that_was_refused_is_tried_again_at_a_new_wish():
+    refused = FetchFailed(NEW.digest, "rollback", "counter 2 is below 5", retryable=False)
+    state = settled(after(RUNNING, Wanted(NEW), refused, Wanted(OLD)))
+    assert Fetch(NEW) in step(state, Wanted(NEW))[1]
+
+
+def test_the_floor_never_falls():
+    state = after(RUNNING, *story_of(NEW), Wanted(OLD), Fetched(OLD.digest))
+    state = after(state, Checked(OLD.digest, GOOD))
+    assert (state.current, state.floor) == (OLD, NEW.counter)
 
 
 def test_a_fetch_that_may_work_later_is_tried_again_and_reported_once():
@@ -371,6 +385,7 @@ def _is_sound(state: State) -> None:
         assert pointer is None or pointer.digest not in state.denied
     assert state.current is None or state.candidate != state.current
     assert len(state.denied) <= MAX_DENIED
+    assert state.current is None or state.floor >= state.current.counter
 
 
 def test_every_kind_of_event_is_in_the_random_stories():
