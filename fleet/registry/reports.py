@@ -1,10 +1,28 @@
-"""What devices reported: each report counted once, its content kept by kind."""
+"""What devices reported: each report counted once, its content kept by kind.
 
+Rule 1: a report is unique on (device, boot, sequence); resends, in any order and any
+        number, are welcome and counted as duplicates only.
+Rule 2: an event is unique on (device, id), so that it counts once even when a device
+        reports it again under another number.
+Rule 3: numbers that a device dropped count as recorded, so that the acknowledgement
+        can pass them; one that arrives after all is accepted and no longer dropped.
+"""
+
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from agent.contract.codec import decode, encode
 from agent.contract.envelope import Boot
 from agent.contract.messages import Event, Window
+from fleet.errors import RefusedError
+from fleet.registry.database import Database
+from fleet.registry.events import Events
+from fleet.registry.numbers import Numbers
+
+STATE_SEQUENCES: Final = 2**40
+"""From here on, stamps are of state messages, which the outbox never holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +66,10 @@ class DeviceWindow:
 class Reports:
     """Reports of the durable outboxes."""
 
+    def __init__(self, database: Database, events: Events) -> None:
+        self._database = database
+        self._events = events
+
     def accept(self, device: str, boot: Boot, seq: int, kind: str, *, at_ms: int) -> bool:
         """Count one report; False for one that was counted before.
 
@@ -55,7 +77,20 @@ class Reports:
             RefusedError: ``seq`` is no outbox number, or the boot has too many holes.
 
         """
-        raise NotImplementedError
+        _require_range(seq, seq)
+        with self._database.joined():
+            received, skipped = self._numbers(device, boot)
+            new = seq not in received
+            if new:
+                received = received.add(seq, seq)
+                self._database.write(
+                    "INSERT INTO report_kinds (device, kind, accepted) VALUES (?, ?, 1) "
+                    "ON CONFLICT DO UPDATE SET accepted = accepted + 1",
+                    device,
+                    kind,
+                )
+            self._count(device, boot, received, skipped, at_ms, again=not new)
+            return new
 
     def skip(self, device: str, boot: Boot, first: int, last: int, *, at_ms: int) -> int:
         """Mark numbers as dropped by the device; returns how many did not arrive.
@@ -64,19 +99,54 @@ class Reports:
             RefusedError: No range of outbox numbers, or the boot has too many holes.
 
         """
-        raise NotImplementedError
+        _require_range(first, last)
+        with self._database.joined():
+            received, skipped = self._numbers(device, boot)
+            before = received.union(skipped).count
+            skipped = skipped.add(first, last)
+            dropped = received.union(skipped).count - before
+            self._count(device, boot, received, skipped, at_ms)
+            if dropped:
+                body = {"boot": str(boot), "first": first, "last": last, "dropped": dropped}
+                self._events.record("reports.dropped", device, body, at_ms=at_ms)
+            return dropped
 
     def recorded_up_to(self, device: str, boot: Boot) -> int:
         """Return the highest n with all of 1 to n recorded or skipped; 0 for none."""
-        raise NotImplementedError
+        row = self._database.row(
+            "SELECT up_to FROM report_numbers WHERE device = ? AND boot = ?", device, str(boot)
+        )
+        return row["up_to"] if row else 0
 
     def boots(self, device: str) -> list[tuple[Boot, int]]:
         """Return every boot that reported, with its ``recorded_up_to``, oldest first."""
-        raise NotImplementedError
+        rows = self._database.rows(
+            "SELECT boot, up_to FROM report_numbers WHERE device = ? ORDER BY counter, rowid",
+            device,
+        )
+        return [(Boot.parse(row["boot"]), row["up_to"]) for row in rows]
 
     def windows_add(self, device: str, boot: Boot, windows: Sequence[Window], *, at_ms: int) -> int:
         """Keep windows, unique on (device, boot, slot, number); returns how many were new."""
-        raise NotImplementedError
+        with self._database.joined():
+            return self._database.write_many(
+                "INSERT INTO windows "
+                "(device, boot, slot, number, release, closed_ms, at_ms, body) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (
+                        device,
+                        str(boot),
+                        window.slot,
+                        window.number,
+                        window.release,
+                        window.closed_ms,
+                        at_ms,
+                        encode(window).decode(),
+                    )
+                    for window in windows
+                ],
+            )
 
     def windows(
         self,
@@ -86,36 +156,154 @@ class Reports:
         limit: int = 1000,
     ) -> list[DeviceWindow]:
         """Return the newest windows that closed at or after a moment, oldest first."""
-        raise NotImplementedError
+        rows = self._database.rows(
+            "SELECT device, boot, body FROM windows WHERE closed_ms >= ?3 "
+            "AND (?1 IS NULL OR device = ?1) AND (?2 IS NULL OR slot = ?2) "
+            "ORDER BY closed_ms DESC, rowid DESC LIMIT ?4",
+            device,
+            slot,
+            since_ms,
+            limit,
+        )
+        return [
+            DeviceWindow(
+                device=row["device"],
+                boot=Boot.parse(row["boot"]),
+                window=decode(Window, row["body"].encode()),
+            )
+            for row in reversed(rows)
+        ]
 
     def update_add(self, device: str, event: Event, *, at_ms: int) -> bool:
         """Keep the end of one update, unique on (device, id); False if it is known."""
-        raise NotImplementedError
+        return self._keep(device, event, "update", at_ms)
 
     def evaluation_add(self, device: str, event: Event, *, at_ms: int) -> bool:
         """Keep an evaluation, unique on (device, id); False if it is known."""
-        raise NotImplementedError
+        return self._keep(device, event, "evaluation", at_ms)
 
     def alarm_add(self, device: str, event: Event, *, at_ms: int) -> bool:
         """Keep an alarm, unique on (device, id); False if it is known."""
-        raise NotImplementedError
+        return self._keep(device, event, "alarm", at_ms)
 
     def updates(
         self, device: str | None = None, release: str | None = None, limit: int = 1000
     ) -> list[DeviceEvent]:
         """Return the newest update events, oldest first."""
-        raise NotImplementedError
+        return self._kept("update", device, release, limit)
 
     def evaluations(
         self, release: str | None = None, device: str | None = None, limit: int = 1000
     ) -> list[DeviceEvent]:
         """Return the newest evaluations, oldest first."""
-        raise NotImplementedError
+        return self._kept("evaluation", device, release, limit)
 
     def alarms(self, device: str | None = None, limit: int = 1000) -> list[DeviceEvent]:
         """Return the newest alarms, oldest first."""
-        raise NotImplementedError
+        return self._kept("alarm", device, None, limit)
 
     def totals(self, device: str | None = None) -> ReportTotals:
         """Return the counts of one device, or of all."""
-        raise NotImplementedError
+        row = self._database.row(
+            "SELECT sum(accepted) AS accepted, sum(duplicates) AS duplicates, "
+            "sum(dropped) AS dropped, sum(missing) AS missing "
+            "FROM report_numbers WHERE ?1 IS NULL OR device = ?1",
+            device,
+        )
+        kinds = self._database.rows(
+            "SELECT kind, sum(accepted) AS accepted FROM report_kinds "
+            "WHERE ?1 IS NULL OR device = ?1 GROUP BY kind ORDER BY kind",
+            device,
+        )
+        return ReportTotals(
+            accepted=(row and row["accepted"]) or 0,
+            duplicates_ignored=(row and row["duplicates"]) or 0,
+            skipped=(row and row["dropped"]) or 0,
+            missing=(row and row["missing"]) or 0,
+            by_kind={kind["kind"]: kind["accepted"] for kind in kinds},
+        )
+
+    def _numbers(self, device: str, boot: Boot) -> tuple[Numbers, Numbers]:
+        row = self._database.row(
+            "SELECT received, skipped FROM report_numbers WHERE device = ? AND boot = ?",
+            device,
+            str(boot),
+        )
+        if row is None:
+            return Numbers(), Numbers()
+        return Numbers.read(row["received"]), Numbers.read(row["skipped"])
+
+    def _count(
+        self,
+        device: str,
+        boot: Boot,
+        received: Numbers,
+        skipped: Numbers,
+        at_ms: int,
+        *,
+        again: bool = False,
+    ) -> None:
+        known = received.union(skipped)
+        self._database.write(
+            "INSERT INTO report_numbers (device, boot, counter, received, skipped, up_to, "
+            "accepted, duplicates, dropped, missing, at_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET received = excluded.received, skipped = excluded.skipped, "
+            "up_to = excluded.up_to, accepted = excluded.accepted, dropped = excluded.dropped, "
+            "missing = excluded.missing, at_ms = excluded.at_ms, "
+            "duplicates = duplicates + excluded.duplicates",
+            device,
+            str(boot),
+            boot.counter,
+            received.write(),
+            skipped.write(),
+            known.up_to,
+            received.count,
+            again,
+            known.count - received.count,
+            known.highest - known.count,
+            at_ms,
+        )
+
+    def _keep(self, device: str, event: Event, kind: str, at_ms: int) -> bool:
+        if event.type != kind:
+            raise RefusedError(f"a device event of type {event.type!r} is no {kind}")
+        with self._database.joined():
+            new = self._database.write(
+                "INSERT INTO device_events (device, id, type, release, at_ms, body) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                device,
+                event.id,
+                kind,
+                event.release,
+                at_ms,
+                encode(event).decode(),
+            )
+            if new:
+                self._events.record(f"device.{kind}", device, {"event": event}, at_ms=at_ms)
+            return bool(new)
+
+    def _kept(
+        self, kind: str, device: str | None, release: str | None, limit: int
+    ) -> list[DeviceEvent]:
+        rows = self._database.rows(
+            "SELECT device, at_ms, body FROM device_events WHERE type = ?1 "
+            "AND (?2 IS NULL OR device = ?2) AND (?3 IS NULL OR release = ?3) "
+            "ORDER BY rowid DESC LIMIT ?4",
+            kind,
+            device,
+            release,
+            limit,
+        )
+        return [_device_event(row) for row in reversed(rows)]
+
+
+def _require_range(first: int, last: int) -> None:
+    if not 1 <= first <= last < STATE_SEQUENCES:
+        raise RefusedError(f"{first} to {last} are no numbers of an outbox")
+
+
+def _device_event(row: sqlite3.Row) -> DeviceEvent:
+    return DeviceEvent(
+        device=row["device"], at_ms=row["at_ms"], event=decode(Event, row["body"].encode())
+    )

@@ -3,8 +3,17 @@
 What the texts mean is known to ``fleet.rounds`` alone.
 """
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+
+import msgspec
+from msgspec import Raw
+
+from fleet.errors import ConflictError, NotFoundError
+from fleet.registry.database import Database
+from fleet.registry.events import Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +32,10 @@ class RunRow:
 class Runs:
     """Run rows, their journalled events, and the answers of devices."""
 
+    def __init__(self, database: Database, events: Events) -> None:
+        self._database = database
+        self._events = events
+
     def create(self, run: str, *, plan: bytes, state: bytes, status: str, at_ms: int) -> None:
         """Add a run.
 
@@ -30,46 +43,137 @@ class Runs:
             ConflictError: The name is taken.
 
         """
-        raise NotImplementedError
+        with self._database.joined():
+            if self.find(run) is not None:
+                raise ConflictError(f"run {run} exists already")
+            self._database.write(
+                "INSERT INTO runs (id, plan, state, status, active, created_ms, changed_ms) "
+                "VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)",
+                run,
+                plan,
+                state,
+                status,
+                at_ms,
+            )
+            self._events.record("run.created", run, {"plan": Raw(plan)}, at_ms=at_ms)
 
     def find(self, run: str) -> RunRow | None:
         """Return one run."""
-        raise NotImplementedError
+        row = self._database.row("SELECT * FROM runs WHERE id = ?", run)
+        return _row(row) if row else None
 
     def listing(self, active: bool | None = None) -> list[RunRow]:  # noqa: FBT001
         """Return runs, oldest first."""
-        raise NotImplementedError
+        rows = self._database.rows(
+            "SELECT * FROM runs WHERE ?1 IS NULL OR active = ?1 ORDER BY rowid", active
+        )
+        return [_row(row) for row in rows]
 
     def advance(
-        self, run: str, *, event: bytes, state: bytes, status: str, active: bool, at_ms: int
+        self,
+        run: str,
+        *,
+        events: Sequence[bytes],
+        state: bytes,
+        status: str,
+        active: bool,
+        at_ms: int,
     ) -> None:
-        """Journal one event (JSON object) and the state after it, together."""
-        raise NotImplementedError
+        """Journal events (JSON objects) and the state after them, together."""
+        with self._database.joined():
+            for event in events:
+                self._events.record("run.step", run, {"event": Raw(event)}, at_ms=at_ms)
+            self._keep(run, state, status=status, active=active, at_ms=at_ms)
 
     def save_state(self, run: str, state: bytes, *, status: str, active: bool, at_ms: int) -> None:
         """Keep a state without an event of its own."""
-        raise NotImplementedError
+        with self._database.joined():
+            self._keep(run, state, status=status, active=active, at_ms=at_ms)
 
     def journal(self, run: str) -> list[bytes]:
         """Return the journalled events as JSON, oldest first."""
-        raise NotImplementedError
+        found: list[bytes] = []
+        after = 0
+        while entries := self._events.read(after=after, kinds=("run.step",), subject=run):
+            found.extend(msgspec.json.encode(entry.body["event"]) for entry in entries)
+            after = entries[-1].number
+        return found
 
     def answer_keep(self, run: str, task: str, device: str, payload: bytes, *, at_ms: int) -> bool:
         """Spool the answer to a task; False if there is one already, which stays."""
-        raise NotImplementedError
+        with self._database.joined():
+            new = self._database.write(
+                "INSERT INTO run_answers (run, task, device, payload, at_ms) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                run,
+                task,
+                device,
+                payload,
+                at_ms,
+            )
+            if new:
+                digest = sha256(payload).hexdigest()
+                body = {"task": task, "device": device, "digest": digest}
+                self._events.record("run.answered", run, body, at_ms=at_ms)
+            return bool(new)
 
     def answer(self, run: str, task: str) -> bytes | None:
         """Return the spooled answer."""
-        raise NotImplementedError
+        row = self._database.row(
+            "SELECT payload FROM run_answers WHERE run = ? AND task = ?", run, task
+        )
+        return row["payload"] if row else None
 
     def answers(self, run: str) -> Mapping[str, bytes]:
         """Return every spooled answer of a run, by task."""
-        raise NotImplementedError
+        rows = self._database.rows(
+            "SELECT task, payload FROM run_answers WHERE run = ? ORDER BY rowid", run
+        )
+        return {row["task"]: row["payload"] for row in rows}
 
     def blob_keep(self, run: str, name: str, payload: bytes, *, at_ms: int) -> bool:
         """Spool other bytes of a run (a pushed message, the final weights); first one stays."""
-        raise NotImplementedError
+        with self._database.joined():
+            new = self._database.write(
+                "INSERT INTO run_blobs (run, name, payload, at_ms) "
+                "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                run,
+                name,
+                payload,
+                at_ms,
+            )
+            if new:
+                body = {"name": name, "digest": sha256(payload).hexdigest()}
+                self._events.record("run.kept", run, body, at_ms=at_ms)
+            return bool(new)
 
     def blob(self, run: str, name: str) -> bytes | None:
         """Return spooled bytes by name."""
-        raise NotImplementedError
+        row = self._database.row(
+            "SELECT payload FROM run_blobs WHERE run = ? AND name = ?", run, name
+        )
+        return row["payload"] if row else None
+
+    def _keep(self, run: str, state: bytes, *, status: str, active: bool, at_ms: int) -> None:
+        changed = self._database.write(
+            "UPDATE runs SET state = ?, status = ?, active = ?, changed_ms = ? WHERE id = ?",
+            state,
+            status,
+            active,
+            at_ms,
+            run,
+        )
+        if not changed:
+            raise NotFoundError(f"there is no run {run}")
+
+
+def _row(row: sqlite3.Row) -> RunRow:
+    return RunRow(
+        id=row["id"],
+        plan=row["plan"],
+        state=row["state"],
+        status=row["status"],
+        active=bool(row["active"]),
+        created_ms=row["created_ms"],
+        changed_ms=row["changed_ms"],
+    )

@@ -1,7 +1,12 @@
 """Who may still join: enrolment tokens, known by their public key only."""
 
+import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
+
+from fleet.errors import ConflictError, RefusedError
+from fleet.registry.database import Database
+from fleet.registry.events import Events
 
 
 class Approval(StrEnum):
@@ -36,6 +41,10 @@ class Token:
 class Tokens:
     """Enrolment tokens."""
 
+    def __init__(self, database: Database, events: Events) -> None:
+        self._database = database
+        self._events = events
+
     def add(
         self, key: str, *, group: str, uses: int, expires_ms: int, approval: Approval, at_ms: int
     ) -> Token:
@@ -46,11 +55,36 @@ class Tokens:
             RefusedError: No use, or it is expired already.
 
         """
-        raise NotImplementedError
+        if uses < 1 or expires_ms <= at_ms:
+            raise RefusedError("a token needs at least one use and an expiry in the future")
+        with self._database.joined():
+            if self.find(key) is not None:
+                raise ConflictError(f"token {key[:16]} exists already")
+            self._database.write(
+                "INSERT INTO tokens (key, group_name, uses, expires_ms, approval, created_ms) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                key,
+                group,
+                uses,
+                expires_ms,
+                approval.value,
+                at_ms,
+            )
+            body = {"group": group, "uses": uses, "expires_ms": expires_ms, "approval": approval}
+            self._events.record("token.created", key, body, at_ms=at_ms)
+        return Token(
+            key=key,
+            group=group,
+            uses=uses,
+            expires_ms=expires_ms,
+            approval=approval,
+            created_ms=at_ms,
+        )
 
     def find(self, key: str) -> Token | None:
         """Return the token with this public key."""
-        raise NotImplementedError
+        row = self._database.row("SELECT * FROM tokens WHERE key = ?", key)
+        return self._token(row) if row else None
 
     def use(self, key: str, device: str, *, at_ms: int) -> bool:
         """Count one use; True if the device may join.
@@ -58,8 +92,38 @@ class Tokens:
         A device that used it before may use it again, whatever is left, so that a lost
         reply costs nothing. False for an unknown, expired or used-up token.
         """
-        raise NotImplementedError
+        with self._database.joined():
+            token = self.find(key)
+            if token is None:
+                return False
+            if device in token.used_by:
+                return True
+            if token.expires_ms <= at_ms or len(token.used_by) >= token.uses:
+                return False
+            self._database.write(
+                "INSERT INTO token_uses (token, device, at_ms) VALUES (?, ?, ?)",
+                key,
+                device,
+                at_ms,
+            )
+            self._events.record("token.used", key, {"device": device}, at_ms=at_ms)
+            return True
 
     def listing(self) -> list[Token]:
         """Return every token, newest first."""
-        raise NotImplementedError
+        rows = self._database.rows("SELECT * FROM tokens ORDER BY created_ms DESC, rowid DESC")
+        return [self._token(row) for row in rows]
+
+    def _token(self, row: sqlite3.Row) -> Token:
+        used = self._database.rows(
+            "SELECT device FROM token_uses WHERE token = ? ORDER BY rowid", row["key"]
+        )
+        return Token(
+            key=row["key"],
+            group=row["group_name"],
+            uses=row["uses"],
+            expires_ms=row["expires_ms"],
+            approval=Approval(row["approval"]),
+            created_ms=row["created_ms"],
+            used_by=tuple(use["device"] for use in used),
+        )

@@ -17,7 +17,7 @@ Rule 6: effects are repeated with every event until ``Given`` or ``Returned`` sa
         they are durable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, assert_never
 
 from msgspec import Meta, Struct
@@ -148,10 +148,9 @@ class Tick(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Given(Struct, frozen=True, kw_only=True, tag=True):
-    """A device is now wanted to run the release; before, it was wanted to run ``previous``."""
+    """Devices are now wanted to run the release; ``previous`` is what each was wanted to before."""
 
-    device: Name
-    previous: Assigned | None
+    previous: dict[Name, Assigned | None]
     at_ms: int
 
 
@@ -174,9 +173,9 @@ class Silent(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Returned(Struct, frozen=True, kw_only=True, tag=True):
-    """A device is wanted back."""
+    """Devices are wanted back."""
 
-    device: Name
+    devices: tuple[Name, ...]
     at_ms: int
 
 
@@ -286,18 +285,31 @@ def _hear_operator(phase: Phase, event: Started | PauseAsked | ResumeAsked | Abo
 
 
 def _hear_device(state: State, event: Given | Completed | Silent | Returned) -> State:
-    member = state.members.get(event.device)
-    if member is None or member.wave > state.wave or isinstance(state.phase, Planned):
+    if isinstance(state.phase, Planned):
         return state
-    heard = _member(member, event)
-    return replace(state, members=state.members | {member.device: heard})
+    match event:
+        case Given(previous=previous):
+            named: Iterable[str] = previous
+        case Returned(devices=devices):
+            named = devices
+        case Completed(device=device) | Silent(device=device):
+            named = (device,)
+        case _:
+            assert_never(event)
+    heard = {
+        device: _member(member, event)
+        for device in named
+        if (member := state.members.get(device)) is not None and member.wave <= state.wave
+    }
+    return replace(state, members=state.members | heard)
 
 
 def _member(member: Member, event: Given | Completed | Silent | Returned) -> Member:
     standing = member.standing
     match event:
         case Given(previous=previous, at_ms=at_ms) if standing is Standing.WAITING:
-            return replace(member, standing=Standing.ASKED, previous=previous, asked_ms=at_ms)
+            before = previous[member.device]
+            return replace(member, standing=Standing.ASKED, previous=before, asked_ms=at_ms)
         case Silent(absent=absent) if standing is Standing.ASKED:
             return replace(member, standing=Standing.ABSENT if absent else Standing.SILENT)
         case Returned() if standing is not Standing.WAITING:

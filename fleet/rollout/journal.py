@@ -7,29 +7,46 @@ Rule 2: an event that changes nothing is not journalled, so that a clock that ti
 Rule 3: a device is taken back only while it is still wanted to run this release.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.manifest import Name
+from agent.contract.messages import OUTCOMES
 from agent.contract.messages import Event as DeviceSaid
-from fleet.errors import ConflictError, NotFoundError, RegistryError
-from fleet.registry.devices import Device
+from fleet.errors import ConflictError, NotFoundError
+from fleet.monitor.health import Standing
 from fleet.registry.rollouts import RolloutRow
 from fleet.registry.sqlite import Registry
-from fleet.rollout import engine
-from fleet.rollout.engine import Event, State, initial, silences, step
+from fleet.rollout.engine import (
+    Assign,
+    Completed,
+    Conclude,
+    Effect,
+    Event,
+    Given,
+    Member,
+    Phase,
+    Returned,
+    Revert,
+    Started,
+    State,
+    Tick,
+    initial,
+    silences,
+    step,
+)
 from fleet.rollout.plan import Plan
 
 _LIMIT: Final = 256 * 1024 * 1024
 
 
 class _Kept(Versioned, frozen=True, kw_only=True):
-    phase: engine.Phase
+    phase: Phase
     wave: int
-    members: dict[Name, engine.Member]
+    members: dict[Name, Member]
 
 
 def begin(registry: Registry, plan: Plan, *, at_ms: int) -> State:
@@ -39,7 +56,25 @@ def begin(registry: Registry, plan: Plan, *, at_ms: int) -> State:
         ConflictError: The name is taken, or an active rollout of the slot shares a device.
 
     """
-    raise NotImplementedError
+    with registry.joined():
+        for row in registry.rollouts.listing(active=True):
+            shared = set(_plan(row).devices) & set(plan.devices) if row.slot == plan.slot else ()
+            if shared:
+                raise ConflictError(
+                    f"rollout {row.id} is active for slot {row.slot} of {len(shared)} of these "
+                    f"devices, such as {min(shared)}: let it end or abort it"
+                )
+        state = initial(plan)
+        registry.rollouts.create(
+            plan.id,
+            slot=plan.slot,
+            release=plan.release.digest,
+            plan=encode(plan),
+            state=_pack(state),
+            status=state.status,
+            at_ms=at_ms,
+        )
+        return advance(registry, plan.id, (Started(at_ms=at_ms),), at_ms=at_ms)
 
 
 def advance(registry: Registry, rollout: str, events: Iterable[Event], *, at_ms: int) -> State:
@@ -49,7 +84,30 @@ def advance(registry: Registry, rollout: str, events: Iterable[Event], *, at_ms:
         NotFoundError: There is no such rollout.
 
     """
-    raise NotImplementedError
+    with registry.joined():
+        state = load(registry, rollout)
+        journalled: list[bytes] = []
+        ahead = list(events)
+        while ahead:
+            effects: tuple[Effect, ...] = ()
+            for event in ahead:
+                before = state
+                state, effects = step(before, event)
+                if state != before:
+                    journalled.append(msgspec.json.encode(event))
+                if not state.active:
+                    break
+            ahead = list(_perform(registry, state, effects, at_ms))
+        if journalled:
+            registry.rollouts.advance(
+                rollout,
+                events=journalled,
+                state=_pack(state),
+                status=state.status,
+                active=state.active,
+                at_ms=at_ms,
+            )
+        return state
 
 
 def load(registry: Registry, rollout: str) -> State:
@@ -59,7 +117,7 @@ def load(registry: Registry, rollout: str) -> State:
         NotFoundError: There is no such rollout.
 
     """
-    raise NotImplementedError
+    return _unpack(_row(registry, rollout))
 
 
 def replay(registry: Registry, rollout: str) -> State:
@@ -69,16 +127,110 @@ def replay(registry: Registry, rollout: str) -> State:
         NotFoundError: There is no such rollout.
 
     """
-    raise NotImplementedError
+    state = initial(_plan(_row(registry, rollout)))
+    for text in registry.rollouts.journal(rollout):
+        state, _ = step(state, msgspec.json.decode(text, type=Event))
+    return state
 
 
 def hear_update(
     registry: Registry, device: str, said: DeviceSaid, *, at_ms: int
 ) -> tuple[str, ...]:
     """Tell active rollouts of a device's ``update`` event; returns the rollouts it moved."""
-    raise NotImplementedError
+    if said.outcome not in OUTCOMES:
+        return ()
+    heard = Completed(
+        device=device,
+        outcome=Standing(said.outcome),
+        why=said.why,
+        at_ms=at_ms,
+        retryable=said.retryable,
+    )
+    with registry.joined():
+        return tuple(
+            row.id
+            for row in registry.rollouts.listing(active=True)
+            if row.release == said.release
+            and _moved(row, advance(registry, row.id, (heard,), at_ms=at_ms))
+        )
 
 
 def tick(registry: Registry, *, at_ms: int) -> tuple[str, ...]:
     """Let time pass for every active rollout; returns the rollouts that it moved."""
-    raise NotImplementedError
+    with registry.joined():
+        rows = registry.rollouts.listing(active=True)
+        last_seen_ms = registry.devices.last_seen() if rows else {}
+        return tuple(
+            row.id
+            for row in rows
+            if _moved(
+                row,
+                advance(
+                    registry,
+                    row.id,
+                    (*silences(_unpack(row), last_seen_ms, at_ms), Tick(at_ms=at_ms)),
+                    at_ms=at_ms,
+                ),
+            )
+        )
+
+
+def _moved(row: RolloutRow, state: State) -> bool:
+    return _unpack(row) != state
+
+
+def _perform(
+    registry: Registry, state: State, effects: tuple[Effect, ...], at_ms: int
+) -> Iterator[Event]:
+    """Write what the effects want, and yield what the engine is to hear of it."""
+    plan, devices = state.plan, registry.devices
+    asked = [effect.device for effect in effects if isinstance(effect, Assign)]
+    back = [effect for effect in effects if isinstance(effect, Revert)]
+    if asked:
+        before = {device: devices.desired(device).get(plan.slot) for device in asked}
+        for device in asked:
+            devices.want(device, plan.slot, plan.release, at_ms=at_ms)
+        yield Given(previous=before, at_ms=at_ms)
+        for device in asked:
+            if _runs(registry, device, plan):
+                yield Completed(
+                    device=device,
+                    outcome=Standing.SUCCEEDED,
+                    why="it ran this release already",
+                    at_ms=at_ms,
+                )
+    for effect in back:
+        if devices.desired(effect.device).get(plan.slot) == plan.release:
+            devices.want(effect.device, plan.slot, effect.previous, at_ms=at_ms)
+    if back:
+        yield Returned(devices=tuple(effect.device for effect in back), at_ms=at_ms)
+    for effect in effects:
+        if isinstance(effect, Conclude):
+            body = {"status": effect.status, "why": effect.why}
+            registry.events.record("rollout.concluded", plan.id, body, at_ms=at_ms)
+
+
+def _runs(registry: Registry, device: str, plan: Plan) -> bool:
+    told = registry.devices.require(device).reported
+    slot = told.slots.get(plan.slot) if told else None
+    return slot is not None and slot.phase == "idle" and slot.current == plan.release.digest
+
+
+def _row(registry: Registry, rollout: str) -> RolloutRow:
+    row = registry.rollouts.find(rollout)
+    if row is None:
+        raise NotFoundError(f"there is no rollout {rollout}")
+    return row
+
+
+def _plan(row: RolloutRow) -> Plan:
+    return decode(Plan, row.plan, limit=_LIMIT)
+
+
+def _pack(state: State) -> bytes:
+    return encode(_Kept(phase=state.phase, wave=state.wave, members=state.members))
+
+
+def _unpack(row: RolloutRow) -> State:
+    kept = decode(_Kept, row.state, limit=_LIMIT)
+    return State(plan=_plan(row), phase=kept.phase, wave=kept.wave, members=kept.members)

@@ -1,0 +1,280 @@
+"""The tables of the registry, and how an older file becomes a newer one.
+
+Rule 1: ``STEPS[n]`` leads from version n to n + 1; a step that was released never
+        changes again.
+Rule 2: all steps that a file needs run in one transaction.
+Rule 3: a file of a newer version is read only as far as its version, and left alone.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from sqlite_utils import Database as Tables
+
+from fleet.errors import NewerStateError, RegistryError
+from fleet.registry.database import Database
+
+Step = Callable[[Tables], None]
+
+
+def _first(tables: Tables) -> None:
+    _log(tables)
+    _devices(tables)
+    _releases(tables)
+    _reports(tables)
+    _plans(tables)
+
+
+def _log(tables: Tables) -> None:
+    tables["events"].create(
+        {"number": int, "kind": str, "subject": str, "body": str, "at_ms": int, "digest": str},
+        pk="number",
+        not_null={"kind", "subject", "body", "at_ms", "digest"},
+        strict=True,
+    )
+    tables["events"].create_index(["subject", "number"])
+    for verb in ("UPDATE", "DELETE"):
+        tables.execute(
+            f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
+            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"
+        )
+    tables["tokens"].create(
+        {
+            "key": str,
+            "group_name": str,
+            "uses": int,
+            "expires_ms": int,
+            "approval": str,
+            "created_ms": int,
+        },
+        pk="key",
+        strict=True,
+    )
+    tables["token_uses"].create(
+        {"token": str, "device": str, "at_ms": int},
+        pk=("token", "device"),
+        foreign_keys=[("token", "tokens", "key")],
+        strict=True,
+    )
+
+
+def _devices(tables: Tables) -> None:
+    tables["devices"].create(
+        {
+            "id": str,
+            "key": str,
+            "state": str,
+            "group_name": str,
+            "hardware": str,
+            "created_ms": int,
+            "enrolled_ms": int,
+            "last_seen_ms": int,
+            "presence": str,
+            "presence_boot": str,
+            "presence_epoch": int,
+            "inventory": str,
+            "inventory_counter": int,
+            "inventory_rev": int,
+            "reported": str,
+            "reported_counter": int,
+            "reported_rev": int,
+            "quarantined_why": str,
+            "unsigned": int,
+        },
+        pk="id",
+        not_null={"key", "state", "group_name", "hardware", "created_ms"},
+        defaults={"presence_epoch": 0, "unsigned": 0},
+        strict=True,
+    )
+    tables["devices"].create_index(["key"], unique=True)
+    owned = [("device", "devices", "id")]
+    tables["boots"].create(
+        {"device": str, "boot": str, "counter": int, "regressed": int, "at_ms": int},
+        pk=("device", "boot"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["desired"].create(
+        {"device": str, "slot": str, "target": str, "digest": str, "counter": int},
+        pk=("device", "slot"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["assignments"].create(
+        {
+            "device": str,
+            "director_epoch": int,
+            "sequence": int,
+            "payload": bytes,
+            "slots": str,
+            "expires_ms": int,
+        },
+        pk="device",
+        foreign_keys=owned,
+        strict=True,
+    )
+
+
+def _releases(tables: Tables) -> None:
+    tables["models"].create(
+        {
+            "digest": str,
+            "target": str,
+            "family": str,
+            "version": str,
+            "slot": str,
+            "counter": int,
+            "manifest": bytes,
+            "added_ms": int,
+        },
+        pk="digest",
+        strict=True,
+    )
+    tables["models"].create_index(["target"], unique=True)
+    tables["models"].create_index(["slot", "counter"], unique=True)
+
+
+def _reports(tables: Tables) -> None:
+    owned = [("device", "devices", "id")]
+    tables["report_numbers"].create(
+        {
+            "device": str,
+            "boot": str,
+            "counter": int,
+            "received": str,
+            "skipped": str,
+            "up_to": int,
+            "accepted": int,
+            "duplicates": int,
+            "dropped": int,
+            "missing": int,
+            "at_ms": int,
+        },
+        pk=("device", "boot"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["report_kinds"].create(
+        {"device": str, "kind": str, "accepted": int},
+        pk=("device", "kind"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["windows"].create(
+        {
+            "device": str,
+            "boot": str,
+            "slot": str,
+            "number": int,
+            "release": str,
+            "closed_ms": int,
+            "at_ms": int,
+            "body": str,
+        },
+        pk=("device", "boot", "slot", "number"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["windows"].create_index(["device", "slot", "closed_ms"])
+    tables["windows"].create_index(["closed_ms"])
+    tables["device_events"].create(
+        {
+            "device": str,
+            "id": str,
+            "type": str,
+            "release": str,
+            "at_ms": int,
+            "body": str,
+        },
+        pk=("device", "id"),
+        foreign_keys=owned,
+        strict=True,
+    )
+    tables["device_events"].create_index(["type", "release"])
+
+
+def _plans(tables: Tables) -> None:
+    for table, more in (("rollouts", {"slot": str, "release": str}), ("runs", {})):
+        tables[table].create(
+            {
+                "id": str,
+                **more,
+                "plan": bytes,
+                "state": bytes,
+                "status": str,
+                "active": int,
+                "created_ms": int,
+                "changed_ms": int,
+            },
+            pk="id",
+            strict=True,
+        )
+    of_run = [("run", "runs", "id")]
+    tables["run_answers"].create(
+        {"run": str, "task": str, "device": str, "payload": bytes, "at_ms": int},
+        pk=("run", "task"),
+        foreign_keys=of_run,
+        strict=True,
+    )
+    tables["run_blobs"].create(
+        {"run": str, "name": str, "payload": bytes, "at_ms": int},
+        pk=("run", "name"),
+        foreign_keys=of_run,
+        strict=True,
+    )
+
+
+STEPS: Final[tuple[Step, ...]] = (_first,)
+
+
+def version_of(path: Path) -> int | None:
+    """Return the schema version of a file without changing it; None for an empty one.
+
+    Raises:
+        RegistryError: It is not a registry.
+
+    """
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+            if not tables:
+                return None
+            if "registry_schema" not in tables:
+                raise RegistryError(f"{path} is a database, but not a Fieldfare registry")
+            (version,) = connection.execute("SELECT version FROM registry_schema").fetchone()
+            return int(version)
+        finally:
+            connection.close()
+    except (sqlite3.Error, TypeError, ValueError) as why:
+        raise RegistryError(f"{path} is not a Fieldfare registry: {why}") from why
+
+
+def refuse_newer(path: Path, version: int | None, steps: Sequence[Step] = STEPS) -> None:
+    """Return if this program knows the version.
+
+    Raises:
+        NewerStateError: It does not.
+
+    """
+    if version is not None and version > len(steps):
+        raise NewerStateError(
+            f"registry {path} has schema version {version}, this program knows {len(steps)}: "
+            "install the newer version again; the file is left untouched"
+        )
+
+
+def migrate(database: Database, version: int | None, steps: Sequence[Step] = STEPS) -> None:
+    """Bring a file to the newest version, all steps in one transaction."""
+    if version == len(steps):
+        return
+    with database.transaction():
+        tables = Tables(database.connection, recursive_triggers=False, execute_plugins=False)
+        if version is None:
+            tables["registry_schema"].create({"version": int}, strict=True)
+            database.write("INSERT INTO registry_schema (version) VALUES (0)")
+        for made in steps[version or 0 :]:
+            made(tables)
+        database.write("UPDATE registry_schema SET version = ?", len(steps))
