@@ -11,6 +11,8 @@ Pure but for the credentials file; the exchange itself is the link's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from nacl.exceptions import CryptoError
 from nacl.public import SealedBox
@@ -19,7 +21,7 @@ from nacl.signing import SigningKey, VerifyKey
 from agent.contract.belief import ENROL_CONTEXT
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.envelope import open_document
-from agent.contract.limits import MAX_METADATA_BYTES, PROTOCOL
+from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
 from agent.contract.manifest import Label, Name, Text
 from agent.contract.messages import (
     Authority,
@@ -35,6 +37,7 @@ from agent.errors import (
     ConfigError,
     ContractError,
     EnrolmentError,
+    MalformedError,
     MismatchError,
     UnsignedError,
 )
@@ -42,6 +45,7 @@ from agent.identity.device_key import DeviceKey
 
 CREDENTIALS = "enrolled.json"
 _MAX_FILE_BYTES = 64 * 1024
+_LAST_SECOND = 253_402_300_799
 
 
 class Credentials(Versioned, frozen=True, kw_only=True):
@@ -88,7 +92,26 @@ def read_enrolment_file(content: bytes, *, now_ms: int) -> EnrolmentFile:
         EnrolmentError: Its token has run out.
 
     """
-    raise NotImplementedError
+    if not content.strip():
+        raise ConfigError("the enrolment file is empty: create a token and copy its file again")
+    try:
+        file = decode(EnrolmentFile, content, limit=_MAX_FILE_BYTES)
+    except ContractError as why:
+        pinned = "" if b'"root_digest"' in content else ", it pins no root"
+        raise ConfigError(f"this is not an enrolment file{pinned}: {why}") from why
+    scheme = _scheme(file.enrol_url)
+    if scheme is None:
+        raise ConfigError(
+            f"enrol_url {file.enrol_url[:80]!r} is not an mqtt:// or mqtts:// address"
+        )
+    if scheme == "mqtts" and not file.broker_ca:
+        raise ConfigError("the enrolment file has an mqtts:// address but no broker_ca")
+    if now_ms >= file.expires_ms:
+        raise EnrolmentError(
+            f"the token ran out at {_day(file.expires_ms)}, this device's clock says"
+            f" {_day(now_ms)}: create another, or set the clock"
+        )
+    return file
 
 
 def build_request(
@@ -104,7 +127,25 @@ def build_request(
         agent: Version of the agent.
 
     """
-    raise NotImplementedError
+    token = SigningKey(bytes.fromhex(file.token))
+    request = EnrolRequest(
+        fleet=file.fleet,
+        nonce=nonce,
+        device_key=bytes(key.public).hex(),
+        token_key=bytes(token.verify_key).hex(),
+        hardware=hardware,
+        agent=agent,
+    )
+    text = encode(request)
+    signed = ENROL_CONTEXT + text
+    payload = encode(
+        SignedRequest(
+            body=text.decode(),
+            device_sig=key.signing.sign(signed).signature.hex(),
+            token_sig=token.sign(signed).signature.hex(),
+        )
+    )
+    return Asking(request=ENROL_REQUEST.at(nonce), reply=ENROL_REPLY.at(nonce), payload=payload)
 
 
 def open_reply(
@@ -132,7 +173,22 @@ def open_reply(
         TrustError: ``verify_chain`` did not believe the metadata.
 
     """
-    raise NotImplementedError
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise MalformedError(f"enrolment reply of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
+    try:
+        text = SealedBox(key.signing.to_curve25519_private_key()).decrypt(payload)
+    except (CryptoError, ValueError, TypeError) as why:
+        raise UnsignedError("the enrolment reply is not sealed to this device") from why
+    sealed = decode(SealedReply, text)
+    authority = verify_chain(sealed.metadata)
+    enrolment_keys = [VerifyKey(bytes.fromhex(public)) for public in authority.enrolment_keys]
+    topic = ENROL_REPLY.at(nonce).logical
+    reply = decode(EnrolReply, open_document(enrolment_keys, topic, sealed.document.encode()))
+    if (reply.device, reply.nonce) != (key.device, nonce):
+        raise MismatchError(f"the enrolment reply is for {reply.device}, this is {key.device}")
+    if not reply.fleet == authority.fleet == fleet:
+        raise MismatchError(f"the enrolment reply is of fleet {reply.fleet}, asked was {fleet}")
+    return reply
 
 
 def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
@@ -142,7 +198,37 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
         EnrolmentError: The fleet refused us, or enrolled us without credentials.
 
     """
-    raise NotImplementedError
+    match reply.status:
+        case "pending":
+            return None
+        case "enrolled" if reply.username and reply.password and reply.broker_url:
+            return Credentials(
+                device=reply.device,
+                fleet=reply.fleet,
+                prefix=file.prefix,
+                broker_url=reply.broker_url,
+                broker_ca=reply.broker_ca,
+                username=reply.username,
+                password=reply.password,
+            )
+        case "enrolled":
+            raise EnrolmentError("the fleet enrolled this device without telling it how to log in")
+        case _:
+            raise EnrolmentError(f"fleet {reply.fleet} refused: {reply.why or 'it gave no reason'}")
+
+
+def _scheme(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        acceptable = parts.scheme in {"mqtt", "mqtts"} and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts.scheme if acceptable else None
+
+
+def _day(moment_ms: int) -> str:
+    seconds = min(moment_ms // 1000, _LAST_SECOND)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def load_credentials(disk: Disk) -> Credentials | None:

@@ -11,15 +11,14 @@ Rule 4: expired metadata ends nothing that runs; it only stops new releases.
 """
 
 from hashlib import sha256
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
 from agent.contract.codec import Versioned, decode, encode
-from agent.contract.limits import MAX_METADATA_BYTES
 from agent.contract.manifest import Digest, Target
-from agent.contract.marks import Mark, view_root
-from agent.contract.messages import AUTHORITY_TARGET, Authority, Count
+from agent.contract.marks import Mark, require_distinct_keys, view_root
+from agent.contract.messages import Authority, Count
 from agent.disk import Disk, read_versioned
 from agent.errors import (
     AgentError,
@@ -32,9 +31,27 @@ from agent.errors import (
     StoreError,
     TrustError,
     UnsignedError,
+    UnsupportedError,
 )
 
 TRUST: Final = "trust/state.json"
+MAX_JOB_BYTES: Final = 64 * 1024 * 1024
+"""A job or an answer between the daemon and its child."""
+_ERRORS: Final[dict[str, type[AgentError]]] = {
+    kind.code: kind
+    for kind in (
+        TrustError,
+        UnsignedError,
+        ExpiredError,
+        RollbackError,
+        MismatchError,
+        CorruptError,
+        MalformedError,
+        UnsupportedError,
+        StoreError,
+        DiskFullError,
+    )
+}
 
 
 class TrustState(Versioned, frozen=True, kw_only=True):
@@ -163,7 +180,10 @@ def pin(root: bytes, root_digest: str) -> TrustState:
         UnsignedError: A role counts one key twice.
 
     """
-    raise NotImplementedError
+    if sha256(root).hexdigest() != root_digest:
+        raise CorruptError(f"root metadata does not have the pinned digest {root_digest[:16]}")
+    require_distinct_keys(root)
+    return TrustState(pinned=root_digest, root=root)
 
 
 def pin_among(files: dict[str, bytes], root_digest: str) -> TrustState:
@@ -171,14 +191,19 @@ def pin_among(files: dict[str, bytes], root_digest: str) -> TrustState:
 
     Raises:
         CorruptError: None of them has it.
+        MalformedError, UnsignedError: As for ``pin``.
 
     """
-    raise NotImplementedError
+    for content in files.values():
+        if sha256(content).hexdigest() == root_digest:
+            return pin(content, root_digest)
+    raise CorruptError(f"no metadata file has the pinned digest {root_digest[:16]}")
 
 
 def error_of(refusal: Refusal) -> AgentError:
     """Return the error that crossed the process boundary as a refusal, to be raised."""
-    raise NotImplementedError
+    kind = _ERRORS.get(refusal.code, TrustError)
+    return kind(refusal.why)
 
 
 def believe(result: RefreshResult) -> Refreshed:
@@ -190,4 +215,10 @@ def believe(result: RefreshResult) -> Refreshed:
         StoreError: The child could not write its temporary files.
 
     """
-    raise NotImplementedError
+    match result:
+        case Refreshed():
+            return result
+        case NotRefreshed(refusal=refusal):
+            raise error_of(refusal)
+        case _:
+            assert_never(result)

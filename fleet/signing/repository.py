@@ -59,6 +59,7 @@ class _Published:
     snapshot_bytes: bytes
     targets: Targets
     targets_bytes: bytes
+    authority: Authority
 
 
 class Repository:
@@ -149,7 +150,7 @@ class Repository:
         for name, meta in held.snapshot.meta.items():
             files[name] = _read(self._metadata(f"{meta.version}.{name}"))
         for name in (AUTHORITY_TARGET, *targets):
-            content = self._read_target(held, name)
+            content = self._read_signed(held.targets, name)
             if content is not None:
                 files[name] = content
         return files
@@ -159,16 +160,8 @@ class Repository:
         return sha256(self._published.root_bytes).hexdigest()
 
     def authority(self) -> Authority:
-        """Return who may direct and enrol.
-
-        Raises:
-            SigningError: Its file is missing.
-
-        """
-        content = self._read_target(self._published, AUTHORITY_TARGET)
-        if content is None:
-            raise SigningError(f"the repository has no {AUTHORITY_TARGET}")
-        return _parse_authority(content)
+        """Return who may direct and enrol."""
+        return self._published.authority
 
     def target(self, name: str) -> bytes | None:
         """Return the bytes of a published target, or None.
@@ -177,7 +170,7 @@ class Repository:
             SigningError: Its file is missing.
 
         """
-        return self._read_target(self._published, name)
+        return self._read_signed(self._published.targets, name)
 
     def targets_metadata(self) -> bytes:
         """Return the targets metadata in force."""
@@ -215,8 +208,8 @@ class Repository:
                 new[path] = content
         return new
 
-    def _read_target(self, held: _Published, name: str) -> bytes | None:
-        file = held.targets.targets.get(name)
+    def _read_signed(self, targets: Targets, name: str) -> bytes | None:
+        file = targets.targets.get(name)
         if file is None:
             return None
         content = _read(self._folder / "targets" / stored_name(file))
@@ -246,6 +239,7 @@ class Repository:
         snapshot = verify(root, Snapshot, snapshot_bytes)
         version = snapshot.meta["targets.json"].version
         targets_bytes = _read(self._metadata(f"{version}.targets.json"))
+        targets = verify(root, Targets, targets_bytes)
         return _Published(
             root=root,
             root_bytes=root_bytes,
@@ -253,12 +247,15 @@ class Repository:
             timestamp_bytes=timestamp_bytes,
             snapshot=snapshot,
             snapshot_bytes=snapshot_bytes,
-            targets=verify(root, Targets, targets_bytes),
+            targets=targets,
             targets_bytes=targets_bytes,
+            authority=_parse_authority(self._read_signed(targets, AUTHORITY_TARGET)),
         )
 
 
-def _parse_authority(content: bytes) -> Authority:
+def _parse_authority(content: bytes | None) -> Authority:
+    if content is None:
+        raise SigningError(f"the repository has no {AUTHORITY_TARGET}")
     try:
         return decode(Authority, content)
     except ContractError as why:
