@@ -22,7 +22,9 @@ SignAssignment = Callable[[Assignment], bytes]
 def due(registry: Registry, *, now_ms: int, lifetime_ms: int) -> list[str]:
     """Return the devices that need a new document, each once."""
     renew_before_ms = now_ms + int(lifetime_ms * RENEW_SHARE)
-    return list(dict.fromkeys([*registry.devices.unsigned(), *registry.devices.expiring(renew_before_ms)]))
+    return list(
+        dict.fromkeys([*registry.devices.unsigned(), *registry.devices.expiring(renew_before_ms)])
+    )
 
 
 def sign_next(
