@@ -15,7 +15,6 @@ from agent.contract.messages import Inventory, Reported
 from fleet.errors import ConflictError, NotFoundError
 from fleet.registry.desired import DesiredState, Signed
 
-
 __all__ = ["BootSeen", "Device", "DeviceState", "Devices", "Signed"]
 
 

@@ -13,14 +13,14 @@ Rule 4: whoever was asked remembers what it was wanted to run before, and on HAL
         back to that: also those that succeeded, also in a paused rollout.
 Rule 5: late and repeated news changes nothing; a failure outweighs a success of the
         same device, in either order.
-Rule 6: effects are repeated with every event until ``Given`` or ``Returned`` says that
-        they are durable.
+Rule 6: an effect and the ``Given`` or ``Returned`` that answers it are one transaction;
+        until that is durable, every event repeats the effect.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, assert_never
+from typing import Final, assert_never
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.contract.manifest import Name
@@ -28,8 +28,6 @@ from agent.contract.messages import Assigned
 from fleet.monitor.health import Standing, Tally, tally
 from fleet.rollout.gate import Verdict
 from fleet.rollout.plan import Plan
-
-Sentence = Annotated[str, Meta(max_length=2000)]
 
 
 class Planned(Struct, frozen=True, kw_only=True, tag=True):
@@ -52,32 +50,32 @@ class Paused(Struct, frozen=True, kw_only=True, tag=True):
     """Nobody more is asked until somebody resumes."""
 
     then: Asking | Soaking
-    why: Sentence
+    why: str
 
 
 class Returning(Struct, frozen=True, kw_only=True, tag=True):
     """Everybody asked is wanted back; ``aborted`` if a person, not a gate, wanted so."""
 
     aborted: bool
-    why: Sentence
+    why: str
 
 
 class Done(Struct, frozen=True, kw_only=True, tag=True):
     """Every wave passed its gate."""
 
-    why: Sentence
+    why: str
 
 
 class Halted(Struct, frozen=True, kw_only=True, tag=True):
     """A gate stopped it, and everybody asked is wanted back."""
 
-    why: Sentence
+    why: str
 
 
 class Aborted(Struct, frozen=True, kw_only=True, tag=True):
     """A person stopped it."""
 
-    why: Sentence
+    why: str
 
 
 Phase = Planned | Asking | Soaking | Paused | Returning | Done | Halted | Aborted
@@ -100,7 +98,7 @@ class Member(Struct, frozen=True, kw_only=True):
     standing: Standing = Standing.WAITING
     previous: Assigned | None = None
     asked_ms: int | None = None
-    why: Sentence = ""
+    why: str = ""
     returned: bool = False
 
 
@@ -159,7 +157,7 @@ class Completed(Struct, frozen=True, kw_only=True, tag=True):
 
     device: Name
     outcome: Standing
-    why: Sentence
+    why: str
     at_ms: int
     retryable: bool = False
 
@@ -182,7 +180,7 @@ class Returned(Struct, frozen=True, kw_only=True, tag=True):
 class PauseAsked(Struct, frozen=True, kw_only=True, tag=True):
     """An operator pauses."""
 
-    why: Sentence
+    why: str
     at_ms: int
 
 
@@ -195,7 +193,7 @@ class ResumeAsked(Struct, frozen=True, kw_only=True, tag=True):
 class AbortAsked(Struct, frozen=True, kw_only=True, tag=True):
     """An operator stops it for good, and may want everybody back."""
 
-    why: Sentence
+    why: str
     revert: bool
     at_ms: int
 

@@ -199,11 +199,11 @@ def _perform(
                     why="it ran this release already",
                     at_ms=at_ms,
                 )
-    for effect in back:
-        if devices.desired(effect.device).get(plan.slot) == plan.release:
-            devices.want(effect.device, plan.slot, effect.previous, at_ms=at_ms)
+    for revert in back:
+        if devices.desired(revert.device).get(plan.slot) == plan.release:
+            devices.want(revert.device, plan.slot, revert.previous, at_ms=at_ms)
     if back:
-        yield Returned(devices=tuple(effect.device for effect in back), at_ms=at_ms)
+        yield Returned(devices=tuple(revert.device for revert in back), at_ms=at_ms)
     for effect in effects:
         if isinstance(effect, Conclude):
             body = {"status": effect.status, "why": effect.why}
