@@ -130,7 +130,7 @@ def resume(state: State) -> Step:
 def _repeat(state: State) -> Step:
     match state.phase:
         case Idle():
-            return state, ()
+            return state, (Forget(state.kept),)
         case Fetching(wanted=wanted):
             return state, (Fetch(wanted),)
         case Checking(wanted=wanted, attempts=n) | Probing(wanted=wanted, attempts=n) if (
@@ -149,7 +149,7 @@ def _repeat(state: State) -> Step:
             assert_never(state.phase)
 
 
-def _advance(  # noqa: PLR0911 - one for each arrow of the picture
+def _advance(
     state: State, event: Fetched | FetchFailed | Checked | CheckFailed | Proved | Failed
 ) -> Step:
     match state.phase, event:
@@ -177,7 +177,7 @@ def _advance(  # noqa: PLR0911 - one for each arrow of the picture
 def _want(state: State, wanted: Assigned) -> Step:
     known = state.wish is not None and state.wish.digest == wanted.digest
     wish = state.wish if state.wish and known else Wish(digest=wanted.digest)
-    if DENIED in wish.told or REFUSED in wish.told:
+    if wish.answered:
         return _abandon(state, wish)
     if wanted.digest in state.denied:
         why = f"release {_short(wanted.digest)} failed on this device and is not tried again"
@@ -260,9 +260,7 @@ def _fail(
         unreported=state.unreported if silent else _queued(state, outcome),
     )
     report = () if silent else (Report(outcome),)
-    # what was fetched stays for the next try of the same release
-    forget = () if retryable else (Forget(after.kept),)
-    return after, (*_back_to_current(state), *report, *forget)
+    return after, (*_back_to_current(state), *report, Forget(after.kept))
 
 
 def _break(state: State, event: Broken) -> Step:

