@@ -9,7 +9,14 @@ from agent.contract.messages import Assigned
 class Published:
     """A release with its bytes: ``files`` by digest, the manifest among them."""
 
-    def __init__(self, number: int, *, model_bytes: int = 5000, golden: bytes = b"golden") -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        model_bytes: int = 5000,
+        golden: bytes = b"golden",
+        rollback_to: tuple[str, ...] = (),
+    ) -> None:
         model = (sha256(f"model {number}".encode()).digest() * (model_bytes // 32 + 1))[
             :model_bytes
         ]
@@ -32,6 +39,7 @@ class Published:
                 ),
             ),
             golden=self.golden,
+            rollback_to=rollback_to,
         )
         self.manifest, self.digest = encode_release(self.release)
         self.assigned = Assigned(target=self.release.target, digest=self.digest, counter=number)
