@@ -108,6 +108,7 @@ class Life:
         self.updating = Updating(
             disk,
             self.store,
+            slots=(SLOT,),
             hardware="generic-linux",
             reserve_bytes=0,
             around=Surroundings(
