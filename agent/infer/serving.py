@@ -284,7 +284,7 @@ def _decide(outputs: tuple[Array, ...], place: int) -> tuple[float, int]:
         return 0.0, NO_CLASS
     answer = outputs[place]
     best = int(answer.argmax())  # numpy lets a NaN win
-    return float(answer.item(best)), best
+    return answer.item(best), best
 
 
 def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:

@@ -8,6 +8,7 @@ Rule 3: window numbers count up within a boot and slot; a window without any eve
 """
 
 import threading
+from array import array
 from itertools import count
 from typing import Final
 
@@ -16,7 +17,8 @@ import numpy as np
 from agent.contract.histogram import LogHistogram
 from agent.contract.messages import Window
 
-BLOCK: Final = 64
+BLOCK: Final = 256
+_FULL = 3 * BLOCK
 
 
 class WindowRecorder:
@@ -45,15 +47,15 @@ class WindowRecorder:
         self._numbers = count() if numbers is None else numbers
         self._classes = classes
         self._opened_ms = now_ms
-        self._fresh: list[tuple[float, float, int]] = []
+        self._fresh = array("d")
         self._lock = threading.Lock()
         self._start()
 
     def record(self, latency_us: float, confidence: float, place: int) -> None:
         """Count one answer; ``place`` is below 0 for a model without classes."""
         fresh = self._fresh
-        fresh.append((latency_us, confidence, place))
-        if len(fresh) >= BLOCK:
+        fresh.extend((latency_us, confidence, place))
+        if len(fresh) >= _FULL:
             with self._lock:
                 self._fold()
 
@@ -102,8 +104,8 @@ class WindowRecorder:
         del self._fresh[: len(block)]
         if not block:
             return
-        latencies, confidences, places = np.array(block, np.float64).T
-        self._inferences += len(block)
+        latencies, confidences, places = np.frombuffer(block).reshape(-1, 3).T
+        self._inferences += len(places)
         self._latency.add_many(latencies)
         if self._classes:
             self._confidence.add_many(confidences)
