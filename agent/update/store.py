@@ -46,7 +46,7 @@ class Store:
 
         """
         _verified(digest, content)
-        if not self.has(digest):
+        if self.disk.read(_name(digest)) != content:  # absent, or rotten
             self.disk.replace(_name(digest), content)
 
     def verify(self, digest: str) -> None:

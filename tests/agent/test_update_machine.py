@@ -1,7 +1,7 @@
 """The machine's arrows one by one, and what no sequence of events may ever do."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.contract.codec import decode, encode
@@ -339,6 +339,7 @@ def _next_of(state: State, *, well: bool) -> SlotEvent | None:
             return None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(EVENTS, st.booleans()), max_size=60))
 def test_no_story_loses_what_serves_serves_a_denied_release_or_forgets_a_kept_one(
     story: list[tuple[SlotEvent | str, bool]],

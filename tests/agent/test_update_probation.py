@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.contract.codec import decode, encode
@@ -192,6 +192,7 @@ def test_the_sign_test_is_the_binomial_tail():
     assert 0 <= sign_test(3000, 2900) <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 80), st.integers(0, 80), st.integers(0, 80))
 def test_unpaired_counts_add_up_and_are_never_surer_than_the_least_discordant_pairs(
     n: int, a: int, b: int
@@ -205,6 +206,7 @@ def test_unpaired_counts_add_up_and_are_never_surer_than_the_least_discordant_pa
     assert sign_test(counted.lost, counted.won) >= sign_test(surest, 0) or surest == 0
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Evidence,

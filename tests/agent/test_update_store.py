@@ -50,6 +50,13 @@ def test_a_rotten_manifest_is_not_believed(tmp_path: Path):
         store.read_manifest(OLD.digest)
 
 
+def test_a_rotten_manifest_is_mended_by_putting_it_again(tmp_path: Path):
+    store = store_with(tmp_path, OLD)
+    store.path(OLD.digest).write_bytes(b"rotten")
+    store.put(OLD.digest, OLD.manifest)
+    assert store.read_manifest(OLD.digest) == OLD.release
+
+
 def test_a_manifest_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(StoreError, match="not in the store"):
         store_with(tmp_path).read_manifest(OLD.digest)
