@@ -167,9 +167,7 @@ class Life:
 
         self._todo.append(answer)
 
-    def _serve(
-        self, _slot: str, release: Assigned | None, beside: Assigned | None, _measure: object
-    ) -> None:
+    def _serve(self, _slot: str, release: Assigned | None, beside: Assigned | None) -> None:
         for one in (release, beside):
             if one is not None:
                 self._require_whole(one.digest)
