@@ -66,7 +66,7 @@ class Surroundings:
         start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
         wish: A slot is wanted to run a release.
         manifest: The verified bytes of an assigned manifest.
-        manifest_failed: Why an assigned manifest cannot be had: (assigned, error, retryable).
+        manifest_failed: Why an assigned manifest cannot be had, for now.
         alarm: Something is refused: (code, sentence).
         monotonic: Seconds.
 
@@ -76,7 +76,7 @@ class Surroundings:
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
     wish: Callable[[str, Assigned], None]
     manifest: Callable[[Assigned, bytes], None]
-    manifest_failed: Callable[[Assigned, AgentError, bool], None]
+    manifest_failed: Callable[[Assigned, AgentError], None]
     alarm: Callable[[str, str], None]
     monotonic: Callable[[], float]
 
@@ -325,14 +325,14 @@ class Desired:
                 else MismatchError(f"the fleet sent no manifest of {target}")
             )
             self._refuse("manifest", why)
-            self._around.manifest_failed(assigned, why, True)  # noqa: FBT003 - newer metadata may list it
+            self._around.manifest_failed(assigned, why)
 
     def _give_up(self, wanted: tuple[str, ...], why: AgentError) -> None:
         self._retry_held()
         for target in wanted:
             assigned = self._targets.pop(target, None)
             if assigned is not None:
-                self._around.manifest_failed(assigned, why, True)  # noqa: FBT003 - metadata may recover
+                self._around.manifest_failed(assigned, why)
 
     def _refuse(self, what: str, why: AgentError) -> None:
         log.warning(event("refused", what=what, code=why.code, why=why))

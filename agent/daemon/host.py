@@ -9,13 +9,18 @@ Rule 3: a log line is one event, ``key=value``; never key material or payloads.
 import fcntl
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agent.errors import BusyError, PlatformError, StoreError
+from agent.errors import BusyError, StoreError
+
+AGENT_VERSION = "0.1.0"
+"""Compared with the distribution's in a test; importlib.metadata would cost 3 MiB."""
 
 log = logging.getLogger("fieldfare")
 
@@ -46,31 +51,6 @@ def lock_state(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def require_64_bit(largest_index: int = sys.maxsize) -> None:
-    """Return on a 64-bit Python.
-
-    Raises:
-        PlatformError: It is a 32-bit one, for which no runtime is built.
-
-    """
-    if largest_index < 2**32:
-        raise PlatformError(
-            "this is a 32-bit Python; the agent needs a 64-bit system, because no model"
-            " runtime is built for 32 bits"
-        )
-
-
-def require_linux(system: str = sys.platform) -> None:
-    """Return on Linux.
-
-    Raises:
-        PlatformError: It is another system.
-
-    """
-    if not system.startswith("linux"):
-        raise PlatformError(f"this is {system}; the agent runs on Linux only")
-
-
 class ServiceNotifier:
     """Speaks to systemd, if it started us.
 
@@ -95,6 +75,27 @@ class ServiceNotifier:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.connect(self._address)
             channel.send(state.encode())
+
+
+def on_signals(stop: Callable[[str], None]) -> None:
+    """Call ``stop`` with the name of SIGTERM or SIGINT, from a thread of its own.
+
+    The handler itself does nothing: it may interrupt the loop while it holds the lock of
+    the inbox. The byte that Python writes for every signal wakes the thread.
+    """
+    listening, writing = socket.socketpair()
+    writing.settimeout(0.0)  # a signal must never wait
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def watch() -> None:
+        with writing, listening:
+            while received := listening.recv(1):
+                if received[0] in (signal.SIGTERM, signal.SIGINT):
+                    stop(signal.Signals(received[0]).name)
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def event(name: str, **values: object) -> str:

@@ -19,6 +19,7 @@ from agent.disk import Disk
 from agent.errors import AgentError, DiskFullError, RuntimeMissingError, StoreError
 from agent.infer.variants import choose
 from agent.update import journal, machine
+from agent.update.slot import Fetching, Probing
 from agent.update.store import Store, require_room
 from agent.worker.jobs import CheckAnswer
 
@@ -32,7 +33,7 @@ class Surroundings:
         download: Fetches artifacts of a slot's release: (slot, digest, artifacts).
         stop_download: Gives up what a slot fetches.
         check: Starts the child that loads and measures: (slot, digest).
-        serve: Loads and serves: (slot, model, beside, measure); may raise.
+        serve: Loads and serves: (slot, model, beside); may raise.
         prove: Begins a probation: (slot, candidate, against, golden findings).
         stop_proving: Ends the probation of a slot, if any.
         report: Puts an outcome into the outbox, durably: (slot, outcome).
@@ -45,7 +46,7 @@ class Surroundings:
     download: Callable[[str, str, tuple[Artifact, ...]], None]
     stop_download: Callable[[str], None]
     check: Callable[[str, str], None]
-    serve: Callable[[str, Assigned | None, Assigned | None, bool], None]
+    serve: Callable[[str, Assigned | None, Assigned | None], None]
     prove: Callable[[str, machine.Prove], None]
     stop_proving: Callable[[str], None]
     report: Callable[[str, machine.Outcome], None]
@@ -61,12 +62,15 @@ class Updating:
         disk: Disk,
         store: Store,
         *,
+        slots: tuple[str, ...],
         hardware: str,
         reserve_bytes: int,
         around: Surroundings,
     ) -> None:
+        """``slots`` are those that the configuration names; others keep their files."""
         self._disk = disk
         self._store = store
+        self._slots = slots
         self._hardware = hardware
         self._reserve_bytes = reserve_bytes
         self._around = around
@@ -83,7 +87,7 @@ class Updating:
     def resume(self, installed: tuple[Hosted, ...]) -> None:
         """Go on where the last life ended; the attempt that begins now is counted first."""
         self._installed = installed
-        for slot in sorted(self._states):
+        for slot in sorted(self._states.keys() & set(self._slots)):
             state, effects = machine.resume(self._states[slot])
             self._adopt(slot, state)
             self._perform(slot, effects)
@@ -92,6 +96,14 @@ class Updating:
     def tell(self, slot: str, news: machine.SlotEvent) -> None:
         """Raise an event in a slot's machine and do what follows from it."""
         self._events.append((slot, news))
+        self._drain()
+
+    def go_on(self) -> None:
+        """Try again what a full disk kept from being remembered or reported."""
+        self._drain()
+        for slot in sorted(self._states):
+            for outcome in self._states[slot].unreported:
+                self._report(slot, outcome)
         self._drain()
 
     def stop(self) -> None:
@@ -107,16 +119,16 @@ class Updating:
         try:
             self._store.put(assigned.digest, content)
         except AgentError as why:
-            self.manifest_failed(assigned, why, retryable=isinstance(why, DiskFullError))
+            self.manifest_failed(assigned, why)
             return
         for slot in self._fetching(assigned):
             self._fetch(slot, assigned)
         self._drain()
 
-    def manifest_failed(self, assigned: Assigned, why: AgentError, *, retryable: bool) -> None:
-        """Note that an assigned manifest cannot be had."""
+    def manifest_failed(self, assigned: Assigned, why: AgentError) -> None:
+        """Note that an assigned manifest cannot be had now; newer metadata may list it."""
         for slot in self._fetching(assigned):
-            self._fail_fetch(slot, assigned, why, retryable=retryable)
+            self._fail_fetch(slot, assigned, why, retryable=True)
         self._drain()
 
     def checked(self, slot: str, digest: str, answer: CheckAnswer | AgentError) -> None:
@@ -165,10 +177,11 @@ class Updating:
         self._performing = True
         try:
             while self._events:
-                slot, news = self._events.popleft()
+                slot, news = self._events[0]
                 before = self._states.get(slot, machine.State())
                 state, effects = machine.step(before, news)
-                self._adopt(slot, state)
+                self._adopt(slot, state)  # a full disk keeps the event for the next try
+                self._events.popleft()
                 if state.current != before.current and state.current is not None:
                     self._around.committed(slot, state.current.digest)
                 self._perform(slot, effects)
@@ -186,9 +199,9 @@ class Updating:
         log.info(
             event("slot", slot=slot, phase=state.phase_name, current=current, candidate=candidate)
         )
-        if not isinstance(state.phase, machine.Probing):
+        if not isinstance(state.phase, Probing):
             self._around.stop_proving(slot)
-        if not isinstance(state.phase, machine.Fetching):
+        if not isinstance(state.phase, Fetching):
             self._around.stop_download(slot)
         self._around.changed()
 
@@ -231,7 +244,6 @@ class Updating:
     def _believe(self, slot: str, wanted: Assigned) -> Release:
         state = self._states.get(slot, machine.State())
         running = state.current
-        proven = [p.counter for p in (state.current, state.last_good) if p is not None]
         content = self._store.path(wanted.digest).read_bytes()
         return believe_release(
             content,
@@ -240,7 +252,7 @@ class Updating:
             hardware=self._hardware,
             running=self._store.read_manifest(running.digest) if running else None,
             running_digest=running.digest if running else None,
-            floor=max(proven, default=0),
+            floor=state.floor,
         )
 
     def _fail_fetch(self, slot: str, wanted: Assigned, why: AgentError, *, retryable: bool) -> None:
@@ -250,9 +262,9 @@ class Updating:
         )
 
     def _serve(self, slot: str, release: Assigned | None, beside: Assigned | None) -> None:
-        proving = isinstance(self._states[slot].phase, machine.Probing)
+        proving = isinstance(self._states[slot].phase, Probing)
         try:
-            self._around.serve(slot, release, beside, proving)
+            self._around.serve(slot, release, beside)
         except AgentError as why:
             log.warning(event("serve-failed", slot=slot, code=why.code, why=why))
             if release is not None and proving:
@@ -276,7 +288,7 @@ class Updating:
         return [
             slot
             for slot, state in self._states.items()
-            if isinstance(state.phase, machine.Fetching) and state.phase.wanted == assigned
+            if isinstance(state.phase, Fetching) and state.phase.wanted == assigned
         ]
 
 

@@ -1,0 +1,115 @@
+"""The child processes of this agent: which jobs run, with which limits.
+
+Rule 1: what a child answers comes back through the inbox, like everything else.
+Rule 2: every child ends with the agent.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from agent.config import Config
+from agent.contract.messages import Hosted, Task
+from agent.errors import AgentError
+from agent.update.trust import RefreshJob
+from agent.worker.jobs import CheckJob, Kind, LearnAnswer, LearnJob, Limits, ProbeJob
+from agent.worker.start import Finished, Running, start
+
+
+class Children:
+    """Starts children and remembers those that run.
+
+    Attributes:
+        installed: The runtimes that the probe found.
+
+    """
+
+    def __init__(
+        self, config: Config, *, hardware: str, deliver: Callable[[Finished], object]
+    ) -> None:
+        self._config = config
+        self._hardware = hardware
+        self._deliver = deliver
+        self._running: dict[tuple[Kind, str], Running] = {}
+        self.installed: tuple[Hosted, ...] = ()
+
+    @property
+    def _state_dir(self) -> str:
+        return str(self._config.agent.state_dir.absolute())
+
+    @property
+    def _samples(self) -> str | None:
+        samples = self._config.learn.samples
+        return str(samples.absolute()) if samples else None
+
+    def probe(self) -> None:
+        """Make one real inference with each runtime, and count the labelled windows."""
+        self._start("probe", "probe", ProbeJob(samples=self._samples), self._check_limits())
+
+    def refresh(self, job: RefreshJob, limits: Limits) -> None:
+        """Verify collected metadata."""
+        self._start("refresh", "refresh", job, limits)
+
+    def check(self, digest: str, *, labelled: bool) -> None:
+        """Load and measure a release that lies in the store."""
+        job = CheckJob(
+            state_dir=self._state_dir,
+            digest=digest,
+            hardware=self._hardware,
+            installed=self.installed,
+            samples=self._samples if labelled else None,
+        )
+        self._start("check", digest, job, self._check_limits())
+
+    def learn(self, task: Task, attachment: bytes) -> None:
+        """Do one task of a federated round.
+
+        Raises:
+            AgentError: This device has no labelled windows, or no child can be started.
+
+        """
+        if self._samples is None:
+            raise AgentError("this device has no labelled windows")
+        job = LearnJob(
+            state_dir=self._state_dir,
+            backbone=task.backbone,
+            hardware=self._hardware,
+            installed=self.installed,
+            samples=self._samples,
+            kind=task.kind,
+            message=attachment,
+        )
+        learn = self._config.learn
+        limits = Limits(
+            seconds=min(learn.seconds, float(task.lasts_seconds)),
+            memory_bytes=learn.memory_bytes,
+            cpu_seconds=learn.cpu_seconds,
+            nice=learn.nice,
+        )
+        self._start("learn", task.task, job, limits)
+
+    def ended(self, finished: Finished) -> None:
+        """Forget a child that delivered its answer."""
+        self._running.pop((finished.kind, finished.ticket), None)
+
+    def stop(self) -> None:
+        """Kill every child."""
+        for child in list(self._running.values()):
+            child.stop()
+        self._running.clear()
+
+    def _start(self, kind: Kind, ticket: str, job: msgspec.Struct, limits: Limits) -> None:
+        self._running[kind, ticket] = start(
+            kind, job, ticket=ticket, limits=limits, deliver=self._deliver
+        )
+
+    def _check_limits(self) -> Limits:
+        update = self._config.update
+        return Limits(seconds=update.check_seconds, memory_bytes=update.check_memory_bytes)
+
+
+def learned(answer: msgspec.Struct | AgentError) -> LearnAnswer | AgentError:
+    """Return what a learning child answered."""
+    if isinstance(answer, LearnAnswer | AgentError):
+        return answer
+    return AgentError("the learning worker answered something else")

@@ -1,0 +1,193 @@
+"""The evidence of a probation: what was measured in a child, and what live windows show.
+
+Rule 1: the judge is ``update.probation``; here its evidence is gathered, at intervals.
+Rule 2: one child measures at a time, and what it found about a digest is kept in memory.
+Rule 3: evidence has no place for withheld windows; they are only reported.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from agent.config import UpdateConfig
+from agent.daemon.agenda import Agenda
+from agent.daemon.host import event, log
+from agent.errors import AgentError
+from agent.infer.comparison import Comparison, Side
+from agent.update import machine
+from agent.update.probation import Evidence, Labelled, Limits, Measured, Verdict, judge
+from agent.worker.jobs import CheckAnswer
+
+Learned = Callable[[CheckAnswer | AgentError], None]
+MAX_REMEMBERED = 16
+
+
+class Measures:
+    """What children found out about releases; one child at a time."""
+
+    def __init__(self, start: Callable[[str], None]) -> None:
+        """``start`` begins a child for a digest; its answer comes by ``answered``."""
+        self._start = start
+        self._known: dict[str, CheckAnswer] = {}
+        self._waiting: dict[str, list[Learned]] = {}
+        self._busy: str | None = None
+
+    def ask(self, digest: str, then: Learned, *, anew: bool = False) -> None:
+        """Call ``then`` with what is known, or is found out, about a release."""
+        known = self._known.get(digest)
+        if known is not None and not anew:
+            then(known)
+            return
+        self._waiting.setdefault(digest, []).append(then)
+        self._next()
+
+    def known(self, digest: str) -> CheckAnswer | None:
+        """Return what was found out about a release, if anything."""
+        return self._known.get(digest)
+
+    def answered(self, digest: str, answer: CheckAnswer | AgentError) -> None:
+        """Take the answer of the child, and start the next one."""
+        self._busy = None
+        if isinstance(answer, CheckAnswer):
+            self._known[digest] = answer
+            while len(self._known) > MAX_REMEMBERED:
+                del self._known[next(iter(self._known))]
+        waiting = self._waiting.pop(digest, [])
+        self._next()
+        for then in waiting:
+            then(answer)
+
+    def _next(self) -> None:
+        if self._busy is None and self._waiting:
+            self._busy = next(iter(self._waiting))
+            self._start(self._busy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What this room needs of the others.
+
+    Attributes:
+        comparison: What a slot's windows show so far.
+        conclude: Tells the machine of a slot how its probation ended.
+        monotonic: Seconds.
+
+    """
+
+    comparison: Callable[[str], Comparison | None]
+    conclude: Callable[[str, machine.Proved | machine.Failed], None]
+    monotonic: Callable[[], float]
+
+
+class Judging:
+    """The probations under way, at most one in each slot."""
+
+    def __init__(
+        self, config: UpdateConfig, measures: Measures, agenda: Agenda, around: Surroundings
+    ) -> None:
+        self._limits = limits_of(config)
+        self._probation_seconds = config.probation_seconds
+        self._look_seconds = config.look_seconds
+        self._measures = measures
+        self._agenda = agenda
+        self._around = around
+        self._trials: dict[str, tuple[machine.Prove, float]] = {}
+
+    def begin(self, slot: str, prove: machine.Prove) -> None:
+        """Begin a probation; its end comes by ``conclude``."""
+        self._trials[slot] = (prove, self._around.monotonic() + self._probation_seconds)
+        for assigned in (prove.candidate, prove.against):
+            if assigned is not None:
+                self._measures.ask(assigned.digest, lambda _: None)
+        self._later(slot)
+
+    def stop(self, slot: str) -> None:
+        """Forget the probation of a slot."""
+        self._trials.pop(slot, None)
+        self._agenda.cancel(f"judge {slot}")
+
+    def look(self, slot: str) -> None:
+        """Judge what there is; conclude, or look again later."""
+        trial = self._trials.get(slot)
+        if trial is None:
+            return
+        prove, deadline = trial
+        expired = self._around.monotonic() >= deadline
+        evidence = self._evidence(slot, prove, expired=expired)
+        if evidence is None:
+            self._later(slot)
+            return
+        verdict, findings = judge(evidence, self._limits)
+        if verdict is Verdict.WAIT:
+            self._later(slot)
+            return
+        log.info(
+            event(
+                "judged",
+                slot=slot,
+                release=prove.candidate.digest[:16],
+                verdict=verdict,
+                windows=evidence.windows,
+                why="; ".join(f.why for f in findings if not f.held) or "all checks hold",
+            )
+        )
+        self.stop(slot)
+        digest = prove.candidate.digest
+        if verdict is Verdict.PASS:
+            self._around.conclude(slot, machine.Proved(digest, findings))
+        else:
+            undecided = verdict is Verdict.INCONCLUSIVE
+            self._around.conclude(slot, machine.Failed(digest, findings, retryable=undecided))
+
+    def _later(self, slot: str) -> None:
+        later = self._around.monotonic() + self._look_seconds
+        self._agenda.at(f"judge {slot}", later, lambda: self.look(slot))
+
+    def _evidence(self, slot: str, prove: machine.Prove, *, expired: bool) -> Evidence | None:
+        new = self._measures.known(prove.candidate.digest)
+        old = self._measures.known(prove.against.digest) if prove.against else None
+        if not expired and (new is None or (prove.against is not None and old is None)):
+            return None
+        shown = self._around.comparison(slot)
+        decide = None
+        if new and old and new.labels and old.labels:
+            decide = Labelled.pair(new.labels.decide, old.labels.decide)
+        return Evidence(
+            golden=prove.checked,
+            windows=shown.windows if shown else 0,
+            agreement=shown.agreement if shown else None,
+            candidate=measured(shown.serving if shown else None, new),
+            running=measured(shown.beside, old) if shown and shown.beside else None,
+            decide=decide,
+            expired=expired,
+        )
+
+
+def measured(side: Side | None, answer: CheckAnswer | None) -> Measured:
+    """Return one release's figures, from live windows and from its child."""
+    figures = Measured(rss_bytes=answer.rss_bytes if answer else None)
+    if side is None:
+        return figures
+    return replace(
+        figures,
+        confidence=side.confidence,
+        latency_p50_us=side.latency_p50_us,
+        latency_p95_us=side.latency_p95_us,
+        refused=side.refused,
+        failed=side.failed,
+    )
+
+
+def limits_of(config: UpdateConfig) -> Limits:
+    """Return the judge's limits as the operator set them."""
+    return Limits(
+        min_windows=config.min_windows,
+        max_latency_ratio=config.max_latency_ratio,
+        latency_slack_us=config.latency_slack_us,
+        max_rss_growth_bytes=config.max_rss_growth_bytes,
+        min_agreement=config.min_agreement,
+        max_confidence_drop=config.max_confidence_drop,
+        max_decide_drop=config.max_decide_drop,
+        certain_decide_drop=config.certain_decide_drop,
+        min_labelled=config.min_labelled,
+        significance=config.significance,
+    )

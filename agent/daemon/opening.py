@@ -1,0 +1,108 @@
+"""What is read, and refused, before anything of the agent runs.
+
+Rule 1: without a pinned root, credentials and an authority the agent does not start.
+Rule 2: a new life is counted durably before it says anything.
+"""
+
+from dataclasses import dataclass
+
+from agent.config import Config
+from agent.contract.envelope import Boot
+from agent.contract.topics import Topics
+from agent.daemon.agenda import Agenda
+from agent.daemon.host import AGENT_VERSION
+from agent.daemon.moments import moment
+from agent.daemon.reporting import Reporting, Signer
+from agent.disk import Disk
+from agent.errors import EnrolmentError, UnsignedError
+from agent.identity.device_key import DeviceKey, find_key, next_boot
+from agent.identity.enrol import Credentials, load_credentials
+from agent.link.connection import Connection
+from agent.link.inbox import Inbox
+from agent.link.outbox import Outbox
+from agent.link.patience import Pace
+from agent.link.session import Broker
+from agent.update import trust
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The state directory of an enrolled device, at the beginning of a life."""
+
+    disk: Disk
+    key: DeviceKey
+    credentials: Credentials
+    trust: trust.TrustState
+    boot: Boot
+
+
+def open_state(config: Config) -> Opened:
+    """Read the state directory and begin a new life; the caller holds its lock.
+
+    Raises:
+        EnrolmentError: The device is not enrolled.
+        UnsignedError: There is no pinned root, so nobody is believed.
+        NewerStateError: Something in it was written by a newer version; left untouched.
+        StoreError: It cannot be read or written.
+
+    """
+    disk = Disk(config.agent.state_dir)
+    key = find_key(disk)
+    credentials = load_credentials(disk)
+    if key is None or credentials is None:
+        raise EnrolmentError(
+            f"{config.agent.state_dir} holds no enrolled device: "
+            "run `fieldfare-agent enrol FILE` with the file of `fieldfare token create` first"
+        )
+    state = trust.load(disk)
+    if state is None or state.authority is None:
+        raise UnsignedError(
+            f"{config.agent.state_dir} has no pinned root: nobody may be believed;"
+            " enrol this device again"
+        )
+    return Opened(disk=disk, key=key, credentials=credentials, trust=state, boot=next_boot(disk))
+
+
+def open_link(
+    config: Config, opened: Opened, inbox: Inbox, agenda: Agenda
+) -> tuple[Broker, Reporting]:
+    """Return the connection, not yet started, and the way out over it.
+
+    Raises:
+        ConfigError: The broker's address cannot be one.
+        NewerStateError, StoreError: The outbox cannot be read.
+
+    """
+    credentials, device = opened.credentials, opened.key.device
+    topics = Topics(fleet=credentials.fleet, prefix=credentials.prefix)
+    signer = Signer(opened.key.signing, device, opened.boot, AGENT_VERSION)
+    broker = Broker(
+        Connection(
+            url=credentials.broker_url,
+            ca=credentials.broker_ca,
+            username=credentials.username,
+            password=credentials.password,
+            client_id=device,
+            keepalive_seconds=config.broker.keepalive_seconds,
+            session_expiry_seconds=config.broker.session_expiry_seconds,
+        ),
+        topics,
+        inbox,
+        subscriptions=topics.of_device(device),
+        will_for=signer.will,
+        pace=Pace(
+            first_seconds=config.agent.startup_delay_seconds,
+            shortest_seconds=config.link.reconnect_first_seconds,
+            longest_seconds=config.link.reconnect_longest_seconds,
+        ),
+    )
+    outbox = Outbox(
+        opened.disk,
+        device=device,
+        boot=opened.boot,
+        sign=signer.signature,
+        moment=moment,
+        quota_bytes=config.outbox.quota_bytes,
+        resend_seconds=config.link.resend_seconds,
+    )
+    return broker, Reporting(outbox, signer, publish=broker.publish, agenda=agenda)

@@ -1,0 +1,383 @@
+"""The rooms of the agent, joined: every callable that one room is handed by another.
+
+Rule 1: rooms know each other only through what they are given here.
+Rule 2: state is sent when it differs from what was sent last, and after each connect.
+Rule 3: nothing is wished of a slot before the runtimes were probed and what ran before
+        runs again.
+"""
+
+import time
+from typing import assert_never
+
+from agent.config import Config
+from agent.contract.messages import (
+    Assigned,
+    ChunkRequest,
+    FreshRequest,
+    Inventory,
+    MetaRequest,
+    Prediction,
+    Reported,
+    Telemetry,
+)
+from agent.contract.topics import (
+    ARTIFACT_REQUEST,
+    FRESH_REQUEST,
+    META_REQUEST,
+    ROUND_ANSWER,
+)
+from agent.daemon import desired, evaluating, judging, learning, transfers, updating
+from agent.daemon.agenda import Agenda
+from agent.daemon.children import Children
+from agent.daemon.host import AGENT_VERSION, event, log
+from agent.daemon.moments import awake_seconds, moment, wall_ms
+from agent.daemon.opening import Opened, open_link
+from agent.daemon.serving import Inference, Predicted, SourceEnded
+from agent.daemon.state import StateTeller
+from agent.errors import AgentError
+from agent.identity.clock import TrustedClock
+from agent.infer.pipeline import Broken
+from agent.learn.offer import Conditions
+from agent.link.fetch import FetchFailed
+from agent.link.inbox import Inbox, Lane
+from agent.observe.resources import Machine, describe_machine, rss_bytes
+from agent.update import machine
+from agent.update.slot import Idle, Probing
+from agent.update.store import Store
+from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer
+from agent.worker.start import Finished
+
+PROBE_AGAIN_SECONDS = 60.0
+
+
+class Rooms:
+    """All rooms of one agent."""
+
+    def __init__(self, config: Config, opened: Opened) -> None:
+        self.config = config
+        self.inbox = Inbox()
+        self.agenda = Agenda()
+        self._disk = opened.disk
+        self._device = opened.key.device
+        self._epoch = 0
+        self._probed: ProbeAnswer | None = None
+        self.machine: Machine = describe_machine(config.agent.hardware)
+        self.children = Children(
+            config,
+            hardware=self.machine.hardware,
+            deliver=lambda finished: self.inbox.put(Lane.CONTROL, finished),
+        )
+        self.store = Store(opened.disk)
+        self.broker, self.reporting = open_link(config, opened, self.inbox, self.agenda)
+        self._state = StateTeller(self.reporting.state, wall_ms)
+        self.inference = Inference(
+            config.pipeline,
+            self.store,
+            hardware=self.machine.hardware,
+            put=lambda item: self.inbox.put(Lane.LOCAL, item),
+            wall_ms=wall_ms,
+        )
+        self.measures = judging.Measures(self._start_check)
+        self.evaluating = evaluating.Evaluating(
+            self._device,
+            self.measures,
+            evaluating.Surroundings(
+                report=self.reporting.event, alarm=self.reporting.alarm, moment=moment
+            ),
+        )
+        self.judging = judging.Judging(
+            config.update, self.measures, self.agenda, self._around_judging()
+        )
+        self.transfers = transfers.Transfers(
+            opened.disk,
+            self.agenda,
+            self._around_transfers(),
+            stall_seconds=config.link.stall_seconds,
+        )
+        self.updating = updating.Updating(
+            opened.disk,
+            self.store,
+            slots=self.inference.slots,
+            hardware=self.machine.hardware,
+            reserve_bytes=config.update.reserve_bytes,
+            around=self._around_updating(),
+        )
+        self.desired = self._open_desired(opened)
+        self.learning = learning.Learning(opened.disk, self._around_learning())
+
+    def probe(self) -> None:
+        """Find out, in a child, what this device can run; what ran before runs again after."""
+        self.children.probe()
+
+    def worker_finished(self, finished: Finished) -> None:
+        """Hand a child's answer to who asked for it."""
+        self.children.ended(finished)
+        match finished.kind, finished.answer:
+            case "refresh", _:
+                self.desired.refreshed(finished)
+            case "check", CheckAnswer() | AgentError() as answer:
+                self.measures.answered(finished.ticket, answer)
+            case "probe", ProbeAnswer() as answer:
+                self._resume(answer)
+            case "probe", AgentError() as why:
+                self.reporting.alarm(why.code, f"runtimes cannot be probed: {why}")
+                self.agenda.at("probe", time.monotonic() + PROBE_AGAIN_SECONDS, self.probe)
+            case "learn", LearnAnswer() | AgentError() as answer:
+                self.learning.finished(answer)
+            case _:
+                log.error(event("unexpected-answer", kind=finished.kind))
+
+    def connected(self, epoch: int) -> None:
+        """Say who and what we are, and ask what we missed."""
+        self._epoch = epoch
+        self.reporting.online(epoch)
+        self.tell_everything()
+        self.learning.connected()
+        if self._probed is not None:
+            self.settle_again()
+
+    def tell_everything(self) -> None:
+        """Send state and every waiting report anew."""
+        self._state.forget()
+        self.tell_state()
+        self.reporting.connected()
+        self.desired.ask_fresh()
+
+    def tell_state(self) -> None:
+        """Send inventory and reported state where they differ from what was sent last."""
+        if self._probed is not None:
+            self._state.tell(self._inventory(self._probed))
+            self._state.tell(self._reported())
+
+    def settle_again(self) -> None:
+        """Raise the standing wishes again, and what a full disk held up."""
+        if self._probed is None:
+            return
+        self.updating.go_on()
+        self.desired.raise_wishes()
+        self.reporting.outbox.flush()
+
+    def report_windows(self) -> None:
+        """Report what every release did since the last time."""
+        windows = self.inference.close_windows()
+        if not windows:
+            return
+        totals = self.reporting.outbox.totals()
+        self.reporting.telemetry(
+            Telemetry(
+                ts=wall_ms(),
+                up=int(time.monotonic() * 1000),
+                windows=windows,
+                rss_bytes=rss_bytes(),
+                outbox_bytes=totals.size_bytes,
+                dropped_reports=totals.dropped,
+            )
+        )
+
+    def predicted(self, item: Predicted) -> None:
+        """Publish one answer for integrations."""
+        answer = item.answer
+        self.reporting.prediction(
+            Prediction(
+                ts=wall_ms(),
+                slot=item.slot,
+                release=answer.release,
+                label=answer.label,
+                confidence=min(max(answer.confidence, 0.0), 1.0),
+                latency_us=round(answer.latency_us),
+            )
+        )
+
+    def source_ended(self, item: SourceEnded) -> None:
+        """Say that a slot gets no more samples."""
+        if isinstance(item.end, Broken):
+            self.reporting.alarm("source", item.end.why, slot=item.slot)
+        else:
+            self.reporting.alarm("source-ended", f"{item.slot} has no more samples", slot=item.slot)
+
+    def close(self, why: str) -> None:
+        """End every room in order; what is known is on the medium after."""
+        self.updating.stop()
+        self.children.stop()
+        self.inference.stop()
+        try:
+            self.report_windows()
+            self.reporting.outbox.flush()
+        finally:
+            self.broker.stop(self.reporting.signer.presence("offline", self._epoch, why))
+
+    def _resume(self, probed: ProbeAnswer) -> None:
+        self._probed = probed
+        runtimes = ",".join(f"{r.name}-{r.version}" for r in probed.runtimes)
+        log.info(event("probed", runtimes=runtimes or "none", labelled=probed.decide))
+        if probed.why:
+            self.reporting.alarm("probe", probed.why)
+        self.children.installed = probed.runtimes
+        self.updating.resume(probed.runtimes)
+        for slot, state in self.updating.states.items():
+            if state.current is not None and slot in self.inference.slots:
+                self.evaluating.evaluate(slot, state.current.digest)
+        self.desired.raise_wishes()
+        self.tell_state()
+
+    def _wish(self, slot: str, assigned: Assigned) -> None:
+        if self._probed is None:
+            return
+        if slot not in self.inference.slots:
+            self.reporting.alarm(
+                "slot", f"{assigned.target} is assigned to {slot}, which has no pipeline here"
+            )
+            return
+        self.updating.tell(slot, machine.Wanted(assigned))
+
+    def _start_check(self, digest: str) -> None:
+        try:
+            labelled = self.store.read_manifest(digest).slot == self.config.labelled_slot
+            self.children.check(digest, labelled=labelled and self.config.learn.evaluate)
+        except AgentError as why:
+            self.measures.answered(digest, why)
+
+    def _report_outcome(self, slot: str, outcome: machine.Outcome) -> None:
+        self.reporting.event(outcome.event(self._device, slot, *moment()))
+
+    def _inventory(self, probed: ProbeAnswer) -> Inventory:
+        learn = self.config.learn
+        return Inventory(
+            rev=0,
+            ts=0,
+            hardware=self.machine.hardware,
+            arch=self.machine.arch,
+            system=self.machine.system,
+            python=self.machine.python,
+            agent=AGENT_VERSION,
+            memory_bytes=self.machine.memory_bytes,
+            runtimes=probed.runtimes,
+            slots=self.inference.slots,
+            trains=learn.train and probed.train > 0,
+            evaluates=learn.evaluate and probed.decide > 0,
+            labelled_windows=probed.train + probed.decide + probed.withheld,
+        )
+
+    def _reported(self) -> Reported:
+        newest = self.desired.accepted
+        return Reported(
+            rev=0,
+            ts=0,
+            director_epoch=newest.accepted.director_epoch if newest else 0,
+            sequence=newest.accepted.sequence if newest else 0,
+            slots=self.updating.report(),
+        )
+
+    def _conditions(self, busy_with: str | None) -> Conditions:
+        learn, probed = self.config.learn, self._probed
+        slot = self.config.labelled_slot
+        state = self.updating.states.get(slot) if slot else None
+        pointers = (state.current, state.last_good) if state else ()
+        return Conditions(
+            device=self._device,
+            trains=learn.train,
+            evaluates=learn.evaluate,
+            train_windows=probed.train if probed else 0,
+            decide_windows=probed.decide if probed else 0,
+            backbones=frozenset(p.digest for p in pointers if p is not None),
+            updating=state is not None and not isinstance(state.phase, Idle),
+            busy_with=busy_with,
+        )
+
+    def _ask(self, request: MetaRequest | FreshRequest | ChunkRequest) -> bool:
+        match request:
+            case MetaRequest():
+                channel = META_REQUEST
+            case FreshRequest():
+                channel = FRESH_REQUEST
+            case ChunkRequest():
+                channel = ARTIFACT_REQUEST
+            case _:
+                assert_never(request)
+        return self.reporting.request(channel.at(self._device), request)
+
+    def _answer(self, run: str, parcel: bytes) -> bool:
+        signer = self.reporting.signer
+        address = ROUND_ANSWER.at(self._device, run)
+        return self.broker.publish(
+            signer.stamped(address, parcel, content_type="application/octet-stream")
+        )
+
+    def _open_desired(self, opened: Opened) -> desired.Desired:
+        return desired.Desired(
+            opened.disk,
+            device=self._device,
+            fleet=opened.credentials.fleet,
+            state=opened.trust,
+            clock=TrustedClock(opened.disk, awake_seconds, time.time),
+            agenda=self.agenda,
+            answer_seconds=self.config.link.answer_seconds,
+            fresh_seconds=self.config.link.fresh_seconds,
+            around=desired.Surroundings(
+                ask=self._ask,
+                start_refresh=self.children.refresh,
+                wish=self._wish,
+                manifest=self.updating.manifest_arrived,
+                manifest_failed=self.updating.manifest_failed,
+                alarm=self.reporting.alarm,
+                monotonic=time.monotonic,
+            ),
+        )
+
+    def _around_updating(self) -> updating.Surroundings:
+        return updating.Surroundings(
+            want_manifest=self._want_manifest,
+            download=self.transfers.begin,
+            stop_download=self.transfers.stop,
+            check=self._check,
+            serve=self._serve,
+            prove=self.judging.begin,
+            stop_proving=self.judging.stop,
+            report=self._report_outcome,
+            committed=self.evaluating.evaluate,
+            changed=self.tell_state,
+        )
+
+    def _check(self, slot: str, digest: str) -> None:
+        self.measures.ask(
+            digest, lambda answer: self.updating.checked(slot, digest, answer), anew=True
+        )
+
+    def _want_manifest(self, assigned: Assigned) -> None:
+        self.desired.want_manifest(assigned)
+
+    def _serve(self, slot: str, model: Assigned | None, beside: Assigned | None) -> None:
+        proving = isinstance(self.updating.states[slot].phase, Probing)
+        installed = self.children.installed
+        self.inference.serve(slot, model, beside, measure=proving, installed=installed)
+
+    def _conclude(self, slot: str, end: machine.Proved | machine.Failed) -> None:
+        self.updating.tell(slot, end)
+
+    def _around_judging(self) -> judging.Surroundings:
+        return judging.Surroundings(
+            comparison=self.inference.comparison,
+            conclude=self._conclude,
+            monotonic=time.monotonic,
+        )
+
+    def _around_transfers(self) -> transfers.Surroundings:
+        def failed(slot: str, release: str, failure: FetchFailed) -> None:
+            news = machine.FetchFailed(release, failure.code, failure.why, failure.retryable)
+            self.updating.tell(slot, news)
+
+        return transfers.Surroundings(
+            ask=self._ask,
+            done=lambda slot, release: self.updating.tell(slot, machine.Fetched(release)),
+            failed=failed,
+            monotonic=time.monotonic,
+        )
+
+    def _around_learning(self) -> learning.Surroundings:
+        return learning.Surroundings(
+            conditions=self._conditions,
+            start=self.children.learn,
+            answer=self._answer,
+            alarm=self.reporting.alarm,
+            monotonic=time.monotonic,
+        )

@@ -1,0 +1,218 @@
+"""Inference of every slot: the models that are loaded, what feeds them, what they show.
+
+Rule 1: a model is loaded here only after a child process has loaded it once.
+Rule 2: a slot's source begins to flow with its first model, so that a recording is not
+        played to nobody.
+Rule 3: windows of behaviour belong to the release that answered; a release that is
+        replaced hands in its last window with the next report.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import assert_never
+
+from agent.config import Called, PipelineConfig, Replay, Subscribed
+from agent.contract.manifest import Release
+from agent.contract.messages import Assigned, Hosted, Window
+from agent.daemon.host import event, log
+from agent.errors import AgentError, ConfigError, ModelError
+from agent.infer import sources
+from agent.infer.comparison import Comparison
+from agent.infer.pipeline import Broken, Ended, Pipeline
+from agent.infer.serving import Answer, Loaded, Serving
+from agent.infer.variants import choose, load
+from agent.observe.windows import WindowRecorder
+from agent.update.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """One answer of a slot whose predictions are published."""
+
+    slot: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceEnded:
+    """A slot gets no more samples."""
+
+    slot: str
+    end: Ended | Broken
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    serving: Serving
+    numbers: "count[int]" = field(default_factory=count)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    answered: list[WindowRecorder] = field(default_factory=list)
+    pipeline: Pipeline | None = None
+    pushed: sources.Pushed | None = None
+
+
+class Inference:
+    """All slots that the configuration names."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, PipelineConfig],
+        store: Store,
+        *,
+        hardware: str,
+        put: Callable[[Predicted | SourceEnded], object],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """``put`` takes what the inference threads have to say, and must not wait."""
+        self._pipelines = pipelines
+        self._store = store
+        self._hardware = hardware
+        self._put = put
+        self._wall_ms = wall_ms
+        self._slots = {
+            slot: _Slot(serving=Serving(self._sinks(slot, wanted)))
+            for slot, wanted in pipelines.items()
+        }
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots there are."""
+        return tuple(sorted(self._slots))
+
+    def serve(
+        self,
+        slot: str,
+        model: Assigned | None,
+        beside: Assigned | None,
+        *,
+        measure: bool,
+        installed: tuple[Hosted, ...],
+    ) -> None:
+        """Let ``model`` answer, and ``beside`` run on the same windows.
+
+        Raises:
+            ConfigError: No such slot.
+            ModelError: The model cannot be loaded.
+            RuntimeMissingError, StoreError, CorruptError: Nor can it be found or run.
+
+        """
+        place = self._slots.get(slot)
+        if place is None:
+            raise ConfigError(f"there is no [pipeline.{slot}] in the configuration")
+        before = place.loaded
+        wanted = {a.digest: self._load(slot, place, a, installed) for a in (model,) if a}
+        if beside is not None:
+            try:
+                wanted[beside.digest] = self._load(slot, place, beside, installed)
+            except AgentError as why:
+                log.warning(event("beside-failed", slot=slot, code=why.code, why=why))
+        place.loaded = wanted
+        answering = wanted[model.digest] if model else None
+        shadow = wanted.get(beside.digest) if beside else None
+        if answering is not None and answering.observer not in place.answered:
+            place.answered.append(self._recorder(answering))
+        place.serving.serve(answering, shadow, measure=measure)
+        new = [digest[:16] for digest in wanted if digest not in before]
+        log.info(
+            event(
+                "serving",
+                slot=slot,
+                release=model.digest[:16] if model else None,
+                beside=beside.digest[:16] if beside and shadow else None,
+                loaded=",".join(new) or "nothing",
+            )
+        )
+        if answering is not None and place.pipeline is None:
+            try:
+                self._flow(slot, place, answering.release)
+            except AgentError as why:  # the operator's source is at fault, not the release
+                self._put(SourceEnded(slot=slot, end=Broken(str(why))))
+
+    def comparison(self, slot: str) -> Comparison | None:
+        """Return what a probation of a slot has shown so far."""
+        place = self._slots.get(slot)
+        return place.serving.comparison() if place else None
+
+    def close_windows(self) -> tuple[Window, ...]:
+        """Return what every release did since the last call."""
+        closed: list[Window] = []
+        now_ms = self._wall_ms()
+        for place in self._slots.values():
+            serving = place.serving.digests[0]
+            closed += [recorder.close(now_ms) for recorder in place.answered]
+            place.answered = [r for r in place.answered if r.release == serving]
+        return tuple(closed)
+
+    def push(self, topic: str, payload: bytes) -> None:
+        """Give samples that came on a topic to the slots that listen to it."""
+        for slot, place in self._slots.items():
+            source = self._pipelines[slot].source
+            if isinstance(source, Subscribed) and source.topic == topic and place.pushed:
+                place.pushed.push(payload)
+
+    def stop(self) -> None:
+        """End every thread and close every model."""
+        for slot, place in self._slots.items():
+            if place.pipeline is not None and not place.pipeline.stop():
+                log.warning(event("source-does-not-stop", slot=slot))
+                continue
+            place.serving.close()
+
+    def _load(
+        self, slot: str, place: _Slot, assigned: Assigned, installed: tuple[Hosted, ...]
+    ) -> Loaded:
+        known = place.loaded.get(assigned.digest)
+        if known is not None:
+            return known
+        release = self._store.read_manifest(assigned.digest)
+        variant = choose(release, self._hardware, installed)
+        self._store.verify(variant.model.digest)
+        runtime = load(variant, self._store.path(variant.model.digest))
+        recorder = WindowRecorder(
+            slot,
+            assigned.digest,
+            len(release.classes),
+            now_ms=self._wall_ms(),
+            numbers=place.numbers,
+        )
+        return Loaded(digest=assigned.digest, release=release, runtime=runtime, observer=recorder)
+
+    def _recorder(self, loaded: Loaded) -> WindowRecorder:
+        if not isinstance(loaded.observer, WindowRecorder):
+            raise ModelError(f"release {loaded.digest[:16]} is not observed by a recorder of ours")
+        return loaded.observer
+
+    def _flow(self, slot: str, place: _Slot, release: Release) -> None:
+        def ended(end: Ended | Broken) -> None:
+            self._put(SourceEnded(slot=slot, end=end))
+
+        wanted = self._pipelines[slot].source
+        source: sources.Source
+        match wanted:
+            case Replay():
+                recording = sources.load_recording(wanted.path)
+                source = sources.Replay(recording, speed=wanted.speed, loop=wanted.loop)
+            case Subscribed():
+                channels = len(release.windowing.channels) if release.windowing else 1
+                source = place.pushed = sources.Pushed(channels)
+            case Called():
+                source = sources.Called(sources.named_callable(wanted.target))
+            case _:
+                assert_never(wanted)
+        place.pipeline = Pipeline(
+            slot,
+            source,
+            place.serving,
+            on_end=ended,
+        )
+        place.pipeline.start()
+
+    def _sinks(self, slot: str, wanted: PipelineConfig) -> list[Callable[[Answer], None]]:
+        if not wanted.publish_predictions:
+            return []
+
+        def put(answer: Answer) -> None:
+            self._put(Predicted(slot=slot, answer=answer))
+
+        return [put]
