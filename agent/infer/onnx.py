@@ -85,6 +85,8 @@ class OnnxRuntime:
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
         require_named(self.inputs, inputs)
+        if self._session is None:
+            raise ModelError("the model was closed")
         try:
             answers = self._session.run(None, dict(inputs))
         except _FAILURES as why:

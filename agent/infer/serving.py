@@ -126,6 +126,8 @@ class Serving:
         self._pair = _Pair()
         self._wanted = self._pair
         self._feeding = threading.Lock()
+        self._swapping = threading.Lock()
+        self._owned: list[Runtime] = []
         self._windower: Windower | None = None
         self.windows = 0
         self.sink_failures = 0
@@ -142,7 +144,10 @@ class Serving:
         if model is not None and (beside is not None or measure):
             why_not = _incomparable(model, beside) if beside else ""
             comparing = Comparing(model.digest, beside.digest if beside else None, why_not)
-        self._wanted = _Pair(model, beside, comparing)
+        wanted = _Pair(model, beside, comparing)
+        with self._swapping:
+            self._owned += [r for r in wanted.runtimes if not _within(r, self._owned)]
+            self._wanted = wanted
         self._adopt_if_idle()
 
     def close(self) -> None:
@@ -261,18 +266,24 @@ class Serving:
 
     def _adopt(self) -> None:
         """Make the wanted models the served ones; only with ``_feeding`` held."""
-        wanted, old = self._wanted, self._pair
-        if wanted is old:
+        if self._wanted is self._pair:
             return
+        with self._swapping:
+            wanted = self._wanted
+            gone = [r for r in self._owned if not _within(r, wanted.runtimes)]
+            self._owned = list(wanted.runtimes)
         windowing = wanted.model.windowing if wanted.model else None
         if windowing is None:
             self._windower = None
         elif self._windower is None or self._windower.windowing != windowing:
             self._windower = Windower(windowing)
         self._pair = wanted
-        for runtime in old.runtimes:
-            if all(runtime is not kept for kept in wanted.runtimes):
-                runtime.close()
+        for runtime in gone:
+            runtime.close()
+
+
+def _within(runtime: Runtime, others: Sequence[Runtime]) -> bool:
+    return any(runtime is other for other in others)
 
 
 _NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)

@@ -1,0 +1,158 @@
+import os
+
+import pytest
+
+from agent.contract.codec import decode, encode
+from agent.contract.histogram import LogHistogram
+from agent.contract.messages import (
+    Assigned,
+    Assignment,
+    Hosted,
+    Inventory,
+    Prediction,
+    Reported,
+    SlotReport,
+    Telemetry,
+)
+from agent.errors import PlatformError
+from agent.observe import report
+from agent.observe.resources import (
+    cpu_count,
+    describe_machine,
+    disk_free_bytes,
+    hardware_name,
+    memory_bytes,
+    pss_bytes,
+    require_supported,
+    rss_bytes,
+)
+from agent.observe.windows import BLOCK, WindowRecorder
+
+DIGEST = "a" * 64
+
+
+def recorder(classes=3):
+    return WindowRecorder("motion", DIGEST, classes, now_ms=1000)
+
+
+def board(tmp_path, model):
+    place = tmp_path / "proc/device-tree"
+    place.mkdir(parents=True)
+    (place / "model").write_bytes(model)
+    return tmp_path
+
+
+def test_a_window_holds_counts_and_histograms_of_what_was_recorded():
+    recording = recorder()
+    for number in range(BLOCK + 10):
+        recording.record(100.0 + number, 0.9, number % 2)
+    recording.refuse()
+    recording.fail()
+    window = recording.close(61_000)
+    assert (window.opened_ms, window.closed_ms, window.number) == (1000, 61_000, 0)
+    assert window.inferences == BLOCK + 10
+    assert (window.refused, window.failed) == (1, 1)
+    assert window.classes == ((BLOCK + 10) // 2, (BLOCK + 10) // 2, 0)
+    latency = LogHistogram.read(window.latency_us)
+    assert latency.quantile(0.5) == pytest.approx(100 + (BLOCK + 10) / 2, rel=0.025)
+    assert LogHistogram.read(window.confidence).quantile(1.0) == pytest.approx(0.9, rel=0.02)
+
+
+def test_a_window_in_which_nothing_happened_is_closed_like_any_other():
+    recording = recorder()
+    recording.record(1.0, 0.5, 0)
+    recording.close(2000)
+    silent = recording.close(3000)
+    assert (silent.number, silent.opened_ms, silent.inferences, silent.classes) == (
+        1,
+        2000,
+        0,
+        (0, 0, 0),
+    )
+
+
+def test_reports_survive_a_journey_as_json():
+    recording = recorder()
+    recording.record(12.5, 0.7, 2)
+    payload = report.telemetry(
+        [recording.close(2000)],
+        now_ms=2000,
+        up_ms=500,
+        rss_bytes=1,
+        outbox_bytes=2,
+        dropped_reports=3,
+    )
+    assert decode(Telemetry, encode(payload)) == payload
+    inventory = report.inventory(
+        describe_machine(),
+        revision=4,
+        now_ms=2000,
+        agent="0.1.0",
+        runtimes=[Hosted(name="onnx", version="1.22.0")],
+        slots=["sound", "motion"],
+        trains=True,
+        evaluates=True,
+        labelled_windows=60,
+    )
+    assert decode(Inventory, encode(inventory)) == inventory
+    assert inventory.slots == ("motion", "sound")
+    answer = report.prediction(
+        slot="motion", release=DIGEST, label="run", confidence=1.0004, latency_us=12.6, now_ms=5
+    )
+    assert decode(Prediction, encode(answer)) == answer
+    assert (answer.confidence, answer.latency_us) == (1.0, 13)
+
+
+def test_reported_state_names_the_newest_accepted_assignment():
+    assignment = Assignment(
+        device="d-1",
+        fleet="demo",
+        director_epoch=3,
+        sequence=9,
+        slots={"motion": Assigned(target="models/motion/1.json", digest=DIGEST, counter=1)},
+        issued_ms=0,
+        expires_ms=1,
+    )
+    slots = {"motion": SlotReport(current=DIGEST, phase="idle")}
+    said = report.reported(slots, revision=2, now_ms=7, accepted=assignment)
+    assert (said.director_epoch, said.sequence, said.slots) == (3, 9, slots)
+    assert decode(Reported, encode(said)) == said
+    assert report.reported({}, revision=0, now_ms=0, accepted=None).sequence == 0
+
+
+def test_a_32_bit_machine_is_refused_with_one_sentence():
+    with pytest.raises(PlatformError, match="this Python is 32-bit on armv7l; Fieldfare needs 64"):
+        require_supported(32, "linux", "armv7l")
+    with pytest.raises(PlatformError, match="this is darwin"):
+        require_supported(64, "darwin", "arm64")
+    require_supported()
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (b"Raspberry Pi 5 Model B Rev 1.0\0", "raspberry-pi-5"),
+        (b"Raspberry Pi 4 Model B Rev 1.4\0", "raspberry-pi-4"),
+        (b"Raspberry Pi Compute Module 5 Rev 1.0\0", "raspberry-pi-compute-module-5"),
+        (b"NVIDIA Jetson Orin Nano Developer Kit\0", "nvidia-jetson-orin-nano-developer-kit"),
+        (b"\xff\xfe\0", "generic-linux"),
+        (b"", "generic-linux"),
+        (b"x" * 300, "x" * 63),
+    ],
+)
+def test_the_board_is_named_by_its_device_tree(tmp_path, model, name):
+    assert hardware_name(board(tmp_path, model)) == name
+
+
+def test_a_machine_without_a_device_tree_is_generic(tmp_path):
+    assert hardware_name(tmp_path) == "generic-linux"
+    assert describe_machine("my-board", tmp_path).hardware == "my-board"
+
+
+def test_figures_of_this_machine_are_plausible_and_missing_ones_are_zero(tmp_path):
+    assert 2**20 < pss_bytes() <= rss_bytes() < memory_bytes()
+    assert rss_bytes(os.getpid()) > 2**20
+    assert rss_bytes(2**30) == memory_bytes(tmp_path) == 0
+    assert cpu_count() >= 1
+    assert disk_free_bytes(tmp_path) > 0
+    assert disk_free_bytes(tmp_path / "gone") == 0
