@@ -175,7 +175,7 @@ def judge(evidence: Evidence, limits: Limits) -> tuple[Verdict, tuple[Finding, .
     if running is None:
         why = "no release ran before, so there was nothing to compare with"
         findings.append(Finding(check="comparison", held=True, why=why))
-    elif evidence.decide is not None:
+    if evidence.decide is not None:
         findings.append(_accuracy(evidence.decide, limits))
     if running is not None and enough:
         findings += _behaviour(evidence, running, limits)

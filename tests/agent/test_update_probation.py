@@ -132,6 +132,11 @@ def test_a_first_release_is_not_compared_and_a_finding_says_so():
     assert "failures" in refused(replace(first, candidate=replace(USUAL, failed=1)))
 
 
+def test_labelled_windows_are_compared_even_where_no_live_window_was():
+    bad = replace(SOUND, running=None, decide=paired(both=30, lost=20, won=0))
+    assert "accuracy" in refused(bad)
+
+
 def test_one_window_decides_nothing():
     """5 lost of 60 is a drop of 8 points, but 5 of 7 tosses are no evidence."""
     noisy = paired(both=45, lost=7, won=2, neither=6)
