@@ -4,11 +4,12 @@ Rule 1: ``fleet.toml`` in the manager's home is read once; an unknown key is an 
 Rule 2: secrets are never in it; they lie in files of their own, readable by the owner.
 """
 
+import json
 import os
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 from urllib.parse import urlsplit
 
 from agent.contract.limits import NAME, PROTOCOL
@@ -57,6 +58,7 @@ class FleetConfig:
         fleet: Name of the fleet, part of every topic.
         prefix: Topic prefix.
         manager: This manager's name in the topic tree.
+        dev: A development fleet: its keys have no passphrase and all lie here.
         broker: See ``BrokerConfig``.
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
@@ -69,6 +71,7 @@ class FleetConfig:
     fleet: str
     prefix: str = PROTOCOL
     manager: str = "manager-1"
+    dev: bool = False
     broker: BrokerConfig
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
@@ -79,7 +82,8 @@ class FleetConfig:
         for name in ("fleet", "manager"):
             if not NAME.fullmatch(getattr(self, name)):
                 raise ConfigError(
-                    f"{name} {getattr(self, name)!r} is not 2 to 63 lower-case letters, digits and hyphens"
+                    f"{name} {getattr(self, name)!r} is not 2 to 63 lower-case letters, digits "
+                    "and hyphens"
                 )
         if self.tick_seconds <= 0 or self.task_seconds < 1 or self.assignment_seconds < 1:
             raise ConfigError("tick_seconds, task_seconds and assignment_seconds must be positive")
@@ -114,14 +118,14 @@ class FleetConfig:
         """The broker's configuration, certificates and the manager's password."""
         return self.home / "broker"
 
-    def password(self) -> str | None:
-        """Return the manager's broker password; None where the broker has none.
+    def secret(self, name: str) -> str | None:
+        """Return a password kept in the broker's folder; None where there is none.
 
         Raises:
             ConfigError: The file cannot be read.
 
         """
-        path = self.broker_folder / "manager-password"
+        path = self.broker_folder / name
         try:
             return path.read_text().strip()
         except FileNotFoundError:
@@ -165,7 +169,7 @@ class FleetConfig:
         """Return the TOML text that ``load`` reads back."""
         lines = [f"v = {SCHEMA_VERSION}"]
         defaults = {f.name: f.default for f in fields(self)}
-        for name in ("fleet", "prefix", "manager", *_NUMBERS):
+        for name in ("fleet", "prefix", "manager", "dev", *_NUMBERS):
             value = getattr(self, name)
             if name in {"fleet", "manager"} or value != defaults[name]:
                 lines.append(f"{name} = {_toml(value)}")
@@ -183,22 +187,28 @@ def default_home() -> Path:
 
 
 def _toml(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value)
+        case _:
+            return str(value)
 
 
 def _known(shape: type, table: Any, prefix: str, path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: [{prefix.rstrip('.')}] is not a table")
-    known = {f.name: f.type for f in fields(shape) if f.name not in {"home", "broker"}}
+    hints = get_type_hints(shape)
+    known = {f.name: hints[f.name] for f in fields(shape) if f.name not in {"home", "broker"}}
     for key, value in table.items():
         if key not in known:
             raise ConfigError(
                 f"{path}: unknown setting {prefix}{key}; known are {', '.join(sorted(known))}"
             )
         wanted = known[key]
-        good = isinstance(value, wanted) if isinstance(wanted, type) else True
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            good = True
-        if not good or (isinstance(value, bool)):
-            raise ConfigError(f"{path}: {prefix}{key} = {value!r} is not a {wanted.__name__}")  # type: ignore[union-attr]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        good = number if wanted is float else type(value) is wanted
+        if not good:
+            raise ConfigError(f"{path}: {prefix}{key} = {value!r} is not a {wanted.__name__}")
     return table

@@ -187,6 +187,4 @@ def _refused(_request: Request, why: Exception) -> Response | Awaitable[Response
         why=str(why),
         exit_status=getattr(why, "exit_status", 1),
     )
-    return Response(
-        msgspec.json.encode(problem), status_code=status, media_type="application/json"
-    )
+    return Response(msgspec.json.encode(problem), status_code=status, media_type="application/json")

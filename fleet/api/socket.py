@@ -90,5 +90,3 @@ def _listen(path: Path) -> socket.socket:
         os.umask(old)
     listener.listen(64)
     return listener
-
-

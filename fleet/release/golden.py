@@ -4,6 +4,7 @@ Made by the device's own runtime and code (``agent.infer``), so that what is pro
 is what a device computes. This is also the first time that an admitted file runs.
 """
 
+import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,3 +61,19 @@ def synthetic_inputs(
         }
         for _ in range(count)
     )
+
+
+def golden_inputs(content: bytes) -> tuple[dict[str, NDArray[Any]], ...]:
+    """Return the inputs of a golden file, one entry a vector: arrays by input name.
+
+    Raises:
+        AdmissionError: It is not a golden file.
+
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            named = {n.removeprefix("in."): arrays[n] for n in arrays.files if n.startswith("in.")}
+    except (OSError, ValueError, KeyError) as why:
+        raise AdmissionError(f"these are no golden vectors: {why}") from why
+    count = min((len(array) for array in named.values()), default=0)
+    return tuple({name: array[i] for name, array in named.items()} for i in range(count))

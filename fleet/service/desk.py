@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from nacl.signing import SigningKey
+from nacl.signing import VerifyKey
 
+from agent.contract.messages import EnrolRequest
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import Registry
 from fleet.rounds.conduct import Conductor
-from fleet.signing.repository import Repository
+from fleet.signing.repository import OnlineKeys, Repository
 
 R = TypeVar("R")
 
@@ -37,8 +38,7 @@ class Grant:
     """Broker credentials that a device is to get, and where its reply goes."""
 
     device: str
-    device_key: str
-    nonce: str
+    request: EnrolRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,15 @@ class Desk:
     Attributes:
         config: The manager's settings.
         registry, artifacts, repository: What it remembers and has promised.
-        director, enrolment: Its online keys.
+        keys: Its online keys.
         topics: The fleet's topic tree.
         now_ms: Wall clock, ms since 1970.
         epoch: Grows with each start of the manager; part of its presence.
-        dev_mode: The offline keys lie beside the online ones.
         outgoing: Waits to be published.
         errands: Waits for the provisioner.
         conductors: Running federated runs by id.
+        device_keys: Public keys of enrolled devices that were heard since the start.
+        nonces: Enrolment nonces that were answered, newest last, bounded.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
 
@@ -76,16 +77,16 @@ class Desk:
     registry: Registry
     artifacts: Artifacts
     repository: Repository
-    director: SigningKey
-    enrolment: SigningKey
+    keys: OnlineKeys
     topics: Topics
     now_ms: Callable[[], int]
     epoch: int
-    dev_mode: bool
     heard: Callable[[str, object], None]
     outgoing: deque[Outgoing] = field(default_factory=deque)
     errands: deque[Errand] = field(default_factory=deque)
     conductors: dict[str, Conductor] = field(default_factory=dict)
+    device_keys: dict[str, VerifyKey] = field(default_factory=dict)
+    nonces: deque[str] = field(default_factory=lambda: deque(maxlen=10_000))
     connected: bool = False
 
     def send(self, address: Address, payload: bytes) -> None:

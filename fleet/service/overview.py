@@ -15,7 +15,7 @@ def status(desk: Desk) -> StatusView:
     totals = registry.reports.totals()
     return StatusView(
         fleet=desk.config.fleet,
-        dev_mode=desk.dev_mode,
+        dev_mode=desk.config.dev,
         broker=desk.config.broker.kind,
         broker_connected=desk.connected,
         devices=dict(Counter(str(d.state) for d in devices)),
@@ -28,7 +28,7 @@ def status(desk: Desk) -> StatusView:
         reports_skipped=totals.skipped,
         windows=totals.by_kind.get("tele", 0),
         alarms=len(registry.reports.alarms()),
-        metadata_expires_ms=desk.repository.expires_ms(),
+        metadata_expires_ms=int(min(desk.repository.expires().values()).timestamp() * 1000),
     )
 
 

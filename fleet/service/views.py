@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from agent.contract.manifest import Digest, Name, Text
+from agent.contract.manifest import Name, Text
 from agent.contract.messages import Count, Finding, Quality
 
 Days = 86_400
@@ -107,10 +107,10 @@ class TargetsView(Struct, frozen=True, kw_only=True):
 
     fleet: str
     targets: bytes
-    root: bytes
     next_counters: dict[str, int]
-    newest: dict[str, str]
-    """Manifest digest of the newest release by slot."""
+    in_use: dict[str, tuple[str, ...]]
+    """Manifest digests by slot that some device is wanted to run: what a release that
+    replaces them lists in ``rollback_to``."""
 
 
 class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +118,6 @@ class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     targets: bytes
     manifest: bytes
-    supersedes: tuple[Digest, ...] = ()
 
 
 class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,26 +127,26 @@ class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         release: ``family version``, ``family/version``, target or digest.
         select: Device query; empty takes ``devices``.
         devices: Device ids, for a rollout to chosen receivers.
-        canary: Devices of the first wave.
-        waves: Shares of the whole that have the release after each further wave.
+        canary: Size of the first wave: ``1`` (devices) or ``5%``.
+        waves: Sizes that the waves after it reach, ascending; the last takes who is left.
         soak_seconds: Quiet time after a wave before the next.
-        failure_percent: More failures than this, of completed devices, halt it.
-        minimum_completed: Fewer answers than this decide nothing.
+        failed_percent: More failures than this, of completed devices, halt it.
+        min_completed: Fewer answers than this decide nothing.
         silence_seconds: A device without an answer counts as silent after this.
+        one_way: Also ask devices that could not be taken back.
 
     """
 
     release: Text
     select: Text = "all"
     devices: tuple[Name, ...] = ()
-    canary: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    waves: Annotated[
-        tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=20)
-    ] = (1.0,)
+    canary: Text = "1"
+    waves: Annotated[tuple[Text, ...], Meta(max_length=20)] = ()
     soak_seconds: Annotated[float, Meta(ge=0, le=30 * Days)] = 60.0
-    failure_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
-    minimum_completed: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    failed_percent: Annotated[float, Meta(ge=0, le=100)] = 5.0
+    min_completed: Annotated[int, Meta(ge=1, le=10_000)] = 1
     silence_seconds: Annotated[float, Meta(gt=0, le=30 * Days)] = 3600.0
+    one_way: bool = False
 
 
 class RolloutDeviceView(Struct, frozen=True, kw_only=True):
@@ -228,6 +227,8 @@ class CandidateView(Struct, frozen=True, kw_only=True):
     slot: str
     family: str
     parent: str
+    parent_manifest: bytes
+    parent_golden: bytes
     model: bytes
     rounds: int
     cohort: tuple[str, ...]

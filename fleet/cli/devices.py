@@ -1,0 +1,154 @@
+"""``fieldfare token`` and ``fieldfare device``: who belongs to the fleet."""
+
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from agent.contract.messages import EnrolmentFile
+from fleet.cli.client import ManagerClient
+from fleet.cli.output import ago, moment, show, table, with_manager
+from fleet.errors import ConflictError
+from fleet.service.views import DeviceView, TokenView, TokenWish
+
+
+@click.group()
+def token() -> None:
+    """Enrolment tokens: how devices join."""
+
+
+@token.command()
+@click.option("--uses", default=1, show_default=True, help="Devices that may join with it.")
+@click.option("--hours", default=24, show_default=True, help="How long it is good for.")
+@click.option("--group", default="default", show_default=True, help="Group its devices join.")
+@click.option(
+    "--approval",
+    type=click.Choice(["auto", "manual"]),
+    default="auto",
+    show_default=True,
+    help="Whether an operator has to approve each device.",
+)
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("enrolment.json"),
+    show_default=True,
+    help="Where to write the enrolment file.",
+)
+@with_manager
+def create(
+    client: ManagerClient, output: str, uses: int, hours: int, group: str, approval: str, path: Path
+) -> None:
+    """Write an enrolment file and print the command that a device runs."""
+    if path.exists():
+        raise ConflictError(f"{path} exists: choose another --file")
+    wish = TokenWish(uses=uses, lifetime_seconds=hours * 3600, group=group, approval=approval)
+    file = client.post("/tokens", wish, EnrolmentFile)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as target:
+        target.write(msgspec.json.format(msgspec.json.encode(file), indent=2))
+
+    def text() -> None:
+        click.echo(f"wrote {path}: good for {uses} device(s) until {moment(file.expires_ms)}")
+        click.echo("It holds a secret. Copy it to the device, then run there:\n")
+        click.echo(f"  fieldfare-agent enrol {path.name}\n")
+
+    show({"file": str(path), "uses": uses, "expires_ms": file.expires_ms}, output, text)
+
+
+@token.command("list")
+@with_manager
+def list_tokens(client: ManagerClient, output: str) -> None:
+    """Show every token and who used it."""
+    views = client.get("/tokens", list[TokenView])
+    rows = [
+        (v.key[:16], v.group, f"{len(v.used_by)}/{v.uses}", v.approval, moment(v.expires_ms))
+        for v in views
+    ]
+    headings = ("TOKEN", "GROUP", "USED", "APPROVAL", "EXPIRES")
+    show(views, output, lambda: table(headings, rows, "no tokens: 'fieldfare token create'"))
+
+
+@click.group()
+def device() -> None:
+    """Devices: list, show, approve, revoke."""
+
+
+@device.command("list")
+@with_manager
+def list_devices(client: ManagerClient, output: str) -> None:
+    """Show every device and what it runs."""
+    views = client.get("/devices", list[DeviceView])
+    rows = [
+        (v.id, v.state, v.presence, ago(v.last_seen_ms), v.group, v.hardware, _runs(v))
+        for v in views
+    ]
+    headings = ("DEVICE", "STATE", "PRESENCE", "SEEN", "GROUP", "HARDWARE", "RUNS")
+    show(views, output, lambda: table(headings, rows, "no devices: 'fieldfare token create'"))
+
+
+@device.command("show")
+@click.argument("device_id")
+@with_manager
+def show_device(client: ManagerClient, output: str, device_id: str) -> None:
+    """Show one device: slots, wishes, denials."""
+    view = client.get(f"/devices/{device_id}", DeviceView)
+    show(view, output, lambda: _print(view))
+
+
+@device.command()
+@click.argument("device_id")
+@with_manager
+def approve(client: ManagerClient, output: str, device_id: str) -> None:
+    """Let a pending device in."""
+    view = client.post(f"/devices/{device_id}/approve", None, DeviceView)
+    show(view, output, lambda: click.echo(f"{view.id} is {view.state}"))
+
+
+@device.command()
+@click.argument("device_id")
+@click.confirmation_option(prompt="The device can never come back under this identity. Go on?")
+@with_manager
+def revoke(client: ManagerClient, output: str, device_id: str) -> None:
+    """Shut a device out for good."""
+    view = client.post(f"/devices/{device_id}/revoke", None, DeviceView)
+    show(view, output, lambda: click.echo(f"{view.id} is {view.state}"))
+
+
+def _runs(view: DeviceView) -> str:
+    parts = []
+    for slot in view.slots:
+        wish = f" → {slot.wanted}" if slot.wanted_digest not in (None, slot.runs_digest) else ""
+        parts.append(f"{slot.slot}: {slot.runs or 'nothing'}{wish}")
+    return "; ".join(parts) or "-"
+
+
+def _yes(said: bool) -> str:
+    return "yes" if said else "no"
+
+
+def _print(view: DeviceView) -> None:
+    for name, value in (
+        ("device", view.id),
+        ("state", view.state),
+        ("presence", f"{view.presence}, seen {ago(view.last_seen_ms)}"),
+        ("group", view.group),
+        ("hardware", view.hardware),
+        ("agent", view.agent or "unknown"),
+        (
+            "rounds",
+            f"trains: {_yes(view.trains)}, evaluates: {_yes(view.evaluates)}",
+        ),
+    ):
+        click.echo(f"{name:<12}{value}")
+    if view.quarantined_why:
+        click.echo(f"{'QUARANTINED':<12}{view.quarantined_why}")
+    for slot in view.slots:
+        click.echo(
+            f"{'slot ' + slot.slot:<12}runs {slot.runs or 'nothing'}, "
+            f"wanted {slot.wanted or 'nothing'}, {slot.phase}"
+        )
+        for denied in slot.denied:
+            click.echo(f"{'':<12}went back from {denied} and will not try it again")

@@ -1,0 +1,105 @@
+"""``fieldfare model``: from a file to a signed release."""
+
+from pathlib import Path
+
+import click
+
+from fleet.cli.client import ManagerClient
+from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.config import FleetConfig
+from fleet.service.views import ReleaseView, TargetsView
+
+
+@click.group()
+def model() -> None:
+    """Releases: publish, list, show."""
+
+
+@model.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--description",
+    type=click.Path(path_type=Path),
+    help="TOML or JSON that describes the model; default: the file beside it.",
+)
+@click.option("--version", help="Name within the family; default: v and the counter.")
+@home_option
+@output_option
+def publish(
+    files: tuple[Path, ...], description: Path | None, version: str | None, home: Path, output: str
+) -> None:
+    """Admit model FILES, make golden vectors, sign the releases and publish them.
+
+    The model's file format is checked without running it, then the device's own runtime
+    makes golden vectors, and the release is signed with the offline targets key. Beside
+    each file stands its description (motion.onnx: motion.toml or motion.json) with
+    family, slot, classes, probabilities, golden_inputs, metrics and [windowing].
+    """
+    from fleet.service.publication import hand_in, read_described, sign_release
+    from fleet.signing.ceremony import load_targets_keys
+
+    config = FleetConfig.load(home)
+    client = ManagerClient(config.socket)
+    views: list[ReleaseView] = []
+    try:
+        signers = load_targets_keys(config.keys, "", dev=config.dev)
+        for file in files:
+            targets = client.get("/targets", TargetsView)
+            built, publication = sign_release(
+                read_described(file, description), targets, signers[:1], version=version
+            )
+            hand_in(
+                built,
+                upload=lambda digest, content: client.put(f"/artifacts/{digest}", content),
+                publish=lambda publication=publication: views.append(  # type: ignore[misc]
+                    client.post("/releases", publication, ReleaseView)
+                ),
+            )
+    finally:
+        client.close()
+
+    def text() -> None:
+        for view in views:
+            click.echo(f"published {view.name} ({view.size} bytes, counter {view.counter})")
+            click.echo(f"  digest {view.digest}")
+            click.echo(f"  next: fieldfare rollout create {view.family}/{view.version}")
+
+    show(views, output, text)
+
+
+@model.command("list")
+@with_manager
+def list_models(client: ManagerClient, output: str) -> None:
+    """Show every release and where it runs."""
+    views = client.get("/releases", list[ReleaseView])
+    rows = [
+        (v.name, v.slot, v.counter, ago(v.created_ms), v.size, len(v.runs_on), v.run or "-")
+        for v in views
+    ]
+    headings = ("RELEASE", "SLOT", "COUNTER", "MADE", "BYTES", "DEVICES", "FROM RUN")
+    show(views, output, lambda: table(headings, rows, "no releases: 'fieldfare model publish'"))
+
+
+@model.command("show")
+@click.argument("release")
+@with_manager
+def show_model(client: ManagerClient, output: str, release: str) -> None:
+    """Show one RELEASE (family/version): digest, lineage, metrics, devices."""
+    view = client.get(f"/releases/{release.replace(' ', '/')}", ReleaseView)
+
+    def text() -> None:
+        lines: list[tuple[str, object]] = [
+            ("release", view.name),
+            ("target", view.target),
+            ("digest", view.digest),
+            ("slot", f"{view.slot}, counter {view.counter}"),
+            ("bytes", view.size),
+            ("parents", ", ".join(view.parents) or "none"),
+            ("made by", f"run {view.run}, {view.rounds} rounds" if view.run else "a publisher"),
+            ("runs on", ", ".join(view.runs_on) or "no device"),
+        ]
+        lines += [(name, f"{value:.4g}") for name, value in sorted(view.metrics.items())]
+        for name, value in lines:
+            click.echo(f"{name:<12}{value}")
+
+    show(view, output, text)

@@ -1,0 +1,92 @@
+"""How views are printed: tables for people, JSON for programs."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+import msgspec
+
+from fleet.cli.client import ManagerClient
+from fleet.config import FleetConfig, default_home
+
+P = ParamSpec("P")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--home``: the manager's folder."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        default=default_home,
+        show_default="FIELDFARE_HOME or ./fieldfare-home",
+        help="Folder of the manager.",
+    )(command)
+
+
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-o``: text or json."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How to print.",
+    )(command)
+
+
+def with_manager(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--home`` and ``-o``, and hand the command a client of the running manager."""
+
+    @wraps(command)
+    def run(home: Path, **options: Any) -> None:
+        client = ManagerClient(FleetConfig.load(home).socket)
+        try:
+            command(client=client, **options)
+        finally:
+            client.close()
+
+    return home_option(output_option(run))
+
+
+def show(view: object, output: str, text: Callable[[], None]) -> None:
+    """Print a view as JSON, or let ``text`` print it."""
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(view), indent=2).decode())
+    else:
+        text()
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """Print rows in columns, or one sentence where there are none."""
+    if not rows:
+        click.echo(empty)
+        return
+    cells = [[str(h) for h in headings]] + [[str(c) for c in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    for number, row in enumerate(cells):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.secho(line.rstrip(), bold=number == 0)
+
+
+def ago(then_ms: int, now: datetime | None = None) -> str:
+    """Return how long ago a moment was, in one short word."""
+    if not then_ms:
+        return "never"
+    seconds = int(((now or datetime.now(UTC)).timestamp() * 1000 - then_ms) / 1000)
+    if seconds < _MINUTE:
+        return f"{max(seconds, 0)}s ago"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE}min ago"
+    if seconds < _DAY:
+        return f"{seconds // _HOUR}h ago"
+    return f"{seconds // _DAY}d ago"
+
+
+def moment(at_ms: int) -> str:
+    """Return a moment in UTC, to the minute."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

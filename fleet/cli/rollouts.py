@@ -1,0 +1,98 @@
+"""``fieldfare rollout``: bring a release to devices, in waves that must prove themselves."""
+
+import click
+
+from fleet.cli.client import ManagerClient
+from fleet.cli.output import ago, show, table, with_manager
+from fleet.service.views import RolloutView, RolloutWish
+
+
+@click.group()
+def rollout() -> None:
+    """Rollouts: create, list, show, pause, resume, abort."""
+
+
+@rollout.command()
+@click.argument("release")
+@click.option(
+    "--select",
+    default="all",
+    show_default=True,
+    help="Which devices: all, group=demo, hardware=raspberry-pi-5|jetson,trains=yes, …",
+)
+@click.option(
+    "--device", "devices", multiple=True, help="A device id; repeatable; instead of --select."
+)
+@click.option("--canary", default="1", show_default=True, help="Size of the first wave: 3 or 5%.")
+@click.option(
+    "--wave", "waves", multiple=True, help="Size that a further wave reaches: 25%; repeatable."
+)
+@click.option(
+    "--soak", "soak_seconds", default=60.0, show_default=True, help="Seconds between waves."
+)
+@click.option(
+    "--failed-percent",
+    default=5.0,
+    show_default=True,
+    help="More failures than this, of finished devices, stop it and take everybody back.",
+)
+@click.option("--min-completed", default=1, show_default=True, help="Answers that a verdict needs.")
+@click.option(
+    "--silence",
+    "silence_seconds",
+    default=3600.0,
+    show_default=True,
+    help="Seconds after which a device without an answer counts as silent.",
+)
+@click.option("--one-way", is_flag=True, help="Also ask devices that could not be taken back.")
+@with_manager
+def create(
+    client: ManagerClient, output: str, release: str, devices: tuple[str, ...], **wish: object
+) -> None:
+    """Roll RELEASE (family/version) out: a canary, then waves, each behind a gate."""
+    asked = RolloutWish(release=release, devices=devices, **wish)  # type: ignore[arg-type]
+    view = client.post("/rollouts", asked, RolloutView)
+    show(view, output, lambda: _print(view))
+
+
+@rollout.command("list")
+@with_manager
+def list_rollouts(client: ManagerClient, output: str) -> None:
+    """Show every rollout."""
+    views = client.get("/rollouts", list[RolloutView])
+    rows = [
+        (v.id, v.release, v.status, f"{v.wave}/{v.waves}", ago(v.started_ms), v.why) for v in views
+    ]
+    headings = ("ROLLOUT", "RELEASE", "STATUS", "WAVE", "STARTED", "WHY")
+    show(views, output, lambda: table(headings, rows, "no rollouts yet"))
+
+
+@rollout.command("show")
+@click.argument("rollout_id")
+@with_manager
+def show_rollout(client: ManagerClient, output: str, rollout_id: str) -> None:
+    """Show one rollout, device by device."""
+    view = client.get(f"/rollouts/{rollout_id}", RolloutView)
+    show(view, output, lambda: _print(view))
+
+
+def _command(word: str, about: str) -> None:
+    @rollout.command(word, help=about)
+    @click.argument("rollout_id")
+    @with_manager
+    def run(client: ManagerClient, output: str, rollout_id: str) -> None:
+        view = client.post(f"/rollouts/{rollout_id}/{word}", None, RolloutView)
+        show(view, output, lambda: _print(view))
+
+
+_command("pause", "Ask nobody more until it is resumed.")
+_command("resume", "Go on after a pause.")
+_command("abort", "Stop it for good and take everybody back.")
+_command("keep", "Stop it for good and leave everybody where they are.")
+
+
+def _print(view: RolloutView) -> None:
+    click.echo(f"{view.id}: {view.release}, {view.status}, wave {view.wave} of {view.waves}")
+    click.echo(f"  {view.why}")
+    rows = [(d.device, d.wave or "-", d.state, d.why) for d in view.devices]
+    table(("DEVICE", "WAVE", "STATE", "WHY"), rows, "no devices")

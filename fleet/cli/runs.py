@@ -1,0 +1,195 @@
+"""``fieldfare run``: federated rounds, and the release that comes of them."""
+
+from pathlib import Path
+
+import click
+
+from agent.contract.messages import Quality
+from fleet.cli.client import ManagerClient
+from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.config import FleetConfig
+from fleet.errors import ConflictError
+from fleet.service.views import (
+    CandidateView,
+    ReleaseView,
+    RolloutView,
+    RolloutWish,
+    RunView,
+    RunWish,
+    TargetsView,
+)
+
+
+@click.group()
+def run() -> None:
+    """Federated runs: start, list, show, stop, promote."""
+
+
+@run.command()
+@click.argument("slot")
+@click.option("--rounds", default=3, show_default=True, help="Rounds of training.")
+@click.option(
+    "--select", default="all", show_default=True, help="Which devices, as in 'rollout create'."
+)
+@click.option("--seed", default=1, show_default=True, help="Fixes every random choice.")
+@click.option("--learning-rate", type=float, help="Of the built-in head trainer.")
+@click.option("--epochs", type=int, help="Passes over a device's windows in each round.")
+@click.option("--anchor", type=float, help="How strongly a head is held near the one it got.")
+@click.option(
+    "--app", help="module:attribute of a Flower ServerApp instead of the built-in FedAvg."
+)
+@click.option(
+    "--app-folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where that module lies.",
+)
+@with_manager
+def start(client: ManagerClient, output: str, app_folder: Path | None, **wish: object) -> None:
+    """Start a run for SLOT on the release that its devices run now."""
+    folder = str(app_folder.resolve()) if app_folder else None
+    view = client.post("/runs", RunWish(app_folder=folder, **wish), RunView)  # type: ignore[arg-type]
+    show(view, output, lambda: _print(view))
+
+
+@run.command("list")
+@with_manager
+def list_runs(client: ManagerClient, output: str) -> None:
+    """Show every run."""
+    views = client.get("/runs", list[RunView])
+    rows = [
+        (
+            v.id,
+            v.backbone,
+            v.status,
+            f"{v.rounds_completed}/{v.rounds}",
+            len(v.participants),
+            ago(v.started_ms),
+            v.why,
+        )
+        for v in views
+    ]
+    headings = ("RUN", "FROM", "STATUS", "ROUNDS", "DEVICES", "STARTED", "WHY")
+    show(views, output, lambda: table(headings, rows, "no runs yet"))
+
+
+@run.command("show")
+@click.argument("run_id")
+@with_manager
+def show_run(client: ManagerClient, output: str, run_id: str) -> None:
+    """Show one run: rounds, replies, and the candidate on every device's own windows."""
+    view = client.get(f"/runs/{run_id}", RunView)
+    show(view, output, lambda: _print(view))
+
+
+@run.command()
+@click.argument("run_id")
+@with_manager
+def stop(client: ManagerClient, output: str, run_id: str) -> None:
+    """End a run without a candidate."""
+    view = client.post(f"/runs/{run_id}/stop", None, RunView)
+    show(view, output, lambda: _print(view))
+
+
+@run.command()
+@click.argument("run_id")
+@click.option("--version", help="Name of the release; default: v and the counter.")
+@click.option("--canary", default="1", show_default=True, help="Size of the first wave.")
+@click.option(
+    "--soak", "soak_seconds", default=60.0, show_default=True, help="Seconds between waves."
+)
+@click.option("--no-rollout", is_flag=True, help="Publish only.")
+@home_option
+@output_option
+def promote(
+    run_id: str,
+    version: str | None,
+    canary: str,
+    soak_seconds: float,
+    no_rollout: bool,
+    home: Path,
+    output: str,
+) -> None:
+    """Sign the candidate of RUN_ID and roll it out to the devices where it is better.
+
+    Only the devices in whose own decide windows the candidate beats what they run get it;
+    withheld windows decide nothing.
+    """
+    config = FleetConfig.load(home)
+    client = ManagerClient(config.socket)
+    try:
+        candidate = client.get(f"/runs/{run_id}/candidate", CandidateView)
+        release = _sign(config, client, candidate, version)
+        rollout = None
+        if not no_rollout:
+            if not candidate.receivers:
+                raise ConflictError(
+                    f"published {release.name}, but it is better on no device's decide windows: nothing to roll out"
+                )
+            wish = RolloutWish(
+                release=release.digest,
+                devices=candidate.receivers,
+                canary=canary,
+                soak_seconds=soak_seconds,
+            )
+            rollout = client.post("/rollouts", wish, RolloutView)
+    finally:
+        client.close()
+
+    def text() -> None:
+        click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")
+        if rollout:
+            click.echo(
+                f"{rollout.id}: to {len(candidate.receivers)} of {len(candidate.judged)} devices"
+            )
+
+    show({"release": release, "rollout": rollout, "receivers": candidate.receivers}, output, text)
+
+
+def _sign(
+    config: FleetConfig, client: ManagerClient, candidate: CandidateView, version: str | None
+) -> ReleaseView:
+    from fleet.service.publication import describe_candidate, hand_in, sign_release
+    from fleet.signing.ceremony import load_targets_keys
+
+    signers = load_targets_keys(config.keys, "", dev=config.dev)
+    targets = client.get("/targets", TargetsView)
+    built, publication = sign_release(
+        describe_candidate(candidate), targets, signers[:1], version=version
+    )
+    views: list[ReleaseView] = []
+    hand_in(
+        built,
+        upload=lambda digest, content: client.put(f"/artifacts/{digest}", content),
+        publish=lambda: views.append(client.post("/releases", publication, ReleaseView)),
+    )
+    return views[0]
+
+
+def _print(view: RunView) -> None:
+    click.echo(
+        f"{view.id}: {view.status}, round {view.rounds_completed} of {view.rounds}, from {view.backbone}"
+    )
+    if view.why:
+        click.echo(f"  {view.why}")
+    click.echo(
+        f"  {len(view.participants)} devices train; {view.replies} replies counted, {view.refused} refused"
+    )
+    rows = [
+        (
+            j.device,
+            "trained" if j.trained else "stranger",
+            _change(j.decide_before, j.decide_after),
+            _change(j.withheld_before, j.withheld_after),
+            "receives" if j.receives else "keeps",
+            j.why,
+        )
+        for j in view.judged
+    ]
+    if rows:
+        table(("DEVICE", "PART", "DECIDE", "WITHHELD", "VERDICT", "WHY"), rows, "")
+
+
+def _change(before: Quality | None, after: Quality | None) -> str:
+    if before is None or after is None:
+        return "-"
+    return f"{before.accuracy:.3f} → {after.accuracy:.3f} (n={after.windows})"

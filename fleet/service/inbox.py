@@ -1,0 +1,165 @@
+"""What devices say, recorded: a batch of messages, one transaction.
+
+Rule 1: recorded first, acknowledged after; a message that arrives twice changes nothing.
+Rule 2: a message that cannot be believed is counted and dropped; it stops no other.
+Rule 3: answers are put on the desk and leave after the transaction.
+"""
+
+import logging
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import assert_never
+
+from agent.contract.envelope import Boot
+from agent.contract.messages import (
+    Ack,
+    ChunkRequest,
+    Event,
+    Fresh,
+    FreshRequest,
+    Inventory,
+    MetaRequest,
+    Presence,
+    Reported,
+    TaskAnswer,
+    Telemetry,
+)
+from agent.contract.topics import ACK, ENROL_REQUEST, FRESH
+from agent.errors import AgentError
+from fleet.errors import RefusedError
+from fleet.ingest import intake
+from fleet.ingest.intake import Said
+from fleet.ingest.mail import Arrived
+from fleet.ingest.serve import ChunkServer, metadata_pieces
+from fleet.registry.devices import BootSeen
+from fleet.service import membership, rollouts, runs
+from fleet.service.desk import Desk
+from fleet.signing.assignment import sign_ack, sign_fresh
+
+LOG = logging.getLogger(__name__)
+
+
+def take(desk: Desk, arrived: Iterable[Arrived], chunks: ChunkServer) -> None:
+    """Record a batch and put what must be answered on the desk."""
+    due: dict[tuple[str, Boot], None] = {}
+    with desk.registry.transaction():
+        for message in arrived:
+            try:
+                said = _read(desk, message)
+                if said is None:
+                    continue
+                if said.spooled and said.stamp is not None:
+                    due[said.device, said.stamp.boot] = None
+                _take(desk, said, chunks)
+            except (AgentError, RefusedError) as why:
+                LOG.warning("refused topic=%s code=%s why=%s", message.topic, why.code, why)
+        for device, boot in due:
+            _acknowledge(desk, device, boot)
+
+
+def _read(desk: Desk, message: Arrived) -> Said | None:
+    address = desk.topics.read(message.topic)
+    if address.channel is ENROL_REQUEST:
+        membership.ask_to_join(desk, address.who, message.payload)
+        return None
+    if not message.payload and message.retained:
+        return None
+    return intake.read(
+        address, message.payload, message.properties, lambda d: membership.key_of(desk, d)
+    )
+
+
+def _take(desk: Desk, said: Said, chunks: ChunkServer) -> None:
+    registry, now_ms = desk.registry, desk.now_ms()
+    match said.body:
+        case MetaRequest() as wanted:
+            files = desk.repository.bundle(wanted.root, wanted.targets)
+            for address, payload in metadata_pieces(said.device, wanted, files):
+                desk.send(address, payload)
+            return
+        case ChunkRequest() as ranges:
+            chunks.ask(said.device, ranges)
+            return
+        case _:
+            if said.stamp is None:
+                return
+            boot = said.stamp.boot
+    match said.body:
+        case Presence() as presence:
+            _present(desk, said.device, boot, presence)
+        case Inventory() as inventory:
+            registry.devices.inventory(said.device, boot, inventory, at_ms=now_ms)
+        case Reported() as reported:
+            registry.devices.reported(said.device, boot, reported, at_ms=now_ms)
+        case Telemetry() as telemetry:
+            if registry.reports.accept(
+                said.device, boot, said.stamp.sequence, "tele", at_ms=now_ms
+            ):
+                registry.reports.windows_add(said.device, boot, telemetry.windows, at_ms=now_ms)
+        case Event() as event:
+            if registry.reports.accept(said.device, boot, said.stamp.sequence, "evt", at_ms=now_ms):
+                _happened(desk, said.device, event)
+        case FreshRequest() as asked:
+            _refresh(desk, said.device, asked)
+        case TaskAnswer() as answer:
+            runs.answered(desk, said.device, answer, said.attachment)
+        case _:
+            assert_never(said.body)
+    registry.devices.saw(said.device, now_ms)
+
+
+def _present(desk: Desk, device: str, boot: Boot, presence: Presence) -> None:
+    devices, now_ms = desk.registry.devices, desk.now_ms()
+    told = Boot.parse(presence.boot)
+    if told != boot:
+        raise RefusedError(f"{device} stamps presence of boot {told} with boot {boot}")
+    if devices.boot_seen(device, boot, at_ms=now_ms) is BootSeen.REGRESSED:
+        devices.quarantine(
+            device,
+            "two lives of one identity: its boot counter went back, as when a card is cloned or "
+            "restored from an image; factory-reset one of them, it becomes a new device",
+            at_ms=now_ms,
+        )
+    if devices.presence(device, boot, presence.epoch, presence.s, at_ms=now_ms):
+        LOG.info("presence device=%s s=%s why=%s", device, presence.s, presence.why)
+        if presence.s == "online":
+            runs.returned(desk, device)
+
+
+def _happened(desk: Desk, device: str, event: Event) -> None:
+    reports, now_ms = desk.registry.reports, desk.now_ms()
+    match event.type:
+        case "update":
+            if reports.update_add(device, event, at_ms=now_ms):
+                rollouts.heard(desk, device, event)
+        case "evaluation":
+            reports.evaluation_add(device, event, at_ms=now_ms)
+        case "gap" if event.boot and event.first and event.last:
+            reports.skip(device, Boot.parse(event.boot), event.first, event.last, at_ms=now_ms)
+        case _:
+            reports.alarm_add(device, event, at_ms=now_ms)
+            LOG.warning("alarm device=%s code=%s why=%s", device, event.code, event.why)
+
+
+def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
+    authority = desk.repository.authority()
+    kept = desk.registry.devices.assignment(device)
+    fresh = Fresh(
+        device=device,
+        nonce=asked.nonce,
+        director_epoch=authority.director_epoch,
+        sequence=kept.sequence if kept else 0,
+        digest=sha256(kept.payload).hexdigest() if kept else None,
+        now_ms=desk.now_ms(),
+    )
+    desk.send(FRESH.at(device), sign_fresh(desk.keys.director, fresh, authority=authority))
+
+
+def _acknowledge(desk: Desk, device: str, boot: Boot) -> None:
+    ack = Ack(
+        device=device,
+        boot=str(boot),
+        sequence=desk.registry.reports.recorded_up_to(device, boot),
+    )
+    payload = sign_ack(desk.keys.director, ack, authority=desk.repository.authority())
+    desk.send(ACK.at(device), payload)

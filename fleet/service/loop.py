@@ -1,0 +1,292 @@
+"""The running manager: one thread, one connection, one loop.
+
+Rule 1: remember first, then act: a batch is recorded, then answered, then settled with
+        the broker. ``kill -9`` between any two costs a repetition, never a loss.
+Rule 2: what must be true is derived again at every turn from the registry (assignments
+        that differ from the desired state, rollouts that may advance), never kept in
+        a queue that a crash would empty.
+Rule 3: other threads ask; they touch nothing.
+"""
+
+import fcntl
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import IO, TypeVar, assert_never
+
+from agent.contract.codec import encode
+from agent.contract.messages import ManagerPresence
+from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address, Topics
+from fleet.config import FleetConfig
+from fleet.errors import ConflictError, UnreachableError
+from fleet.ingest import dispatch
+from fleet.ingest.broker import BrokerLink
+from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message
+from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
+from fleet.ingest.provision import Provisioner
+from fleet.ingest.serve import ChunkServer
+from fleet.registry.artifacts import Artifacts
+from fleet.registry.devices import DeviceState
+from fleet.registry.sqlite import open_registry
+from fleet.service import inbox, rollouts, runs
+from fleet.service.desk import Desk, Withdrawal
+from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
+from fleet.signing.assignment import sign_assignment
+from fleet.signing.ceremony import load_online
+from fleet.signing.repository import Repository
+
+LOG = logging.getLogger(__name__)
+R = TypeVar("R")
+_IDLE_SECONDS = 0.5
+_CHUNK_SECONDS = 0.02
+_ANSWER_SECONDS = 60.0
+_METADATA_SECONDS = 3600.0
+_MAX_UNSENT_BYTES = 8 * 1024 * 1024
+
+
+class RunningManager:
+    """Everything that ``fieldfare serve`` runs, but for the API server.
+
+    Raises:
+        ConflictError: Another manager works in this home.
+        ConfigError, SigningError, RegistryError: The home is not in order.
+
+    """
+
+    def __init__(self, config: FleetConfig, *, passphrase: str = "") -> None:
+        self._lock = _lock(config.home)
+        self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopping = Event()
+        self._desk = _open_desk(config, passphrase, self._heard)
+        self._chunks = ChunkServer(self._desk.artifacts)
+        self._link = self._open_link()
+        self._errands = ErrandRunner(self._accounts, self.post)
+        self._ticked = self._checked_metadata = 0.0
+
+    def ask(self, use_case: Callable[[Desk], R], /) -> R:
+        """Run a use case on the manager's thread; called from any other.
+
+        Raises:
+            UnreachableError: The manager is stopping or too busy.
+
+        """
+        answer: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(use_case(self._desk))
+            except Exception as why:  # noqa: BLE001  # it belongs to the asker, who raises it
+                answer.set_exception(why)
+
+        self._put(run)
+        try:
+            return answer.result(timeout=_ANSWER_SECONDS)
+        except TimeoutError as why:
+            raise UnreachableError("the manager did not answer in a minute; see its log") from why
+
+    def post(self, use_case: Callable[[Desk], None]) -> None:
+        """Hand a use case to the manager's thread without waiting."""
+        self._put(lambda: use_case(self._desk))
+
+    def stop(self) -> None:
+        """Let ``run`` return; callable from a signal handler."""
+        self._stopping.set()
+        self._link.wake()
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        self._take_up()
+        LOG.info("manager fleet=%s epoch=%d", self._desk.config.fleet, self._desk.epoch)
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            self._close()
+
+    def _take_up(self) -> None:
+        for device in self._desk.registry.devices.listing(DeviceState.REVOKED):
+            self._desk.errands.append(Withdrawal(device.id))
+        runs.take_up(self._desk)
+
+    def _turn(self) -> None:
+        arrived: list[Arrived] = []
+        for news in self._link.poll(_CHUNK_SECONDS if self._chunks.waiting else _IDLE_SECONDS):
+            match news:
+                case Arrived():
+                    arrived.append(news)
+                case Connected():
+                    self._connected()
+                case Disconnected(why=why):
+                    LOG.warning("broker away why=%s", why)
+                    self._desk.connected = False
+                case _:
+                    assert_never(news)
+        if arrived:
+            inbox.take(self._desk, arrived, self._chunks)
+        self._hear()
+        self._tick()
+        self._sign_assignments()
+        self._publish()
+        self._link.settle([message for message in arrived if message.receipt])
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                run = self._asked.get_nowait()
+            except Empty:
+                return
+            run()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked >= self._desk.config.tick_seconds:
+            self._ticked = now
+            rollouts.tick(self._desk)
+            runs.tick(self._desk)
+        if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
+            self._checked_metadata = now
+            if self._desk.repository.refresh(
+                datetime.fromtimestamp(self._desk.now_ms() / 1000, UTC)
+            ):
+                LOG.info("metadata signed again")
+
+    def _sign_assignments(self) -> None:
+        desk, authority = self._desk, self._desk.repository.authority()
+        now_ms, lifetime_ms = desk.now_ms(), desk.config.assignment_seconds * 1000
+        due = dispatch.due(desk.registry, now_ms=now_ms, lifetime_ms=lifetime_ms)
+        if not due:
+            return
+        with desk.registry.transaction():
+            for device in due:
+                signed = dispatch.sign_next(
+                    desk.registry,
+                    desk.registry.devices.require(device),
+                    fleet=desk.config.fleet,
+                    epoch=authority.director_epoch,
+                    now_ms=now_ms,
+                    lifetime_ms=lifetime_ms,
+                    sign=lambda assignment: sign_assignment(
+                        desk.keys.director, assignment, authority=authority, now_ms=now_ms
+                    ),
+                )
+                desk.send(ASSIGNMENT.at(device), signed.payload)
+                LOG.info("assignment device=%s sequence=%d", device, signed.sequence)
+
+    def _connected(self) -> None:
+        desk = self._desk
+        desk.connected = True
+        LOG.info("broker url=%s", desk.config.broker.url)
+        desk.outgoing.clear()
+        desk.send(MANAGER_PRESENCE.at(desk.config.manager), _presence(desk, "online"))
+        for device in desk.registry.devices.listing(DeviceState.ENROLLED):
+            kept = desk.registry.devices.assignment(device.id)
+            if kept is not None:
+                desk.send(ASSIGNMENT.at(device.id), kept.payload)
+            if device.presence == "online":
+                runs.returned(desk, device.id)
+
+    def _publish(self) -> None:
+        desk = self._desk
+        while desk.errands:
+            self._errands.put(desk.errands.popleft())
+        if not desk.connected:
+            desk.outgoing.clear()  # all of it is sent again, or asked for again
+            return
+        for address, payload in self._chunks.ready(time.monotonic()):
+            self._link.publish(self._message(address, payload))
+        while desk.outgoing and self._link.unsent_bytes < _MAX_UNSENT_BYTES:
+            waiting = desk.outgoing.popleft()
+            self._link.publish(self._message(waiting.address, waiting.payload))
+
+    def _message(self, address: Address, payload: bytes) -> Message:
+        channel = address.channel
+        return Message(
+            topic=self._desk.topics.write(address),
+            payload=payload,
+            qos=channel.qos,
+            retain=channel.retain,
+            expiry_seconds=channel.expiry_seconds,
+            content_type="application/json" if payload[:1] == b"{" else "application/octet-stream",
+        )
+
+    def _open_link(self) -> BrokerLink:
+        desk = self._desk
+        gone = self._message(MANAGER_PRESENCE.at(desk.config.manager), _presence(desk, "offline"))
+        return BrokerLink(
+            _connection(desk.config, MANAGER_USER, "manager-password"),
+            subscriptions=tuple((topic, 1) for topic in desk.topics.of_manager()),
+            will=gone,
+        )
+
+    def _accounts(self) -> Accounts:
+        config = self._desk.config
+        if config.broker.kind == "embedded":
+            return NoAccounts()
+        return Provisioner(
+            _connection(config, PROVISIONER_USER, "provisioner-password"), self._desk.topics
+        )
+
+    def _heard(self, run: str, word: object) -> None:
+        self.post(lambda desk: runs.heard(desk, run, word))
+
+    def _put(self, run: Callable[[], None]) -> None:
+        self._asked.put(run)
+        self._link.wake()
+
+    def _close(self) -> None:
+        runs.put_down(self._desk)
+        self._errands.stop()
+        self._link.close(
+            self._message(
+                MANAGER_PRESENCE.at(self._desk.config.manager), _presence(self._desk, "offline")
+            )
+        )
+        self._desk.registry.close()
+        self._lock.close()
+
+
+def _open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object], None]) -> Desk:
+    keys = load_online(config.keys, passphrase, dev=config.dev)
+    registry = open_registry(config.registry, create=False)
+    now_ms = int(time.time() * 1000)
+    return Desk(
+        config=config,
+        registry=registry,
+        artifacts=Artifacts(config.artifacts),
+        repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
+        keys=keys,
+        topics=Topics(fleet=config.fleet, prefix=config.prefix),
+        now_ms=lambda: int(time.time() * 1000),
+        epoch=registry.events.record("manager.started", config.manager, {}, at_ms=now_ms),
+        heard=heard,
+    )
+
+
+def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
+    password = config.secret(secret)
+    return Connection(
+        url=config.broker.url,
+        ca=config.broker_ca(),
+        username=user if password else None,
+        password=password,
+        client_id=user,
+    )
+
+
+def _presence(desk: Desk, s: str) -> bytes:
+    return encode(ManagerPresence(s=s, epoch=desk.epoch))
+
+
+def _lock(home: Path) -> IO[bytes]:
+    file = (home / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as why:
+        file.close()
+        raise ConflictError(f"another manager works in {home}; stop it first") from why
+    return file

@@ -1,0 +1,236 @@
+"""Who belongs to the fleet: tokens, enrolment, approval, revocation."""
+
+from nacl.signing import SigningKey, VerifyKey
+
+from agent.contract.messages import Assigned, EnrolmentFile, EnrolReply, EnrolRequest
+from agent.contract.topics import ENROL_REPLY
+from fleet.ingest.mosquitto import ENROL_USER
+from fleet.registry.devices import Device, DeviceState
+from fleet.registry.tokens import Approval, Token
+from fleet.service.desk import Desk, Grant, Withdrawal
+from fleet.service.overview import name_of
+from fleet.service.views import DeviceView, SlotView, TokenView, TokenWish
+from fleet.signing import enrolment
+
+
+def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
+    """Make a token and return the file that devices are given; its seed is not kept."""
+    now_ms = desk.now_ms()
+    seed = SigningKey.generate()
+    expires_ms = now_ms + wish.lifetime_seconds * 1000
+    with desk.registry.transaction():
+        desk.registry.tokens.add(
+            bytes(seed.verify_key).hex(),
+            group=wish.group,
+            uses=wish.uses,
+            expires_ms=expires_ms,
+            approval=Approval(wish.approval),
+            at_ms=now_ms,
+        )
+    isolated = desk.config.broker.kind == "mosquitto"
+    return EnrolmentFile(
+        fleet=desk.config.fleet,
+        prefix=desk.config.prefix,
+        enrol_url=desk.config.broker.enrol_url,
+        broker_ca=desk.config.broker_ca(),
+        username=ENROL_USER if isolated else "",
+        password=desk.config.secret("enrol-password") or "" if isolated else "",
+        root_digest=desk.repository.root_digest(),
+        token=bytes(seed).hex(),
+        expires_ms=expires_ms,
+    )
+
+
+def tokens(desk: Desk) -> list[TokenView]:
+    """Return every token, newest first."""
+    return [
+        TokenView(
+            key=t.key,
+            group=t.group,
+            uses=t.uses,
+            used_by=t.used_by,
+            expires_ms=t.expires_ms,
+            approval=str(t.approval),
+        )
+        for t in desk.registry.tokens.listing()
+    ]
+
+
+def devices(desk: Desk) -> list[DeviceView]:
+    """Return every device, oldest first."""
+    return [_view(desk, d) for d in desk.registry.devices.listing()]
+
+
+def device(desk: Desk, device_id: str) -> DeviceView:
+    """Return one device.
+
+    Raises:
+        NotFoundError: There is none with this id.
+
+    """
+    return _view(desk, desk.registry.devices.require(device_id))
+
+
+def approve(desk: Desk, device_id: str) -> DeviceView:
+    """Let a pending device in; it gets its credentials when it asks again.
+
+    Raises:
+        NotFoundError, ConflictError: Unknown, or revoked.
+
+    """
+    with desk.registry.transaction():
+        return _view(desk, desk.registry.devices.approve(device_id, at_ms=desk.now_ms()))
+
+
+def revoke(desk: Desk, device_id: str) -> DeviceView:
+    """Shut a device out for good: its broker account goes and its connection is cut.
+
+    Raises:
+        NotFoundError: There is none with this id.
+
+    """
+    with desk.registry.transaction():
+        revoked = desk.registry.devices.revoke(device_id, at_ms=desk.now_ms())
+    desk.device_keys.pop(device_id, None)
+    desk.errands.append(Withdrawal(device_id))
+    return _view(desk, revoked)
+
+
+def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
+    """Judge an enrolment request and answer it; call it inside a transaction.
+
+    Raises:
+        MalformedError, UnsignedError: It gets no answer.
+
+    """
+    now_ms = desk.now_ms()
+    judged = enrolment.judge_request(
+        payload,
+        fleet=desk.config.fleet,
+        nonce=nonce,
+        token=lambda key: _token(desk.registry.tokens.find(key)),
+        known=lambda found: _state(desk.registry.devices.find(found)),
+        seen=lambda used: used in desk.nonces,
+        now_ms=now_ms,
+    )
+    desk.nonces.append(nonce)
+    match judged:
+        case enrolment.Refused(request=request, device=device_id, why=why):
+            _reply(desk, request, device_id, "refused", why)
+        case enrolment.Pending(request=request, device=device_id, why=why):
+            _add(desk, request, device_id, DeviceState.PENDING)
+            _reply(desk, request, device_id, "pending", why)
+        case enrolment.Admitted(request=request, device=device_id):
+            _add(desk, request, device_id, DeviceState.ENROLLED)
+            desk.errands.append(Grant(device=device_id, request=request))
+
+
+def granted(desk: Desk, grant: Grant, password: str | None) -> None:
+    """Send a device its credentials; None where the broker has no accounts."""
+    reply = EnrolReply(
+        device=grant.device,
+        nonce=grant.request.nonce,
+        fleet=desk.config.fleet,
+        status="enrolled",
+        broker_url=desk.config.broker.url,
+        broker_ca=desk.config.broker_ca(),
+        username=grant.device if password else None,
+        password=password,
+    )
+    _send_reply(desk, grant.request, reply)
+
+
+def key_of(desk: Desk, device_id: str) -> VerifyKey | None:
+    """Return the public key of an enrolled device."""
+    known = desk.device_keys.get(device_id)
+    if known is None:
+        found = desk.registry.devices.find(device_id)
+        if found is None or found.state is not DeviceState.ENROLLED:
+            return None
+        known = desk.device_keys[device_id] = VerifyKey(bytes.fromhex(found.key))
+    return known
+
+
+def _add(desk: Desk, request: EnrolRequest, device_id: str, state: DeviceState) -> None:
+    registry, now_ms = desk.registry, desk.now_ms()
+    token = registry.tokens.find(request.token_key)
+    registry.tokens.use(request.token_key, device_id, at_ms=now_ms)
+    registry.devices.add(
+        device_id,
+        key=request.device_key,
+        group=token.group if token else "default",
+        hardware=request.hardware,
+        state=state,
+        at_ms=now_ms,
+    )
+    if state is DeviceState.ENROLLED:
+        registry.devices.approve(device_id, at_ms=now_ms)
+
+
+def _reply(desk: Desk, request: EnrolRequest, device_id: str, status: str, why: str) -> None:
+    reply = EnrolReply(
+        device=device_id, nonce=request.nonce, fleet=desk.config.fleet, status=status, why=why
+    )
+    _send_reply(desk, request, reply)
+
+
+def _send_reply(desk: Desk, request: EnrolRequest, reply: EnrolReply) -> None:
+    payload = enrolment.seal_reply(
+        request, reply, key=desk.keys.enrolment, metadata=desk.repository.bundle(0, ())
+    )
+    desk.send(ENROL_REPLY.at(request.nonce), payload)
+
+
+def _token(found: Token | None) -> enrolment.Token | None:
+    if found is None:
+        return None
+    return enrolment.Token(
+        uses_left=found.uses - len(found.used_by),
+        expires_ms=found.expires_ms,
+        approval="manual" if found.approval is Approval.MANUAL else "auto",
+        used_by=found.used_by,
+    )
+
+
+def _state(found: Device | None) -> enrolment.DeviceState | None:
+    match found.state if found else None:
+        case DeviceState.PENDING:
+            return "pending"
+        case DeviceState.ENROLLED:
+            return "enrolled"
+        case DeviceState.REVOKED:
+            return "revoked"
+        case _:
+            return None
+
+
+def _view(desk: Desk, found: Device) -> DeviceView:
+    desired = desk.registry.devices.desired(found.id)
+    told = found.reported.slots if found.reported else {}
+    return DeviceView(
+        id=found.id,
+        state=str(found.state),
+        group=found.group,
+        hardware=found.hardware,
+        presence=found.presence or "unknown",
+        last_seen_ms=found.last_seen_ms or 0,
+        agent=found.inventory.agent if found.inventory else "",
+        trains=bool(found.inventory and found.inventory.trains),
+        evaluates=bool(found.inventory and found.inventory.evaluates),
+        slots=tuple(_slot(desk, found, s, desired.get(s)) for s in sorted({*desired, *told})),
+        quarantined_why=found.quarantined_why,
+    )
+
+
+def _slot(desk: Desk, found: Device, slot: str, wanted: Assigned | None) -> SlotView:
+    told = found.reported.slots.get(slot) if found.reported else None
+    runs = told.current if told else None
+    return SlotView(
+        slot=slot,
+        wanted=name_of(desk, wanted.digest) if wanted else None,
+        wanted_digest=wanted.digest if wanted else None,
+        runs=name_of(desk, runs) if runs else None,
+        runs_digest=runs,
+        phase=told.phase if told else "unknown",
+        denied=tuple(name_of(desk, d) for d in told.denied) if told else (),
+    )

@@ -1,0 +1,203 @@
+"""The release engineer's desk: build a release, sign it offline, hand it in.
+
+Runs where the offline keys are, which is not the manager. In a development fleet both
+are the same folder.
+
+A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``motion.toml``)::
+
+    family = "motion"                  # required; letters, digits, hyphens
+    slot = "motion"                    # default: the family
+    classes = ["walk", "sit"]          # names of the probabilities, in order
+    probabilities = "probabilities"    # output that holds them
+    golden_inputs = "golden.npz"       # arrays (n, …) by input name; default: seeded inputs
+    metrics = { accuracy = 0.86 }
+    [windowing]
+    channels = ["ax", "ay", "az"]
+    samples = 128
+    hop = 64
+    rate_hz = 50.0
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct, field
+from numpy.typing import NDArray
+
+from agent.contract.keys import Ed25519Signer
+from agent.contract.manifest import Label, Lineage, Name, Windowing, decode_release
+from fleet.errors import RefusedError
+from fleet.release.build import BuiltRelease, Placement, build_release, find_head
+from fleet.release.golden import golden_inputs
+from fleet.service.views import CandidateView, Publication, TargetsView
+from fleet.signing.metadata import next_targets
+
+MAX_GOLDEN_INPUTS = 64
+
+
+class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model file cannot say of itself."""
+
+    family: Name
+    slot: Name | None = None
+    classes: tuple[Label, ...] = ()
+    probabilities: Label | None = None
+    golden_inputs: Annotated[str, Meta(max_length=1000)] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    windowing: Windowing | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A model with everything that its release needs."""
+
+    model: bytes
+    description: Description
+    golden_inputs: tuple[dict[str, NDArray[Any]], ...] | None
+    lineage: Lineage
+
+    @property
+    def slot(self) -> str:
+        """The place it takes on a device."""
+        return self.description.slot or self.description.family
+
+
+def read_described(model: Path, description: Path | None = None) -> Described:
+    """Read a model and its description.
+
+    Raises:
+        RefusedError: A file is missing, or the description is not as above.
+
+    """
+    path = description or _beside(model)
+    content, text = _read(model), _read(path)
+    try:
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text.decode())
+        described = msgspec.convert(table, Description)
+    except (ValueError, msgspec.ValidationError) as why:
+        raise RefusedError(f"{path} does not describe a model: {why}") from why
+    golden = _golden(path.parent / described.golden_inputs) if described.golden_inputs else None
+    return Described(model=content, description=described, golden_inputs=golden, lineage=Lineage())
+
+
+def describe_candidate(candidate: CandidateView) -> Described:
+    """Return the model that a federated run offers, described like the release it grew from."""
+    parent = decode_release(candidate.parent_manifest)
+    return Described(
+        model=candidate.model,
+        description=Description(
+            family=parent.family,
+            slot=parent.slot,
+            classes=parent.classes,
+            probabilities=parent.probabilities,
+            windowing=parent.windowing,
+        ),
+        golden_inputs=golden_inputs(candidate.parent_golden),
+        lineage=Lineage(
+            parents=(candidate.parent,),
+            run=candidate.run,
+            rounds=candidate.rounds,
+            cohort=candidate.cohort,
+        ),
+    )
+
+
+def sign_release(
+    described: Described,
+    targets: TargetsView,
+    signers: Sequence[Ed25519Signer],
+    *,
+    version: str | None,
+    now: datetime | None = None,
+) -> tuple[BuiltRelease, Publication]:
+    """Build a release and sign the targets metadata that holds it.
+
+    Args:
+        described: The model.
+        targets: What is in force.
+        signers: Offline targets keys.
+        version: Its name within the family; None takes ``v`` and the counter.
+        now: Aware datetime; None is the wall clock.
+
+    Raises:
+        AdmissionError: The model cannot become a release.
+        SigningError: The metadata in force cannot be built upon.
+
+    """
+    now = now or datetime.now(UTC)
+    counter = targets.next_counters.get(described.slot, 1)
+    text = described.description
+    built = build_release(
+        described.model,
+        Placement(
+            family=text.family,
+            version=version or f"v{counter}",
+            slot=described.slot,
+            counter=counter,
+            windowing=text.windowing,
+            classes=text.classes,
+            probabilities=text.probabilities,
+            head=find_head(described.model),
+            lineage=described.lineage,
+            rollback_to=targets.in_use.get(described.slot, ()),
+        ),
+        golden_inputs=described.golden_inputs,
+        metrics=text.metrics,
+        now_ms=int(now.timestamp() * 1000),
+    )
+    signed = next_targets(
+        targets.targets,
+        additions={built.release.target: built.manifest},
+        removals=(),
+        signers=signers,
+        now=now,
+    )
+    return built, Publication(targets=signed, manifest=built.manifest)
+
+
+def hand_in(
+    built: BuiltRelease, upload: Callable[[str, bytes], None], publish: Callable[[], None]
+) -> None:
+    """Upload the artifacts, then publish: what devices can see is complete."""
+    for digest, content in built.artifacts.items():
+        upload(digest, content)
+    publish()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as why:
+        raise RefusedError(f"{path} cannot be read: {why.strerror or why}") from why
+
+
+def _beside(model: Path) -> Path:
+    found = [p for p in (model.with_suffix(".toml"), model.with_suffix(".json")) if p.exists()]
+    if not found:
+        raise RefusedError(
+            f"{model.with_suffix('.toml')} is missing: it describes the model; "
+            "'fieldfare model publish --help' shows what belongs into it"
+        )
+    return found[0]
+
+
+def _golden(path: Path) -> tuple[dict[str, NDArray[Any]], ...]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            named = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, KeyError) as why:
+        raise RefusedError(f"{path} does not hold golden inputs: {why}") from why
+    count = min((len(array) for array in named.values()), default=0)
+    if not count:
+        raise RefusedError(f"{path} holds no golden inputs")
+    return tuple(
+        {name: array[i : i + 1] for name, array in named.items()}
+        for i in range(min(count, MAX_GOLDEN_INPUTS))
+    )
