@@ -60,4 +60,21 @@ Decision = Accept | Defer | Decline
 
 def decide(task: Task, conditions: Conditions) -> Decision:
     """Return whether the device takes ``task``."""
-    raise NotImplementedError
+    if task.device != conditions.device:
+        return Decline(f"the task is for {task.device}")
+    allowed = conditions.trains if task.kind == "train" else conditions.evaluates
+    if not allowed:
+        return Decline(f"this device's operator does not let it {task.kind}")
+    held, what = conditions.decide_windows, "decide"
+    least = 1
+    if task.kind == "train":
+        held, what, least = conditions.train_windows, "train", conditions.minimum_windows
+    if held < least:
+        return Decline(f"it has {held} {what} windows; at least {least} are needed")
+    if conditions.updating:
+        return Defer("an update is being fetched or proven")
+    if task.backbone not in conditions.backbones:
+        return Decline(f"release {task.backbone[:16]} is not running here")
+    if conditions.busy_with is not None and conditions.busy_with != task.task:
+        return Defer(f"task {conditions.busy_with} is being done")
+    return Accept()
