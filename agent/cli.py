@@ -1,1 +1,148 @@
-"""Being built."""
+"""The ``fieldfare-agent`` command.
+
+Exit statuses are those of the errors (``agent.errors``), and 2 for wrong usage; an error
+is one sentence on standard error.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, load_config
+from agent.errors import AgentError
+
+LONGEST_WAIT_SECONDS = 86_400.0
+
+STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help=f"State directory; from --config where given, else {DEFAULT_STATE_DIR}.",
+)
+CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Configuration file (TOML).",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run, update, watch and teach ML models on this device."""
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@STATE_DIR
+@CONFIG
+@click.option("--wait", is_flag=True, help="Wait for an operator's approval, for a day at most.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the fleet's answer.",
+)
+def enrol(
+    file: Path,
+    state_dir: Path | None,
+    config_file: Path | None,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Join a fleet with the FILE that `fieldfare token create` wrote."""
+    from agent.daemon.enrolling import enrol as enrol_device
+    from agent.daemon.host import lock_state
+    from agent.observe.resources import require_supported
+
+    require_supported()
+    place = _state_dir(state_dir, config_file)
+    hardware = load_config(config_file).agent.hardware if config_file else None
+    with lock_state(place):
+        credentials = enrol_device(
+            file,
+            place,
+            hardware=hardware,
+            wait_seconds=LONGEST_WAIT_SECONDS if wait else 0.0,
+            answer_seconds=timeout,
+            waiting=lambda why: click.echo(why, err=True),
+        )
+    click.echo(f"{credentials.device} is enrolled in fleet {credentials.fleet}")
+
+
+@cli.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_CONFIG_FILE,
+    show_default=True,
+    help="Configuration file (TOML).",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is written to standard error.",
+)
+def run(config_file: Path, log_level: str) -> None:
+    """Run the agent until SIGTERM."""
+    from agent.daemon.host import log_to_stderr
+    from agent.daemon.running import run_agent
+
+    log_to_stderr(log_level)
+    run_agent(load_config(config_file))
+
+
+@cli.command()
+@STATE_DIR
+@CONFIG
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
+)
+def status(state_dir: Path | None, config_file: Path | None, output: str) -> None:
+    """Show what the state directory says; a running agent is not disturbed."""
+    from agent.daemon.status import describe, read_status
+
+    found = read_status(_state_dir(state_dir, config_file))
+    click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
+
+
+@cli.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("kind")
+def worker(kind: str) -> None:
+    """Do one job of the agent; the agent starts this."""
+    from agent.worker.child import main as work
+
+    raise SystemExit(work([kind]))
+
+
+def _state_dir(state_dir: Path | None, config_file: Path | None) -> Path:
+    if state_dir is not None:
+        return state_dir
+    return load_config(config_file).agent.state_dir if config_file else DEFAULT_STATE_DIR
+
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    try:
+        ended = cli.main(standalone_mode=False, prog_name="fieldfare-agent")
+    except AgentError as why:
+        sys.stderr.write(f"fieldfare-agent: {' '.join(str(why).split())}\n")
+        return why.exit_status
+    except click.ClickException as why:
+        why.show()
+        return why.exit_code
+    except click.Abort:
+        return 130
+    return ended if isinstance(ended, int) else 0

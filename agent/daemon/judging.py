@@ -156,7 +156,7 @@ class Judging:
             windows=shown.windows if shown else 0,
             agreement=shown.agreement if shown else None,
             candidate=measured(shown.serving if shown else None, new),
-            running=measured(shown.beside, old) if shown and shown.beside else None,
+            running=measured(shown.beside if shown else None, old) if prove.against else None,
             decide=decide,
             expired=expired,
         )

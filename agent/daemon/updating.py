@@ -160,16 +160,7 @@ class Updating:
 
     def report(self) -> dict[str, SlotReport]:
         """Return what every slot really runs."""
-        return {
-            slot: SlotReport(
-                current=_digest(state.current),
-                candidate=_digest(state.candidate),
-                last_good=_digest(state.last_good),
-                phase=state.phase_name,
-                denied=state.denied,
-            )
-            for slot, state in sorted(self._states.items())
-        }
+        return {slot: describe_slot(state) for slot, state in sorted(self._states.items())}
 
     def _drain(self) -> None:
         if self._performing:
@@ -294,3 +285,14 @@ class Updating:
 
 def _digest(assigned: Assigned | None) -> str | None:
     return assigned.digest if assigned else None
+
+
+def describe_slot(state: machine.State) -> SlotReport:
+    """Return what a slot really runs, as it is reported."""
+    return SlotReport(
+        current=_digest(state.current),
+        candidate=_digest(state.candidate),
+        last_good=_digest(state.last_good),
+        phase=state.phase_name,
+        denied=state.denied,
+    )

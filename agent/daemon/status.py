@@ -1,0 +1,155 @@
+"""What ``fieldfare-agent status`` shows: read from the state directory, without its lock.
+
+Rule 1: nothing is changed; an agent that runs meanwhile is not disturbed.
+Rule 2: the same values for people and, as JSON, for programs. Never a key or a password.
+"""
+
+import fcntl
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.contract.messages import SlotReport
+from agent.daemon.desired import ACCEPTED, AcceptedAssignment
+from agent.daemon.moments import awake_seconds
+from agent.daemon.updating import describe_slot
+from agent.disk import Disk, read_versioned
+from agent.errors import ConfigError
+from agent.identity.clock import TrustedClock
+from agent.identity.device_key import BOOT, BootFile, find_key
+from agent.identity.enrol import load_credentials
+from agent.link.outbox import Totals, read_totals
+from agent.update import journal, trust
+
+
+class OutboxStatus(Struct, frozen=True, kw_only=True):
+    """Reports over the life of the state directory."""
+
+    appended: int
+    acknowledged: int
+    dropped: int
+    pending: int
+    size_bytes: int
+
+
+class AcceptedOrder(Struct, frozen=True, kw_only=True):
+    """The newest assignment that was believed."""
+
+    director_epoch: int
+    sequence: int
+    expires_ms: int
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """One device, as its state directory has it.
+
+    Attributes:
+        running: Whether an agent holds the directory now.
+        boots: How many lives it has begun.
+        slots: What each slot runs.
+        trusted_floor_ms: A moment that has certainly passed, ms since 1970.
+        now_ms: The best time there is without asking the fleet.
+
+    """
+
+    state_dir: str
+    device: str | None
+    fleet: str | None
+    broker_url: str | None
+    running: bool
+    boots: int
+    root_version: int | None
+    slots: dict[str, SlotReport]
+    outbox: OutboxStatus
+    accepted: AcceptedOrder | None
+    trusted_floor_ms: int
+    now_ms: int
+
+
+def read_status(state_dir: Path) -> Status:
+    """Read a state directory.
+
+    Raises:
+        ConfigError: There is none.
+        NewerStateError: Something in it was written by a newer version.
+        StoreError: Something in it cannot be read.
+
+    """
+    if not state_dir.is_dir():
+        raise ConfigError(f"{state_dir} is no state directory of an agent")
+    disk = Disk(state_dir)
+    key = find_key(disk)
+    credentials = load_credentials(disk)
+    trusted = trust.load(disk)
+    boot = read_versioned(disk, BOOT, BootFile)
+    newest = read_versioned(disk, ACCEPTED, AcceptedAssignment)
+    clock = TrustedClock(disk, awake_seconds, time.time)
+    return Status(
+        state_dir=str(state_dir),
+        device=key.device if key else None,
+        fleet=credentials.fleet if credentials else None,
+        broker_url=credentials.broker_url if credentials else None,
+        running=_is_locked(state_dir / "lock"),
+        boots=boot.counter if boot else 0,
+        root_version=trusted.root_version if trusted else None,
+        slots={slot: describe_slot(journal.load(disk, slot)) for slot in journal.slots(disk)},
+        outbox=_outbox(read_totals(disk)),
+        accepted=_order(newest),
+        trusted_floor_ms=clock.floor_ms,
+        now_ms=clock.now_ms(),
+    )
+
+
+def describe(status: Status) -> str:
+    """Return the status for a person."""
+    lines = [
+        f"device     {status.device or 'no key yet'}",
+        f"fleet      {status.fleet or 'not enrolled'}",
+        f"broker     {status.broker_url or '-'}",
+        f"agent      {'running' if status.running else 'not running'}, boot {status.boots}",
+    ]
+    if status.accepted is not None:
+        order = status.accepted
+        lines.append(f"assignment {order.sequence} of director epoch {order.director_epoch}")
+    for slot, report in status.slots.items():
+        running = report.current[:16] if report.current else "nothing"
+        trying = f", trying {report.candidate[:16]}" if report.candidate else ""
+        lines.append(f"slot       {slot}: {running} ({report.phase}{trying})")
+    outbox = status.outbox
+    lines.append(
+        f"reports    {outbox.appended} made, {outbox.acknowledged} acknowledged,"
+        f" {outbox.pending} waiting, {outbox.dropped} dropped"
+    )
+    return "\n".join(lines)
+
+
+def _outbox(totals: Totals) -> OutboxStatus:
+    return OutboxStatus(
+        appended=totals.appended,
+        acknowledged=totals.acknowledged,
+        dropped=totals.dropped,
+        pending=totals.pending,
+        size_bytes=totals.size_bytes,
+    )
+
+
+def _order(newest: AcceptedAssignment | None) -> AcceptedOrder | None:
+    if newest is None:
+        return None
+    return AcceptedOrder(
+        director_epoch=newest.accepted.director_epoch,
+        sequence=newest.accepted.sequence,
+        expires_ms=newest.expires_ms,
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
