@@ -155,7 +155,7 @@ class Listener:
     def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < deadline, f"heard only {self.heard}"
+            assert time.monotonic() < deadline, f"heard only {[m.topic for m in self.heard]}"
             self.turn()
 
     def close(self) -> None:

@@ -54,6 +54,17 @@ class End:
     code: int | None = None
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which the MQTT library forgets."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class Wire:
     """One connection of one client, from its first packet to its last."""
 
@@ -81,10 +92,10 @@ class Wire:
         self._acknowledged: deque[int] = deque()
         self._unsent: dict[int, int] = {}
         self._publishing = Lock()
+        self._client = self._make_client(will)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._wake_writer.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        self._client = self._make_client(will)
 
     def open(self) -> None:
         """Connect and send the first packet.
@@ -217,17 +228,21 @@ class Wire:
         if self._connection.secure:
             ca = self._connection.ca or None
             try:
-                client.tls_set_context(ssl.create_default_context(cadata=ca))
+                context = ssl.create_default_context(cadata=ca)
             except ssl.SSLError as why:
                 raise LinkError("the broker's certificate authority is not valid PEM") from why
+            context.sslsocket_class = _TlsSocket
+            client.tls_set_context(context)
         if will is not None:
             channel = will.address.channel
+            properties = _properties(will, PacketTypes.WILLMESSAGE)
+            properties.WillDelayInterval = self._connection.will_delay_seconds
             client.will_set(
                 self._topics.write(will.address),
                 will.payload,
                 channel.qos,
                 channel.retain,
-                _properties(will, PacketTypes.WILLMESSAGE),
+                properties,
             )
         client.on_socket_open = _send_small_packets_at_once
         # set so that the library never writes on the thread that publishes

@@ -19,6 +19,8 @@ class Connection:
         client_id: Stable name of the session; a device's id.
         keepalive_seconds: Changed by up to 10 % so that a fleet does not ping in step.
         session_expiry_seconds: How long the broker keeps the session; 0 begins anew.
+        will_delay_seconds: How long the broker waits with our Will for our return;
+            below the session expiry. Without it every short gap would report a death.
 
     Raises:
         ConfigError: The address is of another form.
@@ -32,6 +34,7 @@ class Connection:
     client_id: str
     keepalive_seconds: int = 60
     session_expiry_seconds: int = 3600
+    will_delay_seconds: int = 30
     connect_timeout_seconds: float = 10.0
 
     def __post_init__(self) -> None:

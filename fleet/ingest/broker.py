@@ -52,6 +52,17 @@ TICK_SECONDS = 1.0
 log = logging.getLogger("fleet.ingest")
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which the MQTT library forgets."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class BrokerLink:
     """One connection, driven by the thread that calls ``poll``; any thread may ``wake``."""
 
@@ -252,7 +263,9 @@ class BrokerLink:
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.secure:
-            client.tls_set_context(ssl.create_default_context(cadata=self._connection.ca or None))
+            context = ssl.create_default_context(cadata=self._connection.ca or None)
+            context.sslsocket_class = _TlsSocket
+            client.tls_set_context(context)
         if self._will is not None:
             will = self._will
             properties = _publish_properties(will, PacketTypes.WILLMESSAGE)
