@@ -25,6 +25,7 @@ from agent.errors import AgentError, ConfigError, ContractError, ModelError, Run
 from agent.update.store import Store
 from agent.update.trust import RefreshAnswer, RefreshJob
 from agent.worker.jobs import (
+    Answered,
     CheckAnswer,
     CheckJob,
     Envelope,
@@ -33,6 +34,7 @@ from agent.worker.jobs import (
     LearnAnswer,
     LearnJob,
     Limits,
+    Named,
     Outcome,
     ProbeAnswer,
     ProbeJob,
@@ -64,13 +66,14 @@ def _outcome(kind: Kind, said: bytes) -> Outcome:
         envelope = msgspec.json.decode(said, type=Envelope)
         _die_with(envelope.parent)
         _limit(envelope.limits)
-        return Outcome(answer=msgspec.Raw(msgspec.json.encode(_answer(kind, bytes(envelope.job)))))
+        answer = _answer(kind, bytes(envelope.job))
+        return Answered(answer=msgspec.Raw(msgspec.json.encode(answer)))
     except AgentError as why:
-        return Outcome(code=why.code, why=str(why))
+        return Named(code=why.code, why=str(why))
     except msgspec.MsgspecError as why:
-        return Outcome(code=AgentError.code, why=f"the {kind} job does not parse: {why}")
+        return Named(code=AgentError.code, why=f"the {kind} job does not parse: {why}")
     except MemoryError:
-        return Outcome(
+        return Named(
             code=AgentError.code, why=f"the {kind} worker needs more memory than it may have"
         )
 

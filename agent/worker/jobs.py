@@ -40,12 +40,20 @@ class Envelope(Struct, frozen=True, kw_only=True):
     job: msgspec.Raw
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What stands on its standard output: an answer, or the code and sentence of an error."""
+class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
+    """What stands on its standard output: the answer that belongs to the job."""
 
-    answer: msgspec.Raw | None = None
-    code: str | None = None
-    why: str = ""
+    answer: msgspec.Raw
+
+
+class Named(Struct, frozen=True, kw_only=True, tag="error"):
+    """Or the code and the sentence of an error."""
+
+    code: str
+    why: str
+
+
+Outcome = Answered | Named
 
 
 class CheckJob(Struct, frozen=True, kw_only=True):

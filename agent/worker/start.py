@@ -17,11 +17,12 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
 import msgspec
 
 from agent.errors import AgentError
-from agent.worker.jobs import Envelope, Kind, Limits, Outcome, answer_type
+from agent.worker.jobs import Answered, Envelope, Kind, Limits, Named, Outcome, answer_type
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
@@ -98,14 +99,16 @@ def read_answer(kind: Kind, status: int, said: bytes) -> msgspec.Struct | AgentE
     if status < 0:
         return AgentError(f"the {kind} worker was killed by {_signal_name(-status)}")
     try:
-        outcome = msgspec.json.decode(said, type=Outcome)
-        if outcome.code is not None:
-            return named_error(outcome.code, outcome.why)
-        if outcome.answer is not None:
-            return msgspec.json.decode(outcome.answer, type=answer_type(kind))
-    except msgspec.MsgspecError as why:
-        return AgentError(f"the {kind} worker ended with status {status} and no answer: {why}")
-    return AgentError(f"the {kind} worker ended with status {status} and an empty answer")
+        outcome: Outcome = msgspec.json.decode(said, type=Outcome)
+        match outcome:
+            case Named(code=code, why=why):
+                return named_error(code, why)
+            case Answered(answer=answer):
+                return msgspec.json.decode(answer, type=answer_type(kind))
+            case _:
+                assert_never(outcome)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+        return AgentError(f"the {kind} worker ended with status {status} and no answer: {bad}")
 
 
 def named_error(code: str, why: str) -> AgentError:
