@@ -5,15 +5,12 @@ after an update, and the embeddings that the head trainer learns from. Window by
 because models are exported for one window.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.contract.messages import Quality
 from agent.errors import InputRefusedError, ModelError
-from agent.infer.runtime import Array, Runtime
+from agent.infer.runtime import Runtime
 
 
 def place_of(runtime: Runtime, output: str) -> int:
@@ -89,8 +86,3 @@ def embed(runtime: Runtime, x: NDArray[np.float32], embedding: str) -> NDArray[n
     for row, window in enumerate(x):
         rows[row] = runtime.infer(window[np.newaxis])[place].reshape(-1)
     return rows
-
-
-def as_named(runtime: Runtime, x: Array | Mapping[str, Array]) -> dict[str, Any]:
-    """Return inputs by name, from the one array of a model with one input."""
-    return dict(x) if isinstance(x, Mapping) else {runtime.inputs[0].name: x}

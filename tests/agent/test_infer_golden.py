@@ -1,5 +1,6 @@
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from agent.infer.arrays import read_npz, write_npz
 from agent.infer.golden import check_golden, make_golden
 from agent.infer.onnx import OnnxRuntime
 from tests.small_models import SAMPLES, adder, classifier, failing
+
+FROZEN = Path(__file__).parents[1] / "fixtures" / "golden-v1.npz"
 
 
 def windows(count=4):
@@ -26,6 +29,13 @@ def test_a_model_reproduces_its_own_golden_vectors():
     assert finding.held
     assert finding.check == "golden-vectors"
     assert finding.why.startswith("4 vectors, largest difference")
+
+
+def test_the_frozen_file_of_format_1_is_still_reproduced():
+    content = FROZEN.read_bytes()
+    finding = check_golden(OnnxRuntime(classifier()), content, 1e-4)
+    assert finding.held, finding.why
+    assert finding.why.startswith("3 vectors")
 
 
 def test_equal_inputs_make_equal_golden_bytes():

@@ -8,6 +8,7 @@ from agent.contract.histogram import HIGHEST, LOWEST, RELATIVE_ERROR, LogHistogr
 from agent.contract.messages import Histogram
 from agent.errors import ContractError, MalformedError
 
+FROZEN = Histogram(buckets=(-345, -172, -17, 0, 116, 369, 519), counts=(1, 1, 1, 2, 1, 1, 1))
 values = st.lists(st.floats(LOWEST, HIGHEST), max_size=80)
 
 
@@ -38,6 +39,11 @@ def test_what_is_written_is_read_back_after_a_journey_as_json(numbers):
     journey = decode(Histogram, encode(histogram.written()))
     assert LogHistogram.read(journey).written() == histogram.written()
     assert histogram.total == len(numbers)
+
+
+def test_the_bucket_numbers_of_version_1_never_change():
+    written = LogHistogram.of([0.0, 1e-3, 0.5, 1.0, 1.0, 100.0, 2.5e6, 1e12]).written()
+    assert written == FROZEN
 
 
 def test_an_empty_histogram_has_no_quantile_and_no_mean():
