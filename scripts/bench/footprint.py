@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,17 @@ def measure_agent(folder: Path) -> dict[str, int]:
         write_recording(folder / "recording.npz")
         run([*agent, "enrol", str(enrolment), "--state-dir", str(folder / "state")])
         configured = ["--config", str(folder / "agent.toml")]
-        with started([*agent, "run", *configured], folder / "agent.log") as process:
+        with started([*agent, "run", *configured], folder / "agent.log") as program:
+            listing = [*fieldfare, "device", "list", "-o", "json", *at_home]
+            until("the device is online", lambda: is_online(listing), program)
             run([*fieldfare, "rollout", "create", "motion/v1", "--soak", "0", *at_home])
             until(
                 "the model runs and has proved itself",
-                lambda: runs_model([*fieldfare, "device", "list", "-o", "json", *at_home]),
-                log=folder / "agent.log",
+                lambda: runs_model(listing),
+                program,
             )
-            until("the agent's children are gone", lambda: not children(process.pid))
-            return steady(process.pid)
+            until("the agent's children are gone", lambda: not children(program.process.pid))
+            return steady(program.process.pid)
 
 
 def measure_floor() -> dict[str, int]:
@@ -126,13 +129,20 @@ def steady(pid: int) -> dict[str, int]:
     return largest
 
 
-def runs_model(command: list[str]) -> bool:
-    """Return whether the one device says that it runs what is wanted, and waits for nothing."""
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        return False
-    devices: list[dict[str, Any]] = json.loads(done.stdout)
-    slots = [slot for device in devices for slot in device["slots"]]
+def devices(listing: list[str]) -> list[dict[str, Any]]:
+    """Return the devices that the manager lists; none while it does not answer."""
+    done = subprocess.run(listing, capture_output=True, check=False)
+    return list(json.loads(done.stdout)) if done.returncode == 0 else []
+
+
+def is_online(listing: list[str]) -> bool:
+    """Return whether the one device is connected."""
+    return any(device["presence"] == "online" for device in devices(listing))
+
+
+def runs_model(listing: list[str]) -> bool:
+    """Return whether the one device says that it runs a release and waits for nothing."""
+    slots = [slot for device in devices(listing) for slot in device["slots"]]
     return any(slot["runs_digest"] and slot["phase"] == "idle" for slot in slots)
 
 
@@ -169,23 +179,32 @@ def attempt(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def until(what: str, holds: Callable[[], bool], log: Path | None = None) -> None:
+def until(what: str, holds: Callable[[], bool], watched: "Program | None" = None) -> None:
     """Wait until something holds, or end with what was waited for."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not holds():
-        if time.monotonic() > end:
-            words = log.read_text()[-2000:] if log else ""
-            sys.exit(f"footprint: waited {PATIENCE_SECONDS:g} s until {what}\n{words}")
+        ended = watched is not None and watched.process.poll() is not None
+        if ended or time.monotonic() > end:
+            words = watched.log.read_text()[-2000:] if watched else ""
+            sys.exit(f"footprint: gave up waiting until {what}\n{words}")
         time.sleep(0.2)
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program in the background, and where its words go."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @contextmanager
-def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: list[str], log: Path) -> Iterator[Program]:
     """Run a program in the background for as long as the block lasts."""
     with log.open("wb") as words:
         process = subprocess.Popen(command, stdout=words, stderr=words, stdin=subprocess.DEVNULL)
     try:
-        yield process
+        yield Program(process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import onnxruntime as ort
 from nacl.signing import SigningKey
-from paho.mqtt import client as mqtt
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
 
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
@@ -19,7 +20,7 @@ options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 window = session.get_inputs()[0]
 session.run(None, {window.name: np.zeros(window.shape, np.float32)})
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
 client.tls_set_context(ssl.create_default_context())
 key = SigningKey.generate()
 key.sign(b"floor")
