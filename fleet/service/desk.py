@@ -7,6 +7,7 @@ Rule 2: a use case puts what must be published on ``outgoing``; the loop publish
         desired state, which is published again at every connect, or is asked for again.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from agent.contract.messages import EnrolRequest
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
 from fleet.registry.artifacts import Artifacts
-from fleet.registry.sqlite import Registry
+from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
+from fleet.signing.ceremony import load_online
 from fleet.signing.repository import OnlineKeys, Repository
 
 R = TypeVar("R")
@@ -99,3 +101,30 @@ class Ask(Protocol):
 
     def __call__(self, use_case: Callable[[Desk], R], /) -> R:
         """Return what the use case returned."""
+
+
+def wall_clock_ms() -> int:
+    """Return the time, ms since 1970."""
+    return int(time.time() * 1000)
+
+
+def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object], None]) -> Desk:
+    """Open a manager's home.
+
+    Raises:
+        ConfigError, SigningError, RegistryError: It is not in order.
+
+    """
+    keys = load_online(config.keys, passphrase, dev=config.dev)
+    registry = open_registry(config.registry, create=False)
+    return Desk(
+        config=config,
+        registry=registry,
+        artifacts=Artifacts(config.artifacts),
+        repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
+        keys=keys,
+        topics=Topics(fleet=config.fleet, prefix=config.prefix),
+        now_ms=wall_clock_ms,
+        epoch=registry.events.record("manager.started", config.manager, {}, at_ms=wall_clock_ms()),
+        heard=heard,
+    )

@@ -21,7 +21,7 @@ from typing import IO, TypeVar, assert_never
 
 from agent.contract.codec import encode
 from agent.contract.messages import ManagerPresence
-from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address, Topics
+from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address
 from fleet.config import FleetConfig
 from fleet.errors import ConflictError, UnreachableError
 from fleet.ingest import dispatch
@@ -30,15 +30,11 @@ from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Mess
 from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
-from fleet.registry.artifacts import Artifacts
 from fleet.registry.devices import DeviceState
-from fleet.registry.sqlite import open_registry
 from fleet.service import inbox, rollouts, runs
-from fleet.service.desk import Desk, Withdrawal
+from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
 from fleet.signing.assignment import sign_assignment
-from fleet.signing.ceremony import load_online
-from fleet.signing.repository import Repository
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -62,7 +58,7 @@ class RunningManager:
         self._lock = _lock(config.home)
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = Event()
-        self._desk = _open_desk(config, passphrase, self._heard)
+        self._desk = open_desk(config, passphrase, self._heard)
         self._chunks = ChunkServer(self._desk.artifacts)
         self._link = self._open_link()
         self._errands = ErrandRunner(self._accounts, self.post)
@@ -248,23 +244,6 @@ class RunningManager:
         )
         self._desk.registry.close()
         self._lock.close()
-
-
-def _open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object], None]) -> Desk:
-    keys = load_online(config.keys, passphrase, dev=config.dev)
-    registry = open_registry(config.registry, create=False)
-    now_ms = int(time.time() * 1000)
-    return Desk(
-        config=config,
-        registry=registry,
-        artifacts=Artifacts(config.artifacts),
-        repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
-        keys=keys,
-        topics=Topics(fleet=config.fleet, prefix=config.prefix),
-        now_ms=lambda: int(time.time() * 1000),
-        epoch=registry.events.record("manager.started", config.manager, {}, at_ms=now_ms),
-        heard=heard,
-    )
 
 
 def _connection(config: FleetConfig, user: str, secret: str) -> Connection:

@@ -207,6 +207,7 @@ def _state(found: Device | None) -> enrolment.DeviceState | None:
 def _view(desk: Desk, found: Device) -> DeviceView:
     desired = desk.registry.devices.desired(found.id)
     told = found.reported.slots if found.reported else {}
+    totals = desk.registry.reports.totals(found.id)
     return DeviceView(
         id=found.id,
         state=str(found.state),
@@ -219,6 +220,10 @@ def _view(desk: Desk, found: Device) -> DeviceView:
         evaluates=bool(found.inventory and found.inventory.evaluates),
         slots=tuple(_slot(desk, found, s, desired.get(s)) for s in sorted({*desired, *told})),
         quarantined_why=found.quarantined_why,
+        reports_accepted=totals.accepted,
+        reports_duplicates_ignored=totals.duplicates_ignored,
+        reports_skipped=totals.skipped,
+        reports_missing=totals.missing,
     )
 
 

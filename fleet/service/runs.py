@@ -24,7 +24,7 @@ from fleet.rounds.conduct import Conductor, Doors, HeadArrays
 from fleet.rounds.engine import RunPlan, Training
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
-from fleet.service.views import CandidateView, RunView, RunWish
+from fleet.service.views import CandidateView, JudgedView, RunView, RunWish
 from fleet.signing.assignment import sign_task
 
 LOG = logging.getLogger(__name__)
@@ -199,7 +199,12 @@ def _conductor(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
 
     def journal(event: bytes) -> None:
         runs.advance(
-            plan.run, events=[event], state=b"{}", status="training", active=True, at_ms=desk.now_ms()
+            plan.run,
+            events=[event],
+            state=b"{}",
+            status="training",
+            active=True,
+            at_ms=desk.now_ms(),
         )
 
     def offer(task: Task, attachment: bytes) -> None:
@@ -309,3 +314,7 @@ def _view(desk: Desk, row: RunRow) -> RunView:
         started_ms=plan.started_ms,
         ended_ms=None if state.active else row.changed_ms,
     )
+
+
+def _judge(plan: RunPlan, conductor: Conductor) -> tuple[JudgedView, ...]:
+    return ()

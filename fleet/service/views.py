@@ -47,7 +47,15 @@ class SlotView(Struct, frozen=True, kw_only=True):
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
-    """One device."""
+    """One device.
+
+    Attributes:
+        reports_accepted: Outbox reports that were counted, once each.
+        reports_duplicates_ignored: Resends that changed nothing.
+        reports_skipped: Reports that the device says it dropped for lack of room.
+        reports_missing: Numbers below the highest that have not arrived (yet).
+
+    """
 
     id: str
     state: str
@@ -60,6 +68,10 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     evaluates: bool = False
     slots: tuple[SlotView, ...] = ()
     quarantined_why: str | None = None
+    reports_accepted: int = 0
+    reports_duplicates_ignored: int = 0
+    reports_skipped: int = 0
+    reports_missing: int = 0
 
 
 class UpdateView(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+from agent.contract.codec import decode
+from agent.contract.frames import Piece
+from agent.contract.limits import CHUNK_BYTES, MAX_METADATA_BYTES
+from agent.contract.messages import ChunkRequest, MetaBundle, MetaRequest
+from fleet.ingest.serve import MAX_WAITING_CHUNKS, ChunkServer, metadata_pieces
+from fleet.registry.artifacts import Artifacts
+
+CONTENT = bytes(range(256)) * 1024 * 3  # twelve chunks
+
+
+def server(folder: Path, **rates: float) -> tuple[ChunkServer, str]:
+    artifacts = Artifacts(folder)
+    digest = artifacts.put(CONTENT)
+    return ChunkServer(artifacts, **rates), digest
+
+
+def test_a_device_gets_the_chunks_that_it_asked_for_and_no_others(tmp_path: Path):
+    chunks, digest = server(tmp_path)
+    chunks.ask("d-7", ChunkRequest(a=digest, r=((2, 2), (11, 5))))
+    pieces = [Piece.decode(payload) for _, payload in chunks.ready(1.0)]
+    assert [p.index for p in pieces] == [2, 3, 11]
+    assert pieces[0].content == CONTENT[2 * CHUNK_BYTES : 3 * CHUNK_BYTES]
+    assert not chunks.waiting
+
+
+def test_an_unknown_artifact_is_not_answered(tmp_path: Path):
+    chunks, _ = server(tmp_path)
+    chunks.ask("d-7", ChunkRequest(a="ab" * 32, r=((0, 1),)))
+    assert chunks.ready(1.0) == []
+
+
+def test_a_budget_spreads_chunks_over_time_and_loses_none(tmp_path: Path):
+    chunks, digest = server(tmp_path, device_bytes_per_second=4.0 * 2 * CHUNK_BYTES)
+    chunks.ask("d-7", ChunkRequest(a=digest, r=((0, 12),)))
+    sent = [len(chunks.ready(now / 10)) for now in range(10, 40)]
+    assert sent[0] == 2
+    assert sum(sent) == 12
+
+
+def test_one_greedy_device_does_not_use_up_the_budget_of_another(tmp_path: Path):
+    chunks, digest = server(tmp_path, device_bytes_per_second=4.0 * 2 * CHUNK_BYTES)
+    chunks.ask("greedy", ChunkRequest(a=digest, r=((0, 12),)))
+    chunks.ask("modest", ChunkRequest(a=digest, r=((0, 1),)))
+    assert {a.who for a, _ in chunks.ready(1.0)} == {"greedy", "modest"}
+
+
+def test_what_waits_for_one_device_is_bounded(tmp_path: Path):
+    artifacts = Artifacts(tmp_path)
+    digest = artifacts.put(b"x" * CHUNK_BYTES * (MAX_WAITING_CHUNKS + 40))
+    chunks = ChunkServer(artifacts)
+    for first in range(0, MAX_WAITING_CHUNKS + 40, 32):
+        chunks.ask("d-7", ChunkRequest(a=digest, r=((first, 32),)))
+    assert len(chunks.ready(1.0)) <= MAX_WAITING_CHUNKS
+
+
+def test_metadata_arrives_whole_from_its_pieces():
+    files = {"1.root.json": b"r" * 200_000, "timestamp.json": b"t"}
+    answer = metadata_pieces("d-7", MetaRequest(id="00ff" * 4, root=0), files)
+    whole = b"".join(Piece.decode(payload).content for _, payload in answer)
+    assert decode(MetaBundle, whole, limit=MAX_METADATA_BYTES).files == files
+    assert len(answer) > 1
