@@ -258,9 +258,13 @@ def command_help(group: click.Command, name: str) -> str:
 
     def visit(command: click.Command, path: str, parent: click.Context | None) -> None:
         context = click.Context(
-            command, info_name=path.rpartition(" ")[2], parent=parent, max_content_width=HELP_WIDTH
+            command,
+            info_name=path.rpartition(" ")[2],
+            parent=parent,
+            terminal_width=HELP_WIDTH,
+            max_content_width=HELP_WIDTH,
+            **command.context_settings,
         )
-        context.terminal_width = HELP_WIDTH
         parts.append(f"## `{path}`\n\n```text\n{command.get_help(context)}\n```")
         if isinstance(command, click.Group):
             for child in command.list_commands(context):
@@ -279,9 +283,9 @@ def _agent_commands() -> str:
 
 
 def _fleet_commands() -> str:
-    from fleet.cli import cli  # noqa: PLC0415 - only this block needs it
+    from fleet.cli.program import fieldfare  # noqa: PLC0415 - only this block needs it
 
-    return command_help(cli, "fieldfare")
+    return command_help(fieldfare, "fieldfare")
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

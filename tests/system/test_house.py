@@ -18,6 +18,9 @@ SHELL_SCRIPTS = sorted(
     for path in [*(ROOT / "scripts").iterdir(), ROOT / ".ci/run"]
     if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")
 )
+PIN_WITH_HASHES = re.compile(
+    r"^([a-z0-9-]+)==.*(?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+", re.MULTILINE
+)
 PAGES = sorted(
     [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "firmware-configs").rglob("*.md")]
 )
