@@ -92,11 +92,12 @@ def enrol(
 )
 def run(config_file: Path, log_level: str) -> None:
     """Run the agent until SIGTERM."""
+    config = load_config(config_file)
     from agent.daemon.host import log_to_stderr
     from agent.daemon.running import run_agent
 
     log_to_stderr(log_level)
-    run_agent(load_config(config_file))
+    run_agent(config)
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from agent.errors import ConfigError
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import BOOT, BootFile, find_key
 from agent.identity.enrol import load_credentials
-from agent.link.outbox import Totals, read_totals
+from agent.link.ledger import Totals, read_totals
 from agent.update import journal, trust
 
 
