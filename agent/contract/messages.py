@@ -190,7 +190,7 @@ class Assignment(Versioned, frozen=True, kw_only=True):
     device: Name
     fleet: Name
     director_epoch: Count
-    sequence: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    sequence: Annotated[int, Meta(ge=1, le=2**53)]
     slots: dict[Name, Assigned]
     issued_ms: Count
     expires_ms: Count

@@ -49,7 +49,8 @@ def test_a_report_signed_by_its_device_is_believed():
             UnsignedError, id="said on another topic",
         ),
         pytest.param(
-            ADDRESS, encode(NONCE) + b" ", stamped(encode(NONCE)), UnsignedError, id="one byte more",
+            ADDRESS, encode(NONCE) + b" ", stamped(encode(NONCE)),
+            UnsignedError, id="one byte more",
         ),
         pytest.param(
             FRESH_REQUEST.at("d-8"), encode(NONCE), stamped(encode(NONCE)),
@@ -60,7 +61,8 @@ def test_a_report_signed_by_its_device_is_believed():
             id="a topic that devices do not write",
         ),
         pytest.param(
-            ADDRESS, b" " * (MAX_PAYLOAD_BYTES + 1), (), MalformedError, id="a payload over the limit",
+            ADDRESS, b" " * (MAX_PAYLOAD_BYTES + 1), (),
+            MalformedError, id="a payload over the limit",
         ),
         pytest.param(
             ADDRESS, b"{}", stamped(b"{}"), MalformedError, id="signed, but of another shape",
