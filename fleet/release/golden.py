@@ -4,7 +4,6 @@ Made by the device's own runtime and code (``agent.infer``), so that what is pro
 is what a device computes. This is also the first time that an admitted file runs.
 """
 
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.contract.manifest import Tensor, Variant
-from agent.errors import ModelError, RuntimeMissingError
-from agent.infer.golden import make_golden
+from agent.errors import ContractError, ModelError, RuntimeMissingError
+from agent.infer.arrays import read_npz
+from agent.infer.golden import MAX_GOLDEN_BYTES, make_golden
 from agent.infer.variants import load
 from fleet.errors import AdmissionError
 
@@ -64,16 +64,18 @@ def synthetic_inputs(
 
 
 def golden_inputs(content: bytes) -> tuple[dict[str, NDArray[Any]], ...]:
-    """Return the inputs of a golden file, one entry a vector: arrays by input name.
+    """Return the inputs of a golden file, to make those of a candidate from them.
 
     Raises:
         AdmissionError: It is not a golden file.
 
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            named = {n.removeprefix("in."): arrays[n] for n in arrays.files if n.startswith("in.")}
-    except (OSError, ValueError, KeyError) as why:
-        raise AdmissionError(f"these are no golden vectors: {why}") from why
-    count = min((len(array) for array in named.values()), default=0)
-    return tuple({name: array[i] for name, array in named.items()} for i in range(count))
+        members = read_npz(content, limit_bytes=MAX_GOLDEN_BYTES)
+    except (ContractError, ModelError) as why:
+        raise AdmissionError(f"the golden vectors do not read: {why}") from why
+    inputs = {n.removeprefix("in."): a for n, a in members.items() if n.startswith("in.")}
+    counts = {len(a) for a in inputs.values() if a.ndim}
+    if len(counts) != 1:
+        raise AdmissionError("the golden vectors hold not the same number of inputs for each name")
+    return tuple({n: a[row] for n, a in inputs.items()} for row in range(counts.pop()))

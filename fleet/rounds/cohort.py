@@ -31,4 +31,19 @@ def better(
         minimum_windows: With fewer decide windows a device does not receive.
 
     """
-    raise NotImplementedError
+    return tuple(
+        _judge(device, running, candidate, minimum_windows)
+        for device, (running, candidate) in sorted(figures.items())
+    )
+
+
+def _judge(device: str, running: Quality, candidate: Quality, minimum_windows: int) -> Judged:
+    of = candidate.windows
+    if running.windows != of:
+        why = f"running and candidate were judged on {running.windows} and {of} windows"
+        return Judged(device=device, receives=False, why=why)
+    if of < minimum_windows:
+        why = f"it has {of} decide windows; at least {minimum_windows} are needed"
+        return Judged(device=device, receives=False, why=why)
+    told = f"{candidate.right} of {of} decide windows right, {running.right} with the running one"
+    return Judged(device=device, receives=candidate.right > running.right, why=told)

@@ -1,0 +1,179 @@
+"""What a federated run is asked for, and what can happen in it: the words of its journal.
+
+Rule 1: a journalled event is a JSON object with the journal's version ``v``; a newer one
+        is refused and left untouched.
+Rule 2: times are wall clock, ms since 1970, as the manager saw them.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent.contract.codec import Versioned
+from agent.contract.manifest import Digest, Name, Text
+from agent.contract.messages import Count, Quality
+from fleet.errors import NewerStateError, RegistryError
+
+JOURNAL_VERSION = 1
+
+
+class Training(Struct, frozen=True, kw_only=True):
+    """How the built-in head trainer works; travels to the device in the message."""
+
+    learning_rate: float = 0.5
+    epochs: int = 100
+    anchor: float = 0.05
+
+
+class RunPlan(Versioned, frozen=True, kw_only=True):
+    """What was asked for; fixed when the run starts.
+
+    Attributes:
+        run, slot: Names.
+        backbone: Manifest digest of the release that the run starts from.
+        rounds: Rounds of training.
+        seed: Fixes every random choice of the Flower program.
+        started_ms: Wall clock at the start, ms since 1970.
+        deadline_seconds: How long each send waits for answers.
+        minimum_replies: Fewer good answers to a send end the run.
+        participants: Device ids that train, frozen at the start.
+        evaluators: Device ids that judge the candidate: participants and bystanders.
+        app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
+            built-in FedAvg over heads.
+        app_folder: Where that module lies.
+
+    """
+
+    run: Name
+    slot: Name
+    backbone: Digest
+    rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
+    started_ms: Count
+    deadline_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 120
+    minimum_replies: Annotated[int, Meta(ge=1, le=10_000)] = 2
+    participants: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    evaluators: tuple[Name, ...] = ()
+    training: Training = Training()
+    app: Text | None = None
+    app_folder: Text | None = None
+
+
+class Posted(Struct, frozen=True, kw_only=True):
+    """One task of a send; ``digest`` is the SHA-256 of its Flower message."""
+
+    task: Name
+    device: Name
+    kind: Annotated[str, Meta(pattern=r"^(train|evaluate)$")]
+    digest: Digest
+
+
+class Pushed(Struct, frozen=True, kw_only=True, tag="pushed"):
+    """The Flower child asked for replies; ``ordinal`` counts its sends from 1."""
+
+    ordinal: Annotated[int, Meta(ge=1)]
+    tasks: tuple[Posted, ...]
+    at_ms: Count
+
+
+class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
+    """A device answered a training task; a good answer is spooled under the task's name."""
+
+    task: Name
+    outcome: Annotated[str, Meta(pattern=r"^(done|declined|failed|refused)$")]
+    why: Text = ""
+    at_ms: Count
+
+
+class TimedOut(Struct, frozen=True, kw_only=True, tag="timed-out"):
+    """The deadline of a send passed."""
+
+    ordinal: Annotated[int, Meta(ge=1)]
+    at_ms: Count
+
+
+class ChildFinished(Struct, frozen=True, kw_only=True, tag="child-finished"):
+    """The Flower program ended; its arrays are spooled under ``FINAL``."""
+
+    digest: Digest
+    at_ms: Count
+
+
+class Evaluated(Struct, frozen=True, kw_only=True, tag="evaluated"):
+    """A device judged candidate and running head on its own windows."""
+
+    device: Name
+    decide: Quality
+    withheld: Quality
+    decide_running: Quality
+    withheld_running: Quality
+    at_ms: Count
+
+
+class NotEvaluated(Struct, frozen=True, kw_only=True, tag="not-evaluated"):
+    """A device gave no figures; it does not receive the candidate."""
+
+    device: Name
+    why: Text
+    at_ms: Count
+
+
+class EvaluationClosed(Struct, frozen=True, kw_only=True, tag="evaluation-closed"):
+    """The deadline of the evaluation passed."""
+
+    at_ms: Count
+
+
+class Stopped(Struct, frozen=True, kw_only=True, tag="stopped"):
+    """An operator ended the run."""
+
+    why: Text
+    at_ms: Count
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
+    """The run cannot go on."""
+
+    why: Text
+    at_ms: Count
+
+
+RunEvent = (
+    Pushed
+    | Answered
+    | TimedOut
+    | ChildFinished
+    | Evaluated
+    | NotEvaluated
+    | EvaluationClosed
+    | Stopped
+    | Failed
+)
+FINAL = "final"
+"""Name under which the aggregated arrays are spooled."""
+
+
+def encode_event(event: RunEvent) -> bytes:
+    """Return an event as a JSON object with the journal's version."""
+    return msgspec.json.encode({"v": JOURNAL_VERSION, **msgspec.to_builtins(event)})
+
+
+def decode_event(content: bytes) -> RunEvent:
+    """Read a journalled event.
+
+    Raises:
+        NewerStateError: A newer version wrote it.
+        RegistryError: It is not an event.
+
+    """
+    try:
+        version = msgspec.json.decode(content, type=Versioned).v
+        if version > JOURNAL_VERSION:
+            raise NewerStateError(
+                f"a run's journal has version {version}; this program knows {JOURNAL_VERSION}"
+            )
+        event: RunEvent = msgspec.json.decode(content, type=RunEvent)
+    except msgspec.MsgspecError as why:
+        raise RegistryError(f"a run's journal holds no event: {why}") from why
+    return event

@@ -1,0 +1,275 @@
+"""The Flower child: an ordinary ServerApp drives devices that it reaches over two pipes.
+
+``python -I -m fleet.rounds.flower`` is started by ``rounds.host`` in an environment
+without keys, registry and network. ``MqttGrid`` is what the app sees of the fleet; the
+manager behind the pipe signs, publishes, waits and journals.
+
+Rule 1: the same ``Begin`` gives the same messages, byte for byte: random seeds, node
+        order and every time stamp are fixed, because a restarted run is replayed.
+Rule 2: replies reach the strategy in ascending order of their nodes, so that sums of
+        floats come out the same however the answers arrived.
+Rule 3: the app's own output goes to standard error; the pipe carries words alone.
+
+The built-in app is ``FedAvg`` of flwr, unmodified (McMahan et al. 2017, arXiv 1602.05629).
+"""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, BinaryIO
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
+
+# What of flwr is private, but stable in its place from 1.21 to 1.42: the _compat section.
+from flwr.common.serde import message_from_proto, message_to_proto  # isort: skip
+from flwr.proto.message_pb2 import Message as ProtoMessage  # isort: skip
+from flwr.supercore.run import Run  # isort: skip
+
+from fleet.rounds.pipe import (
+    Begin,
+    Crashed,
+    Done,
+    Instruction,
+    Push,
+    Replies,
+    read_from_manager,
+    write_word,
+)
+
+SERVER_NODE = 1
+NO_REPLY_CODE = 2
+Word = Push | Done | Crashed
+
+
+class ManagerGoneError(Exception):
+    """The pipe from the manager ended; a new manager will start this run again."""
+
+
+def _set_identity(run_id: int) -> None:
+    try:
+        from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
+    except ImportError:  # before flwr 1.38 messages need none
+        return
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SERVER_NODE, 1
+
+
+class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
+    """Flower's Grid over the manager's pipe; ``send_and_receive`` waits for its replies."""
+
+    def __init__(self, begin: Begin, say: Callable[[Word], None], hear: Callable[[], Any]) -> None:
+        self._begin = begin
+        self._say, self._hear = say, hear
+        self._ordinal = 0
+        self._waiting: dict[str, Message] = {}
+        self._run: Any = None
+
+    def set_run(self, run: Any) -> None:
+        """Take the run that messages belong to."""
+        self._run = run
+        _set_identity(self._begin.run_id)
+
+    @property
+    def run(self) -> Any:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message for one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the participants, fixed when the run started."""
+        return list(self._begin.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages and wait for their replies, which ``pull_messages`` then returns."""
+        sent = list(messages)
+        if not sent:
+            return []
+        self._ordinal += 1
+        by_node: dict[int, Message] = {}
+        instructions = []
+        for message in sent:
+            proto = message_to_proto(message)
+            node = message.metadata.dst_node_id
+            name = f"{self._ordinal}.{node}"
+            proto.metadata.run_id = self._begin.run_id
+            proto.metadata.message_id = name
+            proto.metadata.src_node_id = SERVER_NODE
+            proto.metadata.created_at = self._begin.started_ms / 1000 + self._ordinal
+            by_node[node] = message_from_proto(proto)
+            instructions.append(
+                Instruction(
+                    node=node,
+                    kind=proto.metadata.message_type,
+                    content=proto.SerializeToString(deterministic=True),
+                )
+            )
+        if len(by_node) != len(sent):
+            raise ValueError("two messages of one push go to the same node")
+        self._say(Push(ordinal=self._ordinal, instructions=tuple(instructions)))
+        for reply in self._replies():
+            asked = by_node[reply.node]
+            self._waiting[asked.metadata.message_id] = _reply_message(
+                asked, reply.content, reply.why
+            )
+        return [m.metadata.message_id for m in by_node.values()]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that came, once each."""
+        return [self._waiting.pop(i) for i in list(message_ids) if i in self._waiting]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Return the replies by ascending node; how long is waited is the manager's rule."""
+        del timeout
+        replies = self.pull_messages(self.push_messages(messages))
+        return sorted(replies, key=lambda m: m.metadata.src_node_id)
+
+    def _replies(self) -> Iterable[Any]:
+        word = self._hear()
+        if word is None:
+            raise ManagerGoneError
+        if not isinstance(word, Replies) or word.ordinal != self._ordinal:
+            raise ValueError(f"the manager answered something else than push {self._ordinal}")
+        return word.replies
+
+
+def _reply_message(asked: Message, content: bytes | None, why: str) -> Message:
+    if content is None:
+        return Message(Error(code=NO_REPLY_CODE, reason=why), reply_to=asked)
+    proto = ProtoMessage.FromString(content)
+    # who answered is what the manager verified, not what the device wrote
+    proto.metadata.src_node_id = asked.metadata.dst_node_id
+    proto.metadata.dst_node_id = SERVER_NODE
+    proto.metadata.reply_to_message_id = asked.metadata.message_id
+    proto.metadata.message_id = f"{asked.metadata.message_id}.reply"
+    return message_from_proto(proto)
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Run one app: read ``Begin``, drive it, and leave ``Done`` or ``Crashed``."""
+    begin = read_from_manager(source)
+    if not isinstance(begin, Begin):
+        return
+
+    def say(word: Word) -> None:
+        write_word(sink, word)
+
+    try:
+        say(_run_app(begin, MqttGrid(begin, say, lambda: read_from_manager(source))))
+    except (ManagerGoneError, BrokenPipeError):
+        return
+    except Exception as why:  # noqa: BLE001 -- the top of this process: an app may raise anything
+        sentence = " ".join(f"{type(why).__name__}: {why}".split())
+        say(Crashed(why=sentence[:400]))
+
+
+def _run_app(begin: Begin, grid: MqttGrid) -> Done:
+    random.seed(begin.seed)
+    np.random.seed(begin.seed)  # noqa: NPY002 -- apps and strategies use the global generator
+    _set_identity(begin.run_id)
+    grid.set_run(Run.create_empty(begin.run_id))
+    context = Context(
+        run_id=begin.run_id,
+        node_id=SERVER_NODE,
+        node_config={},
+        state=RecordDict(),
+        run_config={"num-server-rounds": begin.rounds, **begin.settings},
+    )
+    context.state["arrays"] = _arrays(begin)
+    app = _operators_app(begin) if begin.app else _head_app(begin)
+    results: list[Result] = []
+    with _Overheard(results):
+        app(grid, context)
+    if not results:
+        raise ValueError("the app ended without running a strategy")
+    arrays, metrics = results[-1].arrays, results[-1].train_metrics_clientapp
+    message = Message(RecordDict({"arrays": arrays}), SERVER_NODE, "train")
+    last = metrics[max(metrics)] if metrics else {}
+    return Done(
+        arrays=message_to_proto(message).SerializeToString(deterministic=True),
+        metrics={k: float(v) for k, v in last.items() if isinstance(v, int | float)},
+    )
+
+
+def _arrays(begin: Begin) -> ArrayRecord:
+    message = message_from_proto(ProtoMessage.FromString(begin.arrays))
+    arrays = message.content["arrays"]
+    if not isinstance(arrays, ArrayRecord):
+        raise TypeError("the run starts without arrays")
+    return arrays
+
+
+def _head_app(begin: Begin) -> ServerApp:
+    """Return the built-in app: federated averaging of heads, no evaluation in between."""
+    app = ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]  # flwr is not followed by mypy
+    def main(grid: Grid, context: Context) -> None:
+        strategy = FedAvg(
+            fraction_evaluate=0.0,
+            min_train_nodes=len(begin.nodes),
+            min_available_nodes=len(begin.nodes),
+        )
+        strategy.start(
+            grid=grid,
+            initial_arrays=context.state["arrays"],
+            num_rounds=begin.rounds,
+            train_config=ConfigRecord(dict(begin.settings)),
+        )
+
+    return app
+
+
+def _operators_app(begin: Begin) -> Callable[[Grid, Context], None]:
+    module, _, attribute = (begin.app or "").partition(":")
+    if begin.app_folder:
+        sys.path.insert(0, begin.app_folder)
+    app: Callable[[Grid, Context], None] = getattr(import_module(module), attribute or "app")
+    return app
+
+
+class _Overheard:
+    """Notes the result of every strategy, because an ordinary app returns nothing."""
+
+    def __init__(self, results: list[Result]) -> None:
+        self._results = results
+
+    def __enter__(self) -> None:
+        self._original = original = Strategy.start
+        results = self._results
+
+        def start(strategy: Strategy, *arguments: Any, **named: Any) -> Result:
+            result = original(strategy, *arguments, **named)
+            results.append(result)
+            return result
+
+        Strategy.start = start
+
+    def __exit__(self, *_: object) -> None:
+        Strategy.start = self._original
+
+
+def main() -> None:
+    """Serve on the standard streams, with whatever the app prints sent to standard error."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()

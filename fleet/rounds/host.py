@@ -1,0 +1,134 @@
+"""The manager's end of the pipe: starts the Flower child and carries words to and fro.
+
+Rule 1: the child gets a clean environment, an empty folder of its own as home, and no
+        file of the manager's. It runs as the manager's user: an operator's app is code
+        that the operator trusts, not a stranger's.
+Rule 2: no call blocks the manager's thread; one thread reads, one writes.
+Rule 3: whatever happens to the child, its last word is ``Done``, ``Crashed`` or ``Gone``.
+"""
+
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO, Protocol
+
+from fleet.errors import RefusedError
+from fleet.rounds.pipe import Begin, FromChild, Gone, Replies, read_from_child, write_word
+
+STOP_SECONDS = 5.0
+_TOLD_BYTES = 300
+Put = Callable[[FromChild], None]
+
+
+class Child(Protocol):
+    """A Flower program that was given its ``Begin``: a process, or a thread in tests."""
+
+    def send(self, word: Replies) -> None:
+        """Hand it replies; harmless when it is gone."""
+
+    def close(self) -> None:
+        """End it and give back what it held; safe to call twice."""
+
+
+class FlowerChild:
+    """The Flower program as a process.
+
+    Args:
+        begin: Its first word.
+        put: Called from the reader thread with each word that it says.
+
+    """
+
+    def __init__(self, begin: Begin, put: Put) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="fieldfare-rounds-")
+        self._errors = Path(self._home.name, "errors.txt")
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "fleet.rounds.flower"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=self._home.name,
+                env=_environment(self._home.name),
+                start_new_session=True,
+            )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise RefusedError("the Flower child has no pipes")
+        self._out: SimpleQueue[Begin | Replies | None] = SimpleQueue()
+        self._out.put(begin)
+        self._threads = (
+            threading.Thread(target=self._read, args=(stdout, put), daemon=True),
+            threading.Thread(target=self._write, args=(stdin,), daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def process_id(self) -> int:
+        """Its process id, for logs and tests."""
+        return self._process.pid
+
+    def send(self, word: Replies) -> None:
+        """Hand it replies; harmless when it is gone."""
+        self._out.put(word)
+
+    def close(self) -> None:
+        """End it and give back what it held; safe to call twice."""
+        self._out.put(None)
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(STOP_SECONDS)
+        self._home.cleanup()
+
+    def _read(self, stream: BinaryIO, put: Put) -> None:
+        why = ""
+        with stream:
+            try:
+                while (word := read_from_child(stream)) is not None:
+                    put(word)
+            except RefusedError as unclear:
+                why = str(unclear)
+                self._process.kill()
+        status = self._process.wait()
+        put(Gone(why=why or f"the Flower program ended with status {status}{self._told()}"))
+
+    def _write(self, stream: BinaryIO) -> None:
+        with suppress(BrokenPipeError):
+            while (word := self._out.get()) is not None:
+                write_word(stream, word)
+        with suppress(BrokenPipeError):
+            stream.close()
+
+    def _told(self) -> str:
+        with suppress(OSError):
+            lines = self._errors.read_text(errors="replace").strip().splitlines()
+            if lines:
+                return f": {lines[-1][:_TOLD_BYTES]}"
+        return ""
+
+
+def _environment(home: str) -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "FLWR_HOME": f"{home}/flwr",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "NO_COLOR": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+    }
