@@ -337,6 +337,10 @@ from agent.update.trust import RefreshAnswer, RefreshJob
 job = decode(RefreshJob, Path(sys.argv[2]).read_bytes(), limit=10**7)
 sys.stdout.buffer.write(encode(RefreshAnswer(result=refresh(job))))
 assert not any(name.partition('.')[0] == 'cryptography' for name in sys.modules)
+from agent.contract.keys import Ed25519Key
+from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, SIGNER_FOR_URI_SCHEME
+assert KEY_FOR_TYPE_AND_SCHEME == {('ed25519', 'ed25519'): Ed25519Key}
+assert SIGNER_FOR_URI_SCHEME == {}
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, str(Path.cwd()), str(tmp_path / "job")],

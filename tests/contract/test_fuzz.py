@@ -253,6 +253,13 @@ def test_pieces_and_parcels_are_their_own_round_trip(content, name, piece_bytes)
     assert unpack_parcel(pack_parcel(content, name)) == (content, name)
 
 
+def test_a_parcel_that_claims_more_than_there_is_is_refused():
+    parcel = pack_parcel(b"document", b"")
+    for cut in range(1, len(parcel)):
+        with pytest.raises(MalformedError):
+            unpack_parcel(parcel[:-cut])
+
+
 @quick
 @given(mutated(st.binary(max_size=60).map(lambda c: split_file(b"8" * 8, c)[0].encode())))
 def test_no_mutation_breaks_a_piece_or_a_parcel(payload):
