@@ -12,14 +12,18 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha512
 from pathlib import Path
 
 from agent.contract.codec import decode, encode
 from agent.contract.manifest import Artifact
 from agent.contract.messages import Assigned, Event, Finding, Hosted
+from agent.contract.topics import EVENT
 from agent.daemon.updating import Surroundings, Updating
 from agent.disk import Disk
 from agent.errors import AgentError
+from agent.identity.device_key import next_boot
+from agent.link.outbox import Outbox
 from agent.update import machine
 from agent.update.slot import Idle
 from agent.update.store import Store
@@ -29,7 +33,6 @@ from tests.releases import Published
 
 SLOT, DEVICE = "motion", "d-aaaaaaaaaaaaaaaa"
 INSTALLED = (Hosted(name="onnx", version="1"),)
-SPOOL = "outbox/spool"
 CHUNK = 1024
 
 
@@ -101,6 +104,7 @@ class Life:
     def __init__(self, disk: Disk, story: Story, director: Director) -> None:
         self.disk, self.story, self.director = disk, story, director
         self.store = Store(disk)
+        self.outbox = open_outbox(disk)
         self.serving: str | None = None
         self.served: list[str | None] = []
         self._todo: deque[Callable[[], None]] = deque()
@@ -130,8 +134,7 @@ class Life:
         return self.updating.states.get(SLOT, machine.State())
 
     def start(self) -> None:
-        """Begin as the daemon does: mend the spool, then repeat what was interrupted."""
-        _mend_spool(self.disk)
+        """Begin as the daemon does: repeat what was interrupted."""
         self.updating.resume(INSTALLED)
 
     def obey(self) -> None:
@@ -186,7 +189,7 @@ class Life:
         self._todo.append(answer)
 
     def _report(self, slot: str, outcome: machine.Outcome) -> None:
-        self.disk.append(SPOOL, encode(outcome.event(DEVICE, slot, 1, 1)) + b"\n")
+        self.outbox.append(EVENT, "update", encode(outcome.event(DEVICE, slot, 1, 1)))
 
     def _require_whole(self, digest: str) -> None:
         try:
@@ -207,17 +210,23 @@ def fetch_artifact(disk: Disk, artifact: Artifact, content: bytes) -> None:
     disk.rename(part, f"store/{artifact.digest}")
 
 
-def _mend_spool(disk: Disk) -> None:
-    content = disk.read(SPOOL) or b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        disk.truncate(SPOOL, len(whole))
+def open_outbox(disk: Disk) -> Outbox:
+    """Open the real spool in a new boot; signatures are another test's matter."""
+    return Outbox(
+        disk,
+        device=DEVICE,
+        boot=next_boot(disk),
+        sign=lambda _topic, _boot, _sequence, payload: sha512(payload).digest(),
+        moment=lambda: (1, 1),
+    )
 
 
 def received(disk: Disk) -> list[Event]:
     """Return what the fleet ends up with: unique on the id, as its registry does it."""
-    lines = (disk.read(SPOOL) or b"").splitlines()
-    return list({event.id: event for event in (decode(Event, line) for line in lines)}.values())
+    records = open_outbox(disk).pending(limit_bytes=10**9)
+    numbers = [(record.stamp.boot, record.stamp.sequence) for record in records]
+    assert len(set(numbers)) == len(numbers), "two reports share a number"
+    return list({e.id: e for e in (decode(Event, r.payload) for r in records)}.values())
 
 
 DiskOf = Callable[[Path, int], Disk]
@@ -229,16 +238,18 @@ def prepare(story: Story, home: Path) -> None:
         life = Life(Disk(home), story, Director((one,)))
         life.start()
         life.obey()
-    if story.before:
-        Disk(home).remove(SPOOL)
+        for record in life.outbox.pending(limit_bytes=10**9):
+            life.outbox.acknowledge(record.stamp.boot, record.stamp.sequence)
+        life.outbox.flush()
 
 
 def healthy_operations(story: Story, seed: Path, home: Path, disk_of: DiskOf) -> list[str]:
     """Live the story without a cut and return every durable operation, in order."""
     shutil.copytree(seed, home)
     disk = disk_of(home, 10**9)
-    live_to_the_end(story, disk, Director(story.wishes))
     assert isinstance(disk, FaultyDisk)
+    director = Director(story.wishes)
+    live_to_the_end(story, disk, director)
     return disk.log
 
 
@@ -255,7 +266,7 @@ def live_to_the_end(story: Story, disk: Disk, director: Director) -> None:
     assert life.serving == (story.ends.digest if story.ends else None), "the wrong release serves"
     assert isinstance(life.state.phase, Idle)
     _require_tidy(story, life)
-    events = received(disk)
+    events = received(Disk(disk.root))
     ends = sorted((event.release or "", event.outcome or "") for event in events)
     wanted = sorted((p.digest, word) for p, word in story.told)
     assert ends == wanted, "not every end was told exactly once"
