@@ -56,7 +56,7 @@ class Credentials(Versioned, frozen=True, kw_only=True):
         prefix: Topic prefix of the fleet.
         broker_url: ``mqtt://`` or ``mqtts://`` address of the device listener.
         broker_ca: PEM of the broker's CA; empty for ``mqtt://``.
-        username, password: Our own.
+        username, password: Our own; None where the broker keeps no accounts.
 
     """
 
@@ -65,8 +65,8 @@ class Credentials(Versioned, frozen=True, kw_only=True):
     prefix: Text = PROTOCOL
     broker_url: Text
     broker_ca: str = ""
-    username: Label
-    password: Label
+    username: Label | None = None
+    password: Label | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +201,7 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
     match reply.status:
         case "pending":
             return None
-        case "enrolled" if reply.username and reply.password and reply.broker_url:
+        case "enrolled" if _can_log_in(reply):
             return Credentials(
                 device=reply.device,
                 fleet=reply.fleet,
@@ -215,6 +215,11 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
             raise EnrolmentError("the fleet enrolled this device without telling it how to log in")
         case _:
             raise EnrolmentError(f"fleet {reply.fleet} refused: {reply.why or 'it gave no reason'}")
+
+
+def _can_log_in(reply: EnrolReply) -> bool:
+    complete = (reply.username is None) == (reply.password is None)
+    return complete and _scheme(reply.broker_url) is not None
 
 
 def _scheme(url: str) -> str | None:

@@ -232,8 +232,15 @@ def test_pending_and_refused_end_in_waiting_or_in_a_sentence():
     assert accept_reply(reply(status="pending"), file) is None
     with pytest.raises(EnrolmentError, match="the token is used up"):
         accept_reply(reply(status="refused", why="the token is used up"), file)
-    with pytest.raises(EnrolmentError, match="how to log in"):
-        accept_reply(reply(password=None), file)
+    for changes in ({"password": None}, {"username": None}, {"broker_url": "http://x"}):
+        with pytest.raises(EnrolmentError, match="how to log in"):
+            accept_reply(reply(**changes), file)
+
+
+def test_a_broker_without_accounts_enrols_without_a_password():
+    credentials = accept_reply(reply(username=None, password=None), enrolment_file())
+    assert credentials is not None
+    assert (credentials.username, credentials.password) == (None, None)
 
 
 @pytest.mark.parametrize(
