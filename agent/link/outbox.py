@@ -1,14 +1,70 @@
-"""Reports that must not be lost: a durable spool until the fleet has acknowledged them."""
+"""Reports that must not be lost: a durable spool until the fleet has acknowledged them.
 
-from collections.abc import Callable
+Rule 1: ``append`` returns when number, signature and payload are on the medium; a power
+        cut loses nothing that was appended, and no number is ever used twice.
+Rule 2: the numbers of one boot are 1, 2, 3, … without a hole. What had to be dropped for
+        lack of room is named by a ``gap`` event, so nothing disappears silently:
+        the oldest telemetry goes first, other events after it, gaps never.
+Rule 3: a report is sent again, with its own number and signature, until an
+        acknowledgement of its boot covers it; the fleet counts it once.
+Rule 4: acknowledgements are persisted lazily, but before a file goes that they explain;
+        after a power cut some reports are sent once more, which is harmless.
+Rule 5: at most one segment is written to; whole segments are removed.
+
+Signed once, sent often: after a restart the reports of older boots keep their stamps.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
+from msgspec.structs import replace
+
+from agent.contract.codec import encode
 from agent.contract.envelope import Boot, Stamp
-from agent.contract.topics import Address, Channel
+from agent.contract.messages import Event
+from agent.contract.topics import EVENT, TELEMETRY, Address, Channel
 from agent.disk import Disk
+from agent.errors import StoreError
+from agent.link.ledger import (
+    CHANNELS,
+    Key,
+    Totals,
+    Waiting,
+    count_totals,
+    index_segments,
+    read_totals,
+)
+from agent.link.spool import (
+    FOLDER,
+    HEADER,
+    BootCounts,
+    Entry,
+    Range,
+    SpoolState,
+    add_ranges,
+    count_ranges,
+    covers,
+    entry_at,
+    frame,
+    read_segment,
+    read_state,
+    segment_name,
+    segment_numbers,
+    write_state,
+)
+
+__all__ = ["Outbox", "Record", "Sign", "Totals", "read_totals"]
 
 Sign = Callable[[str, Boot, int, bytes], bytes]
 """Returns the 64-byte signature for (logical topic, boot, sequence, payload)."""
+
+SEGMENT_BYTES = 128 * 1024
+PERSIST_EVERY = 64
+GAP = "gap"
+
+log = logging.getLogger("agent.link")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,17 +74,6 @@ class Record:
     address: Address
     payload: bytes
     stamp: Stamp
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """Counts over the life of the state directory: appended = acknowledged + dropped + pending."""
-
-    appended: int
-    acknowledged: int
-    dropped: int
-    pending: int
-    size_bytes: int
 
 
 class Outbox:
@@ -52,7 +97,23 @@ class Outbox:
             StoreError: The disk refused.
 
         """
-        raise NotImplementedError
+        self._disk = disk
+        self._device = device
+        self._boot = str(boot)
+        self._sign = sign
+        self._moment = moment
+        self._quota_bytes = quota_bytes
+        self._segment_bytes = max(1024, min(SEGMENT_BYTES, quota_bytes // 8))
+        self._resend_seconds = resend_seconds
+        self._sizes: dict[int, int] = {}
+        self._waiting: dict[Key, Waiting] = {}
+        self._sent: dict[Key, float] = {}
+        self._torn = False
+        self._unpersisted = 0
+        state = read_state(disk)
+        self._retired = SpoolState(appended=state.appended, dropped=state.dropped)
+        self._boots = dict(state.boots)
+        self._load()
 
     def append(self, channel: Channel, name: str | None, payload: bytes) -> Record:
         """Number, sign and store one report; it is on the medium when this returns.
@@ -62,41 +123,249 @@ class Outbox:
             StoreError: The disk refused; as above.
 
         """
-        raise NotImplementedError
+        record = self._store(channel, name, payload)
+        try:
+            self._make_room()
+        except StoreError as why:
+            # the report itself is safe; the next one tries again to make room
+            log.warning("outbox room=refused why=%r", str(why))
+        return record
 
     def pending(self, *, limit_bytes: int) -> tuple[Record, ...]:
         """Return the oldest unacknowledged reports, in order, up to a size."""
-        raise NotImplementedError
+        return tuple(self._take(iter(list(self._waiting.items())), limit_bytes))
 
     def due(self, now_seconds: float, *, limit_bytes: int = 256 * 1024) -> tuple[Record, ...]:
         """Return the reports to send now: never sent, or unacknowledged for too long."""
-        raise NotImplementedError
+        late = now_seconds - self._resend_seconds
+        ready = [(k, w) for k, w in self._waiting.items() if self._sent.get(k, late) <= late]
+        return tuple(self._take(iter(ready), limit_bytes))
 
     def sent(self, record: Record, now_seconds: float) -> None:
         """Remember that a report is on its way."""
-        raise NotImplementedError
+        key = (str(record.stamp.boot), record.stamp.sequence)
+        if key in self._waiting:
+            self._sent[key] = now_seconds
 
     def next_due(self, now_seconds: float) -> float | None:
         """Return the seconds until ``due`` has something to send; None when nothing waits."""
-        raise NotImplementedError
+        if not self._waiting:
+            return None
+        if len(self._sent) < len(self._waiting):
+            return 0.0
+        return max(0.0, min(self._sent.values()) + self._resend_seconds - now_seconds)
 
     def reconnected(self) -> None:
         """Forget what was on its way: the connection that carried it is gone."""
-        raise NotImplementedError
+        self._sent.clear()
 
     def acknowledge(self, boot: Boot, sequence: int) -> int:
-        """Everything of ``boot`` up to ``sequence`` is safe; return how many that settled."""
-        raise NotImplementedError
+        """Everything of ``boot`` up to ``sequence`` is safe; return how many that settled.
+
+        Acknowledgements of unknown boots, or of more than was appended, change nothing.
+        """
+        name = str(boot)
+        counts = self._boots.get(name)
+        if counts is None or not counts.acknowledged < sequence <= counts.last:
+            return 0
+        settled = 0
+        for number in range(counts.acknowledged + 1, sequence + 1):
+            settled += self._waiting.pop((name, number), None) is not None
+            self._sent.pop((name, number), None)
+        self._boots[name] = replace(counts, acknowledged=sequence)
+        self._unpersisted += settled
+        self._remove_finished()
+        if self._unpersisted >= PERSIST_EVERY or not self._waiting:
+            self.flush()
+        return settled
 
     def flush(self) -> None:
         """Persist acknowledgements that so far are only remembered."""
-        raise NotImplementedError
+        if self._unpersisted:
+            self._persist()
 
     def totals(self) -> Totals:
         """Return the counts."""
-        raise NotImplementedError
+        return count_totals(
+            self._retired, self._boots, len(self._waiting), sum(self._sizes.values())
+        )
 
+    def _store(self, channel: Channel, name: str | None, payload: bytes) -> Record:
+        """Append without looking at the quota."""
+        if channel not in CHANNELS.values():
+            raise StoreError(f"{channel.path} does not go through the outbox")
+        self._mend()
+        address = channel.at(self._device, name)
+        counts = self._boots.get(self._boot, BootCounts())
+        sequence = counts.last + 1
+        boot = Boot.parse(self._boot)
+        signature = self._sign(address.logical, boot, sequence, payload)
+        framed = frame(Entry(channel.path, name, self._boot, sequence, signature, payload))
+        segment = max(self._sizes, default=1)
+        if self._sizes.get(segment, 0) >= self._segment_bytes:
+            segment += 1
+        offset = self._sizes.get(segment, 0) or len(HEADER)
+        fresh = segment not in self._sizes
+        try:
+            self._disk.append(segment_name(segment), HEADER + framed if fresh else framed)
+        except StoreError:
+            self._sizes.setdefault(segment, 0)
+            self._torn = True
+            raise
+        self._sizes[segment] = offset + len(framed)
+        waiting = Waiting(segment, offset, len(framed), channel.path, name)
+        self._waiting[(self._boot, sequence)] = waiting
+        self._boots[self._boot] = replace(counts, last=sequence)
+        stamp = Stamp(boot=boot, sequence=sequence, signature=signature)
+        return Record(address=address, payload=payload, stamp=stamp)
 
-def read_totals(disk: Disk) -> Totals:
-    """Return the counts of a spool that another process may own; changes nothing."""
-    raise NotImplementedError
+    def _mend(self) -> None:
+        """Cut off what a refused append may have left, before anything follows it."""
+        if not self._torn:
+            return
+        segment = max(self._sizes)
+        if self._sizes[segment]:
+            self._disk.truncate(segment_name(segment), self._sizes[segment])
+        else:
+            self._disk.remove(segment_name(segment))
+            del self._sizes[segment]
+        self._torn = False
+
+    def _load(self) -> None:
+        """Index the segments, cut a torn tail, and account for what is missing."""
+        for name in self._disk.names(FOLDER):
+            if name.endswith(".new"):
+                self._disk.remove(f"{FOLDER}/{name}")
+        segments = [read_segment(self._disk, number) for number in segment_numbers(self._disk)]
+        index_segments(segments, self._boots, self._waiting)
+        for segment in segments:
+            if not segment.placed:
+                self._disk.remove(segment_name(segment.number))
+                continue
+            if segment.whole_bytes < segment.size_bytes:
+                self._disk.truncate(segment_name(segment.number), segment.whole_bytes)
+            self._sizes[segment.number] = segment.whole_bytes
+        self._name_the_missing()
+        self._remove_finished()
+        self._retire({p.entry.boot for s in segments if s.number in self._sizes for p in s.placed})
+
+    def _retire(self, present: set[str]) -> None:
+        """Turn boots of which no file speaks any more into sums."""
+        for boot in set(self._boots) - present - {self._boot}:
+            counts = self._boots.pop(boot)
+            self._retired = SpoolState(
+                appended=self._retired.appended + counts.last,
+                dropped=self._retired.dropped + count_ranges(counts.dropped),
+            )
+
+    def _name_the_missing(self) -> None:
+        """Report holes that only a damaged medium can make, or a cut while dropping."""
+        for boot, counts in list(self._boots.items()):
+            missing = [
+                number
+                for number in range(counts.acknowledged + 1, counts.last + 1)
+                if (boot, number) not in self._waiting and not covers(counts.dropped, number)
+            ]
+            if missing:
+                self._drop([(boot, number) for number in missing])
+
+    def _make_room(self) -> None:
+        """Drop the oldest reports while the segments take more than the quota."""
+        while sum(self._sizes.values()) > self._quota_bytes and len(self._sizes) > 1:
+            victims = self._victims()
+            if not victims:
+                return
+            segment = self._waiting[victims[0]].segment
+            self._drop(victims)
+            self._rewrite(segment)
+
+    def _victims(self) -> list[Key]:
+        """Return all telemetry of the oldest closed segment with any; else all its events."""
+        current = max(self._sizes)
+        closed = {k: w for k, w in self._waiting.items() if w.segment != current}
+        for wanted in (
+            {k: w for k, w in closed.items() if w.path == TELEMETRY.path},
+            {k: w for k, w in closed.items() if w.name != GAP},
+        ):
+            oldest = min((w.segment for w in wanted.values()), default=None)
+            if oldest is not None:
+                return [k for k, w in wanted.items() if w.segment == oldest]
+        return []
+
+    def _drop(self, keys: list[Key]) -> None:
+        """Say that reports are gone, remember it, and forget them; in this order."""
+        by_boot: dict[str, list[int]] = {}
+        for boot, number in keys:
+            by_boot.setdefault(boot, []).append(number)
+        for boot, numbers in by_boot.items():
+            for gap in add_ranges((), numbers):
+                self._store(EVENT, GAP, encode(self._gap(boot, gap)))
+            counts = self._boots[boot]
+            self._boots[boot] = replace(counts, dropped=add_ranges(counts.dropped, numbers))
+        self._persist()
+        for key in keys:
+            self._waiting.pop(key, None)
+            self._sent.pop(key, None)
+
+    def _gap(self, boot: str, gap: Range) -> Event:
+        wall_ms, up_ms = self._moment()
+        unique = f"{self._device} {boot} {gap[0]} {gap[1]}".encode()
+        return Event(
+            id=blake2b(unique, digest_size=16).hexdigest(),
+            type=GAP,
+            ts=wall_ms,
+            up=up_ms,
+            code="outbox-full",
+            why=f"{gap[1] - gap[0] + 1} reports were dropped: the outbox was full or damaged",
+            boot=boot,
+            first=gap[0],
+            last=gap[1],
+        )
+
+    def _rewrite(self, segment: int) -> None:
+        """Replace a closed segment by what of it still waits."""
+        kept = [(k, w) for k, w in self._waiting.items() if w.segment == segment]
+        if not kept:
+            self._disk.remove(segment_name(segment))
+            del self._sizes[segment]
+            return
+        content = self._disk.read(segment_name(segment)) or b""
+        rewritten = bytearray(HEADER)
+        for key, w in kept:
+            self._waiting[key] = Waiting(segment, len(rewritten), w.size_bytes, w.path, w.name)
+            rewritten += content[w.offset : w.offset + w.size_bytes]
+        self._disk.replace(segment_name(segment), bytes(rewritten))
+        self._sizes[segment] = len(rewritten)
+
+    def _remove_finished(self) -> None:
+        """Remove segments in which nothing waits, except the one that grows."""
+        needed = {w.segment for w in self._waiting.values()}
+        finished = [n for n in self._sizes if n not in needed and n != max(self._sizes)]
+        if finished:
+            self._persist()
+        for number in finished:
+            self._disk.remove(segment_name(number))
+            del self._sizes[number]
+
+    def _persist(self) -> None:
+        state = SpoolState(
+            boots=self._boots, appended=self._retired.appended, dropped=self._retired.dropped
+        )
+        write_state(self._disk, state)
+        self._unpersisted = 0
+
+    def _take(self, found: Iterator[tuple[Key, Waiting]], limit_bytes: int) -> Iterator[Record]:
+        taken = 0
+        contents: dict[int, bytes] = {}
+        for (boot, sequence), waiting in found:
+            taken += waiting.size_bytes
+            if taken > limit_bytes and taken > waiting.size_bytes:
+                return
+            if waiting.segment not in contents:
+                contents = {waiting.segment: self._disk.read(segment_name(waiting.segment)) or b""}
+            entry = entry_at(contents[waiting.segment], waiting.offset)
+            if entry is None or (entry.boot, entry.sequence) != (boot, sequence):
+                raise StoreError(f"{segment_name(waiting.segment)} was changed by somebody else")
+            stamp = Stamp(boot=Boot.parse(boot), sequence=sequence, signature=entry.signature)
+            address = CHANNELS[entry.path].at(self._device, entry.name)
+            yield Record(address=address, payload=entry.payload, stamp=stamp)
