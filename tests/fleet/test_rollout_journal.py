@@ -359,7 +359,10 @@ def test_a_manager_killed_in_the_middle_goes_on_where_it_was(tmp_path, lines):
     a_fleet(tmp_path, 6).close()
     path = tmp_path / "registry.db"
     with subprocess.Popen(
-        [sys.executable, "-c", STORY, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STORY, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     ) as child:
         for _ in range(lines):
             child.stdout.readline()
