@@ -198,10 +198,11 @@ def _run_app(begin: Begin, grid: MqttGrid) -> Done:
     if not results:
         raise ValueError("the app ended without running a strategy")
     arrays, metrics = results[-1].arrays, results[-1].train_metrics_clientapp
-    message = Message(RecordDict({"arrays": arrays}), SERVER_NODE, "train")
+    proto = message_to_proto(Message(RecordDict({"arrays": arrays}), SERVER_NODE, "train"))
+    proto.metadata.created_at = begin.started_ms / 1000
     last = metrics[max(metrics)] if metrics else {}
     return Done(
-        arrays=message_to_proto(message).SerializeToString(deterministic=True),
+        arrays=proto.SerializeToString(deterministic=True),
         metrics={k: float(v) for k, v in last.items() if isinstance(v, int | float)},
     )
 
