@@ -1,7 +1,8 @@
 """One device, its slot and its director, life after life, with the power cut in between.
 
-Real: machine, journal, store, the daemon's glue around them, and every durable write.
-Played: what the fleet sends, what a child process or a probation finds.
+Real: machine, journal, store, transfer, outbox, boot counter, the daemon's glue between
+them, and every durable write. Played: what the fleet sends, and what a child process or a
+probation finds.
 
 Rule 1: a model is "served" only when every byte behind it has the signed hash; anything
         else raises ``MixtureError``, which no code under test may turn into a report.
@@ -16,6 +17,7 @@ from hashlib import sha512
 from pathlib import Path
 
 from agent.contract.codec import decode, encode
+from agent.contract.frames import split_file
 from agent.contract.manifest import Artifact
 from agent.contract.messages import Assigned, Event, Finding, Hosted
 from agent.contract.topics import EVENT
@@ -23,6 +25,7 @@ from agent.daemon.updating import Surroundings, Updating
 from agent.disk import Disk
 from agent.errors import AgentError
 from agent.identity.device_key import next_boot
+from agent.link.fetch import Fetch, Fetched, Fetching
 from agent.link.outbox import Outbox
 from agent.update import machine
 from agent.update.slot import Idle
@@ -33,7 +36,6 @@ from tests.releases import Published
 
 SLOT, DEVICE = "motion", "d-aaaaaaaaaaaaaaaa"
 INSTALLED = (Hosted(name="onnx", version="1"),)
-CHUNK = 1024
 
 
 class MixtureError(BaseException):
@@ -201,13 +203,16 @@ class Life:
 
 
 def fetch_artifact(disk: Disk, artifact: Artifact, content: bytes) -> None:
-    """Fetch as ``link.fetch`` does: patch a part file, sync it, verify, rename."""
-    part = f"store/{artifact.digest}.part"
-    for index in range(artifact.count):
-        chunk = content[index * CHUNK : (index + 1) * CHUNK]
-        disk.patch(part, index * CHUNK, artifact.check_chunk(index, chunk))
-    disk.sync(part)
-    disk.rename(part, f"store/{artifact.digest}")
+    """Fetch through the real transfer, from a fleet that answers every request."""
+    fetch = Fetch(artifact, disk, now_seconds=0.0)
+    pieces = split_file(bytes.fromhex(artifact.digest[:16]), content, artifact.chunk_size)
+    while isinstance(fetch.progress(0.0), Fetching):
+        wanted = [r for request in fetch.requests(0.0) for r in request.r]
+        assert wanted, "the transfer asks for nothing and is not complete"
+        for first, count in wanted:
+            for piece in pieces[first : first + count]:
+                fetch.take(piece, 0.0)
+    assert fetch.progress(0.0) == Fetched(digest=artifact.digest)
 
 
 def open_outbox(disk: Disk) -> Outbox:

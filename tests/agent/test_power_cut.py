@@ -21,6 +21,7 @@ from tests.slot_life import (
 )
 
 OLDER, OLD, NEW, OTHER = (Published(n) for n in (1, 2, 3, 4))
+LARGE = Published(3, model_bytes=70 * 1024)
 BACK = Published(3, rollback_to=(OLD.digest,))
 FAILS_PROBATION, FAILS_CHECK = Fate(proves=False), Fate(checks=False)
 
@@ -41,6 +42,13 @@ STORIES = (
         fates={NEW.digest: FAILS_PROBATION},
         ends=OLD,
         told=((NEW, "failed_rolled_back"),),
+    ),
+    Story(
+        name="large-update",
+        before=(OLD,),
+        wishes=(LARGE,),
+        ends=LARGE,
+        told=((LARGE, "succeeded"),),
     ),
     Story(
         name="update-fails-check",
@@ -107,13 +115,14 @@ def test_a_second_cut_anywhere_in_the_recovery_changes_nothing(name: str, tmp_pa
 
 
 def test_every_kind_of_durable_operation_is_among_the_cuts(tmp_path: Path):
-    story = BY_NAME["update"]
+    story = BY_NAME["large-update"]
     (tmp_path / "seed").mkdir()
     prepare(story, tmp_path / "seed")
     log = healthy_operations(story, tmp_path / "seed", tmp_path / "life", FaultyDisk)
     kinds = {line.split()[0] for line in log}
     assert kinds == {"write", "rename", "append", "patch", "sync", "remove"}
     places = {re.split("[/.]", line.split()[1])[0] for line in log}
+    assert any(line.startswith("rename") and line.endswith(".map") for line in log)
     assert places == {"boot", "outbox", "slots", "store"}
 
 
