@@ -269,14 +269,9 @@ def _break(state: State, event: Broken) -> Step:
         return state, ()
     word = "failed_rolled_back" if back else "failed_not_rolled_back"
     outcome = _outcome(state, lost, word, code=event.code, why=event.why, retryable=True)
-    wanted_back = back is not None and state.candidate == back
-    after = _changed(
-        state,
-        current=back,
-        last_good=None,
-        phase=Idle() if wanted_back else state.phase,
-        unreported=_queued(state, outcome),
-    )
+    phase = Idle() if back is not None and state.candidate == back else state.phase
+    told = _queued(state, outcome)
+    after = _changed(state, current=back, last_good=None, phase=phase, unreported=told)
     return after, (Serve(back), Report(outcome))
 
 
