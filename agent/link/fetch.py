@@ -1,11 +1,46 @@
-"""One artifact over the broker: receiver-driven, resumable, every chunk checked."""
+"""One artifact over the broker: receiver-driven, resumable, every chunk checked.
 
+    store/<digest>.part   the bytes so far, with holes
+    store/<digest>.map    which chunks of it are on the medium
+    store/<digest>        complete and verified; nothing else has this name
+
+Rule 1: a chunk is written only if its hash is the one in the signed manifest, whoever
+        sent it and whether it was asked for or not.
+Rule 2: the map is written after the bytes that it speaks of are on the medium, every
+        64 chunks (4 MiB); a power cut costs at most those.
+Rule 3: the whole is hashed from the medium before it gets its name. Where it differs,
+        each chunk is checked again and only the bad ones are fetched again.
+Rule 4: retries are bounded, and giving up is a value. What was fetched is kept.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import BinaryIO
 
+from agent.contract.codec import Versioned, decode, encode
 from agent.contract.frames import Piece
-from agent.contract.manifest import Artifact
-from agent.contract.messages import ChunkRequest
+from agent.contract.limits import MAX_ARTIFACT_BYTES
+from agent.contract.manifest import Artifact, Digest
+from agent.contract.messages import ChunkRequest, Count
 from agent.disk import Disk
+from agent.errors import (
+    ContractError,
+    CorruptError,
+    DiskFullError,
+    NewerStateError,
+    StoreError,
+    UnsupportedError,
+)
+from agent.link.window import Window
+
+PERSIST_CHUNKS = 64
+MAX_BAD_CHUNKS = 16
+MAX_WHOLE_RETRIES = 3
+RESERVE_BYTES = 4 * 1024 * 1024
+_HASHED_AT_ONCE = 64
+_MAX_MAP_BYTES = MAX_ARTIFACT_BYTES // 1024 // 4 + 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +61,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFailed:
-    """Given up; what was fetched is kept for the next try where that makes sense."""
+    """Given up; what was fetched is kept for the next try.
+
+    ``code`` is ``stalled``, ``corrupt`` or the code of a ``StoreError``.
+    """
 
     digest: str
     code: str
@@ -35,6 +73,15 @@ class FetchFailed:
 
 
 Progress = Fetching | Fetched | FetchFailed
+
+
+class ChunkMap(Versioned, frozen=True, kw_only=True):
+    """Which chunks are on the medium: one bit each, lowest first, hex."""
+
+    digest: Digest
+    size: Count
+    chunk_size: Count
+    have: str
 
 
 class Fetch:
@@ -56,20 +103,209 @@ class Fetch:
             NewerStateError: The chunk map was written by a newer version.
 
         """
-        raise NotImplementedError
+        self._artifact = artifact
+        self._disk = disk
+        self._name = f"{folder}/{artifact.digest}"
+        self._stall_seconds = stall_seconds
+        self._last_good_seconds = now_seconds
+        self._window = Window(artifact.chunk_size)
+        self._bad = 0
+        self._whole_retries = 0
+        self._unpersisted = 0
+        self._hash = sha256()
+        self._hashed = 0
+        self._outcome: Fetched | FetchFailed | None = None
+        self._have = bytearray(artifact.count)
+        self._got = 0
+        if self._is_stored():
+            self._outcome = Fetched(digest=artifact.digest)
+            return
+        self._resume()
+        missing = artifact.count - self._got
+        needed = missing * artifact.chunk_size + RESERVE_BYTES
+        if missing and disk.free_bytes() < needed:
+            raise DiskFullError(
+                f"artifact {artifact.digest[:16]} needs {needed} bytes and "
+                f"{disk.free_bytes()} are free: make room and assign it again"
+            )
+        if not missing:
+            self._finish()
 
     def requests(self, now_seconds: float) -> tuple[ChunkRequest, ...]:
-        """Return what to ask for now; call after each ``take`` and when ``wait`` is over."""
-        raise NotImplementedError
+        """Return what to ask for now; call after each ``take`` and when ``wait_seconds`` is over.
+
+        At most one request, of at most 32 chunks.
+        """
+        if not isinstance(self.progress(now_seconds), Fetching):
+            return ()
+        self._window.lost(now_seconds)
+        room = self._window.room()
+        wanted = [index for _, index in zip(range(room), self._missing(), strict=False)]
+        if not wanted:
+            return ()
+        for index in wanted:
+            self._window.ask(index, now_seconds)
+        return (ChunkRequest(a=self._artifact.digest, r=tuple(_ranges(wanted))),)
 
     def take(self, piece: Piece, now_seconds: float) -> Progress:
-        """Check and store one piece."""
-        raise NotImplementedError
+        """Check and store one piece; pieces of other artifacts change nothing."""
+        artifact = self._artifact
+        ours = piece.name == bytes.fromhex(artifact.digest[:16]) and piece.total == artifact.count
+        if self._outcome is not None or not ours or self._have[piece.index]:
+            return self.progress(now_seconds)
+        try:
+            content = artifact.check_chunk(piece.index, piece.content)
+        except CorruptError as why:
+            self._refuse(piece.index, str(why))
+            return self.progress(now_seconds)
+        try:
+            self._keep(piece.index, content)
+            self._last_good_seconds = now_seconds
+            self._window.arrived(piece.index, now_seconds)
+            if self._got == artifact.count:
+                self._finish()
+        except StoreError as why:
+            self._fail(why.code, str(why))
+        return self.progress(now_seconds)
 
     def progress(self, now_seconds: float) -> Progress:
         """Return where the transfer stands; a stalled one fails here."""
-        raise NotImplementedError
+        if self._outcome is None and now_seconds - self._last_good_seconds >= self._stall_seconds:
+            with suppress(StoreError):  # the next try then fetches a little more
+                self._persist()
+            self._fail("stalled", f"no chunk arrived for {self._stall_seconds:.0f} s")
+        if self._outcome is not None:
+            return self._outcome
+        return Fetching(digest=self._artifact.digest, chunks=self._got, of=self._artifact.count)
 
     def wait_seconds(self, now_seconds: float) -> float:
         """Return how long nothing needs to be asked unless a piece arrives."""
-        raise NotImplementedError
+        stalls = self._last_good_seconds + self._stall_seconds - now_seconds
+        return max(0.0, min(self._window.next_loss(now_seconds), stalls))
+
+    def _is_stored(self) -> bool:
+        path = self._disk.path(self._name)
+        if not path.is_file() or path.stat().st_size != self._artifact.size:
+            return False
+        self._disk.remove(f"{self._name}.map")
+        return True
+
+    def _resume(self) -> None:
+        content = self._disk.read(f"{self._name}.map")
+        part = self._disk.path(f"{self._name}.part")
+        if content is None or not part.is_file():
+            return
+        try:
+            decode(Versioned, content, limit=_MAX_MAP_BYTES)
+            found = decode(ChunkMap, content, limit=_MAX_MAP_BYTES)
+            bits = int.from_bytes(bytes.fromhex(found.have), "little")
+        except UnsupportedError as why:
+            raise NewerStateError(f"{self._name}.map: {why}") from why
+        except (ContractError, ValueError):
+            return  # the map is only a shortcut
+        if (found.digest, found.chunk_size) == (self._artifact.digest, self._artifact.chunk_size):
+            self._have = bytearray(bits >> i & 1 for i in range(self._artifact.count))
+            self._got = sum(self._have)
+
+    def _missing(self) -> Iterator[int]:
+        at = self._have.find(0)
+        while at >= 0:
+            if not self._window.on_its_way(at):
+                yield at
+            at = self._have.find(0, at + 1)
+
+    def _keep(self, index: int, content: bytes) -> None:
+        self._disk.patch(f"{self._name}.part", index * self._artifact.chunk_size, content)
+        self._have[index] = 1
+        self._got += 1
+        self._unpersisted += 1
+        if self._unpersisted >= PERSIST_CHUNKS:
+            self._persist()
+        self._hash_ahead(_HASHED_AT_ONCE)
+
+    def _persist(self) -> None:
+        if not self._unpersisted:
+            return
+        self._disk.sync(f"{self._name}.part")
+        bits = sum(1 << i for i, have in enumerate(self._have) if have)
+        length = -(-self._artifact.count // 8)
+        chunk_map = ChunkMap(
+            digest=self._artifact.digest,
+            size=self._artifact.size,
+            chunk_size=self._artifact.chunk_size,
+            have=bits.to_bytes(length, "little").hex(),
+        )
+        self._disk.replace(f"{self._name}.map", encode(chunk_map))
+        self._unpersisted = 0
+
+    def _hash_ahead(self, most: int) -> None:
+        """Hash the unbroken beginning, read back from the medium, at most so many chunks."""
+        size = self._artifact.chunk_size
+        last = min(self._hashed + most, self._artifact.count)
+        if self._hashed >= last or not self._have[self._hashed]:
+            return
+        with self._reading() as file:
+            file.seek(self._hashed * size)
+            while self._hashed < last and self._have[self._hashed]:
+                self._hash.update(file.read(size))
+                self._hashed += 1
+
+    @contextmanager
+    def _reading(self) -> Iterator[BinaryIO]:
+        try:
+            with self._disk.path(f"{self._name}.part").open("rb") as file:
+                yield file
+        except OSError as why:
+            raise StoreError(f"{self._name}.part: {why.strerror or why}") from why
+
+    def _finish(self) -> None:
+        self._hash_ahead(self._artifact.count)
+        if self._hash.hexdigest() != self._artifact.digest:
+            self._recheck()
+            return
+        self._disk.sync(f"{self._name}.part")
+        self._disk.rename(f"{self._name}.part", self._name)
+        self._disk.remove(f"{self._name}.map")
+        self._outcome = Fetched(digest=self._artifact.digest)
+
+    def _recheck(self) -> None:
+        """Find what the medium changed, and fetch only that again."""
+        self._whole_retries += 1
+        size = self._artifact.chunk_size
+        with self._reading() as file:
+            for index in range(self._artifact.count):
+                try:
+                    self._artifact.check_chunk(index, file.read(size))
+                except CorruptError:
+                    self._have[index] = 0
+        self._got = sum(self._have)
+        self._hash, self._hashed = sha256(), 0
+        self._unpersisted = PERSIST_CHUNKS
+        self._persist()
+        if self._got == self._artifact.count or self._whole_retries > MAX_WHOLE_RETRIES:
+            self._fail("corrupt", "its chunks are the signed ones and the whole is not")
+
+    def _refuse(self, index: int, why: str) -> None:
+        self._window.refused(index)
+        self._bad += 1
+        if self._bad >= MAX_BAD_CHUNKS:
+            self._fail("corrupt", f"{self._bad} chunks were not the signed ones; last: {why}")
+
+    def _fail(self, code: str, why: str) -> None:
+        self._outcome = FetchFailed(
+            digest=self._artifact.digest,
+            code=code,
+            why=f"artifact {self._artifact.digest[:16]}: {why}",
+            retryable=True,
+        )
+
+
+def _ranges(indexes: list[int]) -> Iterator[tuple[int, int]]:
+    """Join neighbours into (first, count)."""
+    first = last = indexes[0]
+    for index in indexes[1:]:
+        if index != last + 1:
+            yield first, last - first + 1
+            first = index
+        last = index
+    yield first, last - first + 1
