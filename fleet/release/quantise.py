@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
+from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -24,6 +25,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from fleet.errors import AdmissionError
 from fleet.release.admit import admit_onnx
+
+_FAILURES: tuple[type[Exception], ...] = tuple(
+    kind
+    for kind in vars(onnxruntime_pybind11_state).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+)
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
@@ -78,7 +85,7 @@ def quantise_static(
             )
             session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
             session.run(None, {name: calibration[0]})
-        except (RuntimeError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as why:
+        except (RuntimeError, ValueError, *_FAILURES) as why:
             raise AdmissionError(f"the model cannot be quantised: {why}") from why
         return _without_unused_domains(made.read_bytes())
 
