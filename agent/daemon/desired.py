@@ -8,7 +8,9 @@ Rule 3: one refresh at a time, on behalf of everything that is wanted by then.
 Rule 4: a refusal is an alarm with its code and sentence; what runs goes on running.
 """
 
+import math
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -38,7 +40,7 @@ from agent.contract.messages import (
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
 from agent.disk import Disk, read_versioned
-from agent.errors import AgentError, MalformedError, MismatchError, UnsignedError
+from agent.errors import AgentError, MalformedError, MismatchError, StoreError, UnsignedError
 from agent.identity.clock import TrustedClock
 from agent.update import trust
 from agent.worker.jobs import Limits
@@ -47,6 +49,8 @@ from agent.worker.start import Finished
 ACCEPTED = "accepted.json"
 REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
 MAX_BUNDLE_BYTES = 2 * MAX_METADATA_BYTES
+MAX_HELD = 4
+MAX_DOUBLINGS = 4
 
 
 class AcceptedAssignment(Versioned, frozen=True, kw_only=True):
@@ -64,6 +68,7 @@ class Surroundings:
     Attributes:
         ask: Publishes a request; False when offline.
         start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
+        accepted: A new assignment is on the medium.
         wish: A slot is wanted to run a release.
         manifest: The verified bytes of an assigned manifest.
         manifest_failed: Why an assigned manifest cannot be had, for now.
@@ -74,6 +79,7 @@ class Surroundings:
 
     ask: Callable[[MetaRequest | FreshRequest], bool]
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
+    accepted: Callable[[], None]
     wish: Callable[[str, Assigned], None]
     manifest: Callable[[Assigned, bytes], None]
     manifest_failed: Callable[[Assigned, AgentError], None]
@@ -118,11 +124,13 @@ class Desired:
         self._fresh_seconds = fresh_seconds
         self._authority = state.who_directs()
         self._accepted = read_versioned(disk, ACCEPTED, AcceptedAssignment)
-        self._held: bytes | None = None
+        self._held: deque[bytes] = deque(maxlen=MAX_HELD)
         self._targets: dict[str, Assigned] = {}
         self._gathering: _Gathering | None = None
         self._refreshing: tuple[str, ...] | None = None
         self._nonce: str | None = None
+        self._asked_at = -math.inf
+        self._tries = 0
 
     @property
     def accepted(self) -> AcceptedAssignment | None:
@@ -136,6 +144,8 @@ class Desired:
 
     def raise_wishes(self) -> None:
         """Tell again what is wanted of each slot; repeated wishes change nothing."""
+        if self._held and self._refreshing is None and not self._agenda.holds("metadata"):
+            self._retry_held()
         if self._accepted is not None:
             for slot, assigned in self._accepted.slots.items():
                 self._around.wish(slot, assigned)
@@ -145,15 +155,14 @@ class Desired:
         try:
             believed = self._believe(payload)
         except (UnsignedError, MismatchError) as why:
-            if self._held is None:
-                log.info(event("assignment-held", why=why))
-                self._held = payload
-                self.refresh()
+            log.info(event("assignment-held", why=why))
+            self._held.append(payload)
+            self._refresh_at_our_pace()
             return
         except AgentError as why:
             self._refuse("assignment", why)
             return
-        self._settle(believed)
+        self._settle(believed, payload)
 
     def take_fresh(self, payload: bytes) -> None:
         """Take over signed time, if it answers our own open question."""
@@ -167,10 +176,11 @@ class Desired:
             self._clock.believe(fresh, nonce, root_expires_ms=self._state.root_expires_ms)
         except (UnsignedError, MismatchError) as why:
             log.info(event("fresh-held", why=why))
-            self.refresh()
+            self._refresh_at_our_pace()
         except AgentError as why:
             self._refuse("signed-time", why)
         else:
+            self._tries = 0
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
             later = self._around.monotonic() + self._fresh_seconds
             self._agenda.at("fresh", later, self.ask_fresh)
@@ -191,12 +201,18 @@ class Desired:
             self._refuse("task", why)
             return None
 
+    def connected(self) -> None:
+        """Ask anew on a new connection, without the patience that the old one taught."""
+        self._tries = 0
+        self.ask_fresh()
+        if self._gathering is not None:
+            self._ask_metadata()
+
     def ask_fresh(self) -> None:
         """Ask for signed time; asked again until it comes."""
         self._nonce = self._clock.new_nonce()
         self._around.ask(FreshRequest(nonce=self._nonce))
-        later = self._around.monotonic() + self._answer_seconds
-        self._agenda.at("fresh", later, self.ask_fresh)
+        self._agenda.at("fresh", self._later(), self.ask_fresh)
 
     def want_manifest(self, assigned: Assigned) -> None:
         """Get the bytes of an assigned manifest by way of the offline-signed targets."""
@@ -207,6 +223,12 @@ class Desired:
         """Collect metadata, unless that is under way."""
         if self._gathering is None and self._refreshing is None:
             self._ask_metadata()
+
+    def _refresh_at_our_pace(self) -> None:
+        """Collect metadata for a document that we cannot explain, however many there are."""
+        if self._gathering is None and self._refreshing is None:
+            soonest = self._asked_at + self._answer_seconds
+            self._agenda.at("metadata", max(soonest, self._around.monotonic()), self.refresh)
 
     def take_piece(self, piece: Piece) -> None:
         """Take one piece of the bundle that we asked for; others are ignored."""
@@ -232,6 +254,7 @@ class Desired:
             match finished.answer:
                 case trust.RefreshAnswer(result=result):
                     news = trust.believe(result)
+                    trust.save(self._disk, news.state)
                 case AgentError() as failure:
                     raise failure
                 case _:
@@ -240,7 +263,7 @@ class Desired:
             self._refuse("metadata", why)
             self._give_up(wanted, why)
             return
-        trust.save(self._disk, news.state)
+        self._tries = 0
         self._state = news.state
         self._authority = news.state.who_directs()
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
@@ -259,28 +282,33 @@ class Desired:
             now_ms=self._clock.trusted_ms(),
         )
 
-    def _settle(self, believed: Believed) -> None:
+    def _settle(self, believed: Believed, payload: bytes) -> None:
         if not believed.repeated:
             accepted = AcceptedAssignment(
                 accepted=believed.accepted,
                 slots=believed.assignment.slots,
                 expires_ms=believed.assignment.expires_ms,
             )
-            self._disk.replace(ACCEPTED, encode(accepted))
+            try:
+                self._disk.replace(ACCEPTED, encode(accepted))
+            except StoreError:
+                self._held.append(payload)  # tried again with the standing wishes
+                raise
             self._accepted = accepted
             log.info(event("assigned", sequence=believed.accepted.sequence))
+            self._around.accepted()
         self.raise_wishes()
 
     def _retry_held(self) -> None:
-        payload, self._held = self._held, None
-        if payload is None:
-            return
-        try:
-            believed = self._believe(payload)
-        except AgentError as why:
-            self._refuse("assignment", why)
-        else:
-            self._settle(believed)
+        held = list(self._held)
+        self._held.clear()
+        for payload in held:
+            try:
+                believed = self._believe(payload)
+            except AgentError as why:
+                self._refuse("assignment", why)
+            else:
+                self._settle(believed, payload)
 
     def _ask_metadata(self) -> None:
         request = MetaRequest(
@@ -289,9 +317,15 @@ class Desired:
             targets=(AUTHORITY_TARGET, *list(self._targets)[:16]),
         )
         self._gathering = _Gathering(request)
+        self._asked_at = self._around.monotonic()
         self._around.ask(request)
-        later = self._around.monotonic() + self._answer_seconds
-        self._agenda.at("metadata", later, self._ask_metadata)
+        self._agenda.at("metadata", self._later(), self._ask_metadata)
+
+    def _later(self) -> float:
+        """Return when to ask again: patience doubles as long as nobody answers."""
+        self._tries += 1
+        wait = self._answer_seconds * 2.0 ** min(self._tries - 1, MAX_DOUBLINGS)
+        return self._around.monotonic() + wait
 
     def _verify(self, gathering: _Gathering) -> None:
         self._gathering = None

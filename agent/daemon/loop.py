@@ -35,6 +35,8 @@ from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refu
 from agent.worker.start import Finished
 
 LONGEST_SLEEP_SECONDS = 3600.0
+LAST_WORDS_SECONDS = 2.0
+"""How long a stopping agent waits for the acknowledgement of its last reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,4 +179,10 @@ class Loop:
     def _end(self, stop: Stop) -> None:
         log.info(event("stopping", why=stop.why))
         self._notifier.say("STOPPING=1")
-        self._guarded("end", lambda: self._rooms.close(stop.why))
+        self._guarded("end", self._rooms.wind_down)
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while self._rooms.has_unsent and time.monotonic() < deadline:
+            item = self._inbox.get(0.1)
+            if isinstance(item, Arrived) and item.address.channel is ACK:
+                self._guarded("end", partial(self._arrived, item))
+        self._guarded("end", partial(self._rooms.close, stop.why))

@@ -74,7 +74,7 @@ class Rooms:
             config.pipeline,
             self.store,
             hardware=self.machine.hardware,
-            put=lambda item: self.inbox.put(Lane.LOCAL, item),
+            put=self._put,
             wall_ms=wall_ms,
         )
         self.measures = judging.Measures(self._start_check)
@@ -141,7 +141,7 @@ class Rooms:
         self._state.forget()
         self.tell_state()
         self.reporting.connected()
-        self.desired.ask_fresh()
+        self.desired.connected()
 
     def tell_state(self) -> None:
         """Send inventory and reported state where they differ from what was sent last."""
@@ -195,16 +195,29 @@ class Rooms:
         else:
             self.reporting.alarm("source-ended", f"{item.slot} has no more samples", slot=item.slot)
 
-    def close(self, why: str) -> None:
-        """End every room in order; what is known is on the medium after."""
+    def wind_down(self) -> None:
+        """End what works, and report what it did last."""
         self.updating.stop()
         self.children.stop()
         self.inference.stop()
+        self.report_windows()
+        self.reporting.send_due()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether staying a moment longer may get reports acknowledged."""
+        return self.broker.connected and self.reporting.outbox.totals().pending > 0
+
+    def close(self, why: str) -> None:
+        """Say goodbye; what is known is on the medium after."""
         try:
-            self.report_windows()
             self.reporting.outbox.flush()
         finally:
             self.broker.stop(self.reporting.signer.presence("offline", self._epoch, why))
+
+    def _put(self, item: Predicted | SourceEnded) -> None:
+        lane = Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL
+        self.inbox.put(lane, item)
 
     def _resume(self, probed: ProbeAnswer) -> None:
         self._probed = probed
@@ -316,6 +329,7 @@ class Rooms:
             around=desired.Surroundings(
                 ask=self._ask,
                 start_refresh=self.children.refresh,
+                accepted=self.tell_state,
                 wish=self._wish,
                 manifest=self.updating.manifest_arrived,
                 manifest_failed=self.updating.manifest_failed,

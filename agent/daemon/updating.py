@@ -16,7 +16,13 @@ from agent.contract.manifest import Artifact, Release
 from agent.contract.messages import Assigned, Finding, Hosted, SlotReport
 from agent.daemon.host import event, log
 from agent.disk import Disk
-from agent.errors import AgentError, DiskFullError, RuntimeMissingError, StoreError
+from agent.errors import (
+    AgentError,
+    DiskFullError,
+    PlatformError,
+    RuntimeMissingError,
+    StoreError,
+)
 from agent.infer.variants import choose
 from agent.update import journal, machine
 from agent.update.slot import Fetching, Probing
@@ -140,7 +146,7 @@ class Updating:
                 self.tell(slot, machine.CheckFailed(digest, answer.findings))
             case AgentError():
                 finding = Finding(check="load", held=False, why=str(answer)[:500])
-                passes = isinstance(answer, RuntimeMissingError | StoreError)
+                passes = isinstance(answer, RuntimeMissingError | StoreError | PlatformError)
                 self.tell(
                     slot,
                     machine.CheckFailed(digest, (finding,), code=answer.code, retryable=passes),

@@ -21,7 +21,7 @@ from typing import assert_never
 
 import msgspec
 
-from agent.errors import AgentError
+from agent.errors import AgentError, PlatformError
 from agent.worker.jobs import Answered, Envelope, Kind, Limits, Named, Outcome, answer_type
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
@@ -140,7 +140,7 @@ def start(
         deliver: Called once, from another thread, and must not block.
 
     Raises:
-        AgentError: The operating system does not start it.
+        PlatformError: The operating system does not start it.
 
     """
     body = msgspec.Raw(msgspec.json.encode(job))
@@ -156,7 +156,7 @@ def start(
             cwd=tempfile.gettempdir(),
         )
     except OSError as why:
-        raise AgentError(f"the {kind} worker does not start: {why.strerror or why}") from why
+        raise PlatformError(f"the {kind} worker does not start: {why.strerror or why}") from why
     return Running(
         child,
         kind=kind,
