@@ -4,8 +4,9 @@ Rule 1: the agent's path is ``Serving.answer`` as the daemon uses it: input chec
         check, inference, class, and recording into a ``WindowRecorder``, its folding included.
 Rule 2: raw is ``InferenceSession.run`` of the same file with the same options, the input
         already in its dictionary.
-Rule 3: both run in blocks of 64 calls that alternate, in changing order, in one process;
-        the figure is the median over blocks, so a disturbance hits both or neither.
+Rule 3: both run in blocks of 256 calls that alternate, in changing order, in one process.
+        Two neighbours are a pair; the figures are medians over the calmer half of the pairs
+        (by the sum of both, so neither side is favoured), because other programs disturb.
 """
 
 import argparse
@@ -64,16 +65,15 @@ def measure(name: str, path: Path, seconds: float) -> dict[str, str | float]:
     raw: Callable[[], object] = lambda: session.run(None, feed)  # noqa: E731 -- nothing to name
     agent: Callable[[], object] = lambda: serving.answer(x)  # noqa: E731
     block_us(raw), block_us(agent)
-    figures: dict[str, list[float]] = {"raw": [], "agent": []}
+    pairs: list[dict[str, float]] = []
     end = perf_counter_ns() + int(seconds * 1e9)
-    turn = 0
-    while perf_counter_ns() < end or turn < 10:  # noqa: PLR2004 -- blocks of each, at least
-        pair = [("raw", raw), ("agent", agent)]
-        for side, call in pair if turn % 2 else reversed(pair):
-            figures[side].append(block_us(call))
-        turn += 1
-    assert serving.windows == (turn + 1) * BLOCK, "a window was lost"
-    raw_us, agent_us = (statistics.median(figures[side]) for side in ("raw", "agent"))
+    sides = [("raw", raw), ("agent", agent)]
+    while perf_counter_ns() < end or len(pairs) < 10:  # noqa: PLR2004 -- at least
+        sides.reverse()
+        pairs.append({side: block_us(call) for side, call in sides})
+    assert serving.windows == (len(pairs) + 1) * BLOCK, "a window was lost"
+    calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: len(pairs) // 2]
+    raw_us, agent_us = (statistics.median(p[side] for p in calm) for side in ("raw", "agent"))
     return {
         "name": name,
         "raw_us": round(raw_us, 2),
