@@ -26,10 +26,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from fleet.errors import AdmissionError
 from fleet.release.admit import admit_onnx
 
-_FAILURES: tuple[type[Exception], ...] = tuple(
-    kind
-    for kind in vars(onnxruntime_pybind11_state).values()
-    if isinstance(kind, type) and issubclass(kind, Exception)
+_FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(
+        kind
+        for kind in vars(onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
 )
 
 
@@ -85,7 +89,7 @@ def quantise_static(
             )
             session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
             session.run(None, {name: calibration[0]})
-        except (RuntimeError, ValueError, *_FAILURES) as why:
+        except _FAILURES as why:
             raise AdmissionError(f"the model cannot be quantised: {why}") from why
         return _without_unused_domains(made.read_bytes())
 

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from agent.contract.codec import Versioned
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Count, Quality
-from fleet.errors import NewerStateError, RegistryError
+from fleet.errors import NewerStateError, RefusedError, RegistryError
 
 JOURNAL_VERSION = 1
 
@@ -24,6 +24,15 @@ class Training(Struct, frozen=True, kw_only=True):
     learning_rate: float = 0.5
     epochs: int = 100
     anchor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate <= 10 and 1 <= self.epochs <= 2000):  # noqa: PLR2004
+            raise RefusedError(
+                f"learning rate {self.learning_rate} and {self.epochs} epochs: devices take a "
+                "rate above 0 and up to 10, and 1 to 2000 epochs"
+            )
+        if not 0 <= self.anchor <= 100:  # noqa: PLR2004
+            raise RefusedError(f"anchor {self.anchor}: devices take 0 to 100")
 
 
 class RunPlan(Versioned, frozen=True, kw_only=True):

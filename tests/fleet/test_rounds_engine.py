@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.contract.codec import decode
 from agent.contract.messages import Quality, TaskAnswer
-from fleet.errors import NewerStateError, RegistryError
+from fleet.errors import NewerStateError, RefusedError, RegistryError
 from fleet.rounds import engine
 from fleet.rounds.cohort import better
 from fleet.rounds.events import (
@@ -21,8 +22,10 @@ from fleet.rounds.events import (
     Posted,
     Pushed,
     RunEvent,
+    RunPlan,
     Stopped,
     TimedOut,
+    Training,
     decode_event,
     encode_event,
 )
@@ -169,6 +172,18 @@ def test_a_journal_of_version_1_is_read_for_ever():
         plan(), [decode_event(line) for line in FIXTURE.read_bytes().splitlines()]
     )
     assert state == after(*A_WHOLE_RUN)
+
+
+def test_a_plan_of_version_1_is_read_for_ever():
+    found = decode(RunPlan, FIXTURE.with_name("run-plan-v1.json").read_bytes())
+    assert found == plan()
+    assert (found.training.epochs, found.training.anchor) == (100, 0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 50.0}, {"epochs": 0}, {"anchor": -1.0}])
+def test_training_that_every_device_would_refuse_is_refused_at_the_start(wrong):
+    with pytest.raises(RefusedError, match="devices take"):
+        Training(**wrong)
 
 
 def test_a_journal_of_a_newer_version_is_refused():

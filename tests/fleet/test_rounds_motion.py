@@ -1,15 +1,17 @@
 """Rounds on the real motion data with the real int8 model: what they give, and to whom."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agent.infer.golden import check_golden
 from agent.infer.onnx import OnnxRuntime
 from agent.learn.samples import LabelledWindows, Split, load_samples
-from fleet.release.build import find_head
+from fleet.release.build import Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage, read_head, with_head
 from fleet.rounds.cohort import better
 from fleet.rounds.conduct import HeadArrays
@@ -40,8 +42,6 @@ class MotionDevice(SmallDevice):
 
 
 def write_device(folder, name):
-    import subprocess
-
     person, side = name.split("-")
     subprocess.run(
         [sys.executable, str(BASE / "devices"), person, side, str(folder)], check=True, timeout=60
@@ -122,3 +122,22 @@ def test_lineage_names_run_rounds_cohort_and_parent():
     lineage = candidate_lineage("ab" * 32, "run-1", 3, ["d-two", "d-one"])
     assert (lineage.parents, lineage.run, lineage.rounds) == (("ab" * 32,), "run-1", 3)
     assert lineage.cohort == ("d-one", "d-two")
+
+
+def test_the_bad_release_is_valid_in_every_way_but_answers_badly(tmp_path):
+    bad = tmp_path / "bad.onnx"
+    subprocess.run(
+        [sys.executable, str(BASE / "bad_release"), str(BASE / "motion-int8.onnx"), str(bad)],
+        check=True,
+        timeout=60,
+    )
+    placed = Placement(
+        family="motion", version="v9", slot="motion", counter=9, head=find_head(MODEL)
+    )
+    built = build_release(bad.read_bytes(), placed, golden_inputs=None, metrics={}, now_ms=1)
+    runtime = OnnxRuntime(bad.read_bytes())
+    golden = built.artifacts[built.release.golden.digest]
+    assert check_golden(runtime, golden, built.release.golden_tolerance).held
+    x, y = write_device(tmp_path / "device", "6-right").of(Split.DECIDE)
+    answers = np.array([runtime.infer(w[None])[0].argmax() for w in x])
+    assert np.mean(answers == y) < 0.4
