@@ -5,14 +5,31 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import click
 
 from fleet.cli.output import home_option
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, UnreachableError
+from fleet.service.desk import Ask
 from fleet.service.founding import Ports, found_dev, port_of
+
+
+class Door(Protocol):
+    """What answers the CLI while the manager runs."""
+
+    def start(self) -> None:
+        """Begin to answer."""
+
+    def stop(self) -> None:
+        """Close."""
+
+
+OpenDoor = Callable[[Path, Ask], Door]
+"""Opens the door at a socket path; handed in, because surfaces do not import each other."""
 
 
 @click.command()
@@ -71,24 +88,23 @@ def init(
     help="Opens the online keys; not needed for a development fleet.",
 )
 @home_option
-def serve(passphrase_file: Path | None, home: Path) -> None:
+@click.pass_obj
+def serve(open_door: OpenDoor, passphrase_file: Path | None, home: Path) -> None:
     """Run the manager until SIGTERM or Ctrl-C."""
-    from fleet.api.app import make_app
-    from fleet.api.socket import SocketServer
     from fleet.service.loop import RunningManager
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
     config = FleetConfig.load(home)
     passphrase = passphrase_file.read_text().strip() if passphrase_file else ""
     manager = RunningManager(config, passphrase=passphrase)
-    server = SocketServer(config.socket, make_app(manager.ask))
+    door = open_door(config.socket, manager.ask)
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: manager.stop())
-    server.start()
+    door.start()
     try:
         manager.run()
     finally:
-        server.stop()
+        door.stop()
 
 
 @click.group()

@@ -46,11 +46,19 @@ for group in (
     fieldfare.add_command(group)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its status."""
+def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status.
+
+    Args:
+        open_door: How ``serve`` opens the API.
+        arguments: None takes those of this process.
+
+    """
     try:
         fieldfare.main(
-            args=list(arguments) if arguments is not None else None, standalone_mode=False
+            args=list(arguments) if arguments is not None else None,
+            standalone_mode=False,
+            obj=open_door,
         )
     except click.exceptions.Abort:
         sys.exit(_INTERRUPTED)

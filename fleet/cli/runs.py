@@ -123,7 +123,8 @@ def promote(
         if not no_rollout:
             if not candidate.receivers:
                 raise ConflictError(
-                    f"published {release.name}, but it is better on no device's decide windows: nothing to roll out"
+                    f"published {release.name}, but it is better on no device's decide windows: "
+                    "nothing to roll out"
                 )
             wish = RolloutWish(
                 release=release.digest,
@@ -167,12 +168,14 @@ def _sign(
 
 def _print(view: RunView) -> None:
     click.echo(
-        f"{view.id}: {view.status}, round {view.rounds_completed} of {view.rounds}, from {view.backbone}"
+        f"{view.id}: {view.status}, round {view.rounds_completed} of {view.rounds}, "
+        f"from {view.backbone}"
     )
     if view.why:
         click.echo(f"  {view.why}")
     click.echo(
-        f"  {len(view.participants)} devices train; {view.replies} replies counted, {view.refused} refused"
+        f"  {len(view.participants)} devices train; {view.replies} replies counted, "
+        f"{view.refused} refused"
     )
     rows = [
         (

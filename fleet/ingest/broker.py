@@ -304,6 +304,9 @@ class BrokerLink:
             self._end = f"the broker refused the manager: {reason.getName()}"
             return
         self._session_present = flags.session_present
+        if not self._subscriptions:
+            self._on_subscribe(client, None, 0, [], None)
+            return
         client.subscribe([(name, SubscribeOptions(qos=qos)) for name, qos in self._subscriptions])
 
     def _on_subscribe(

@@ -35,6 +35,7 @@ from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import Label, Lineage, Name, Windowing, decode_release
 from fleet.errors import RefusedError
 from fleet.release.build import BuiltRelease, Placement, build_release, find_head
+from fleet.release.candidate import candidate_lineage
 from fleet.release.golden import golden_inputs
 from fleet.service.views import CandidateView, Publication, TargetsView
 from fleet.signing.metadata import next_targets
@@ -100,11 +101,8 @@ def describe_candidate(candidate: CandidateView) -> Described:
             windowing=parent.windowing,
         ),
         golden_inputs=golden_inputs(candidate.parent_golden),
-        lineage=Lineage(
-            parents=(candidate.parent,),
-            run=candidate.run,
-            rounds=candidate.rounds,
-            cohort=candidate.cohort,
+        lineage=candidate_lineage(
+            candidate.parent, candidate.run, candidate.rounds, candidate.cohort
         ),
     )
 

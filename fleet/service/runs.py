@@ -20,8 +20,9 @@ from fleet.registry.models import Published
 from fleet.registry.runs import RunRow
 from fleet.release.candidate import read_head, with_head
 from fleet.rollout.selector import parse_selector, select
+from fleet.rounds.cohort import better
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
-from fleet.rounds.engine import RunPlan, Training
+from fleet.rounds.engine import RunPlan, RunState, Training
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
 from fleet.service.views import CandidateView, JudgedView, RunView, RunWish
@@ -53,7 +54,6 @@ def start(desk: Desk, wish: RunWish) -> RunView:
             f"none of the {len(on_it)} online devices that run "
             f"{name_of(desk, backbone.digest)} trains; set [learn] train = true on some"
         )
-    asked = {"learning_rate": wish.learning_rate, "epochs": wish.epochs, "anchor": wish.anchor}
     plan = RunPlan(
         run=f"run-{len(registry.runs.listing()) + 1}",
         slot=wish.slot,
@@ -65,7 +65,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         minimum_replies=min(desk.config.minimum_replies, len(trainers)),
         participants=trainers,
         evaluators=judges,
-        training=Training(**{name: value for name, value in asked.items() if value is not None}),
+        training=_training(wish),
         app=wish.app,
         app_folder=wish.app_folder,
     )
@@ -310,11 +310,40 @@ def _view(desk: Desk, row: RunRow) -> RunView:
         participants=plan.participants,
         replies=state.replies,
         refused=state.refused,
-        judged=_judge(plan, conductor),
+        judged=_judge(plan, state),
         started_ms=plan.started_ms,
         ended_ms=None if state.active else row.changed_ms,
     )
 
 
-def _judge(plan: RunPlan, conductor: Conductor) -> tuple[JudgedView, ...]:
-    return ()
+def _judge(plan: RunPlan, state: RunState) -> tuple[JudgedView, ...]:
+    decide = {d: (told.decide_running, told.decide) for d, told in state.figures.items()}
+    views = []
+    for verdict in better(decide):
+        told = state.figures[verdict.device]
+        views.append(
+            JudgedView(
+                device=verdict.device,
+                trained=verdict.device in plan.participants,
+                receives=verdict.receives,
+                why=verdict.why,
+                decide_before=told.decide_running,
+                decide_after=told.decide,
+                withheld_before=told.withheld_running,
+                withheld_after=told.withheld,
+            )
+        )
+    silent = (
+        JudgedView(device=d, trained=d in plan.participants, receives=False, why=why)
+        for d, why in sorted(state.silent.items())
+    )
+    return (*views, *silent)
+
+
+def _training(wish: RunWish) -> Training:
+    usual = Training()
+    return Training(
+        learning_rate=usual.learning_rate if wish.learning_rate is None else wish.learning_rate,
+        epochs=usual.epochs if wish.epochs is None else wish.epochs,
+        anchor=usual.anchor if wish.anchor is None else wish.anchor,
+    )
