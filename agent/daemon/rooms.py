@@ -100,6 +100,7 @@ class Rooms:
             slots=self.inference.slots,
             hardware=self.machine.hardware,
             reserve_bytes=config.update.reserve_bytes,
+            retry_seconds=config.link.resettle_seconds,
             around=self._around_updating(),
         )
         self.desired = self._open_desired(opened)
@@ -133,8 +134,8 @@ class Rooms:
         self.reporting.online(epoch)
         self.tell_everything()
         self.learning.connected()
-        if self._probed is not None:
-            self.settle_again()
+        self.updating.hurry()
+        self.settle_again()
 
     def tell_everything(self) -> None:
         """Send state and every waiting report anew."""
@@ -241,7 +242,7 @@ class Rooms:
                 "slot", f"{assigned.target} is assigned to {slot}, which has no pipeline here"
             )
             return
-        self.updating.tell(slot, machine.Wanted(assigned))
+        self.updating.want(slot, assigned)
 
     def _start_check(self, digest: str) -> None:
         try:

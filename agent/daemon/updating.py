@@ -3,9 +3,11 @@
 Rule 1: the machine decides; here a new state is saved, and then its effects are performed.
 Rule 2: effects answer by events that wait in a queue, so no effect runs inside another.
 Rule 3: a manifest is believed before the first byte of an artifact is asked for.
-Rule 4: only what this device will run is fetched: one variant's model and the golden file.
+Rule 4: a try that failed for want of network or room is repeated with growing patience.
+Rule 5: only what this device will run is fetched: one variant's model and the golden file.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from agent.update import journal, machine
 from agent.update.slot import Fetching, Probing
 from agent.update.store import Store, require_room
 from agent.worker.jobs import CheckAnswer
+
+MAX_DOUBLINGS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,7 @@ class Updating:
         slots: tuple[str, ...],
         hardware: str,
         reserve_bytes: int,
+        retry_seconds: float,
         around: Surroundings,
     ) -> None:
         """``slots`` are those that the configuration names; others keep their files."""
@@ -79,6 +84,8 @@ class Updating:
         self._slots = slots
         self._hardware = hardware
         self._reserve_bytes = reserve_bytes
+        self._retry_seconds = retry_seconds
+        self._retries: dict[str, tuple[str, int, float]] = {}
         self._around = around
         self._installed: tuple[Hosted, ...] = ()
         self._states = {slot: journal.load(disk, slot) for slot in journal.slots(disk)}
@@ -98,6 +105,18 @@ class Updating:
             self._adopt(slot, state)
             self._perform(slot, effects)
         self._drain()
+
+    def want(self, slot: str, assigned: Assigned) -> None:
+        """Raise a standing wish; one that just failed is left alone for a while."""
+        failed, times, at = self._retries.get(slot, ("", 0, 0.0))
+        wait = self._retry_seconds * 2.0 ** min(times - 1, MAX_DOUBLINGS)
+        if failed == assigned.digest and times and time.monotonic() < at + wait:
+            return
+        self.tell(slot, machine.Wanted(assigned))
+
+    def hurry(self) -> None:
+        """Try again at once what failed: the network came back, or the wish is new."""
+        self._retries.clear()
 
     def tell(self, slot: str, news: machine.SlotEvent) -> None:
         """Raise an event in a slot's machine and do what follows from it."""
@@ -179,11 +198,26 @@ class Updating:
                 state, effects = machine.step(before, news)
                 self._adopt(slot, state)  # a full disk keeps the event for the next try
                 self._events.popleft()
+                self._count_failure(slot, news)
                 if state.current != before.current and state.current is not None:
                     self._around.committed(slot, state.current.digest)
                 self._perform(slot, effects)
         finally:
             self._performing = False
+
+    def _count_failure(self, slot: str, news: machine.SlotEvent) -> None:
+        match news:
+            case (
+                machine.FetchFailed(digest=digest, retryable=True)
+                | machine.CheckFailed(digest=digest, retryable=True)
+            ):
+                failed, times, _ = self._retries.get(slot, (digest, 0, 0.0))
+                times = times + 1 if failed == digest else 1
+                self._retries[slot] = (digest, times, time.monotonic())
+            case machine.Fetched() | machine.Checked():
+                self._retries.pop(slot, None)
+            case _:
+                pass
 
     def _adopt(self, slot: str, state: machine.State) -> None:
         before = self._states.get(slot)

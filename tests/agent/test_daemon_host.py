@@ -50,7 +50,8 @@ def test_a_second_appointment_of_one_name_replaces_the_first():
 
 def test_a_second_lock_on_one_state_directory_is_refused(tmp_path):
     with (
-        lock_state(tmp_path / "state"), pytest.raises(BusyError, match="another agent works on"),
+        lock_state(tmp_path / "state"),
+        pytest.raises(BusyError, match="another agent works on"),
         lock_state(tmp_path / "state"),
     ):
         pass
