@@ -83,7 +83,9 @@ def test_kills_at_any_moment_of_an_update_end_in_the_new_release_reported_once(t
             with pytest.raises(subprocess.TimeoutExpired):
                 agent.child.wait(moment)
             agent.kill()
+    connections = agent.said().count("event=connected")
     with bench.run() as agent:
+        bench.until(agent, lambda: agent.said().count("event=connected") > connections)
         bench.until(agent, lambda: bench.current() == new.digest)
         bench.until(agent, lambda: bool(bench.heard.outcome_of(new.digest)))
         assert agent.stop() == 0
