@@ -8,11 +8,9 @@ Rule 3: one refresh at a time, on behalf of everything that is wanted by then.
 Rule 4: a refusal is an alarm with its code and sentence; what runs goes on running.
 """
 
-import math
-import secrets
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agent.contract.belief import (
     Accepted,
@@ -22,22 +20,20 @@ from agent.contract.belief import (
     believe_fresh,
     believe_task,
 )
-from agent.contract.codec import Versioned, decode, encode
+from agent.contract.codec import Versioned, encode
 from agent.contract.frames import Piece
-from agent.contract.limits import MAX_METADATA_BYTES
 from agent.contract.manifest import Name
 from agent.contract.messages import (
-    AUTHORITY_TARGET,
     Ack,
     Assigned,
     Authority,
     Count,
     FreshRequest,
-    MetaBundle,
     MetaRequest,
     Task,
 )
 from agent.daemon.agenda import Agenda
+from agent.daemon.gathering import Gathering
 from agent.daemon.host import event, log
 from agent.disk import Disk, read_versioned
 from agent.errors import AgentError, MalformedError, MismatchError, StoreError, UnsignedError
@@ -48,9 +44,7 @@ from agent.worker.start import Finished
 
 ACCEPTED = "accepted.json"
 REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
-MAX_BUNDLE_BYTES = 2 * MAX_METADATA_BYTES
 MAX_HELD = 4
-MAX_DOUBLINGS = 4
 
 
 class AcceptedAssignment(Versioned, frozen=True, kw_only=True):
@@ -87,16 +81,6 @@ class Surroundings:
     monotonic: Callable[[], float]
 
 
-@dataclass(slots=True)
-class _Gathering:
-    """Pieces of the bundle that answers one request."""
-
-    request: MetaRequest
-    pieces: dict[int, bytes] = field(default_factory=dict)
-    total: int | None = None
-    size_bytes: int = 0
-
-
 class Desired:
     """What the director wants of this device, and whom it believes about that."""
 
@@ -126,11 +110,15 @@ class Desired:
         self._accepted = read_versioned(disk, ACCEPTED, AcceptedAssignment)
         self._held: deque[bytes] = deque(maxlen=MAX_HELD)
         self._targets: dict[str, Assigned] = {}
-        self._gathering: _Gathering | None = None
+        self._gathering = Gathering(
+            around.ask,
+            wants=lambda: (self._state.root_version, tuple(self._targets)),
+            agenda=agenda,
+            monotonic=around.monotonic,
+            answer_seconds=answer_seconds,
+        )
         self._refreshing: tuple[str, ...] | None = None
         self._nonce: str | None = None
-        self._asked_at = -math.inf
-        self._tries = 0
 
     @property
     def accepted(self) -> AcceptedAssignment | None:
@@ -144,7 +132,7 @@ class Desired:
 
     def raise_wishes(self) -> None:
         """Tell again what is wanted of each slot; repeated wishes change nothing."""
-        if self._held and self._refreshing is None and not self._agenda.holds("metadata"):
+        if self._held and self._refreshing is None and not self._gathering.under_way:
             self._retry_held()
         if self._accepted is not None:
             for slot, assigned in self._accepted.slots.items():
@@ -157,7 +145,7 @@ class Desired:
         except (UnsignedError, MismatchError) as why:
             log.info(event("assignment-held", why=why))
             self._held.append(payload)
-            self._refresh_at_our_pace()
+            self._explain()
             return
         except AgentError as why:
             self._refuse("assignment", why)
@@ -176,11 +164,10 @@ class Desired:
             self._clock.believe(fresh, nonce, root_expires_ms=self._state.root_expires_ms)
         except (UnsignedError, MismatchError) as why:
             log.info(event("fresh-held", why=why))
-            self._refresh_at_our_pace()
+            self._explain()
         except AgentError as why:
             self._refuse("signed-time", why)
         else:
-            self._tries = 0
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
             later = self._around.monotonic() + self._fresh_seconds
             self._agenda.at("fresh", later, self.ask_fresh)
@@ -203,16 +190,15 @@ class Desired:
 
     def connected(self) -> None:
         """Ask anew on a new connection, without the patience that the old one taught."""
-        self._tries = 0
         self.ask_fresh()
-        if self._gathering is not None:
-            self._ask_metadata()
+        self._gathering.connected()
 
     def ask_fresh(self) -> None:
         """Ask for signed time; asked again until it comes."""
         self._nonce = self._clock.new_nonce()
         self._around.ask(FreshRequest(nonce=self._nonce))
-        self._agenda.at("fresh", self._later(), self.ask_fresh)
+        later = self._around.monotonic() + self._answer_seconds
+        self._agenda.at("fresh", later, self.ask_fresh)
 
     def want_manifest(self, assigned: Assigned) -> None:
         """Get the bytes of an assigned manifest by way of the offline-signed targets."""
@@ -220,32 +206,31 @@ class Desired:
         self.refresh()
 
     def refresh(self) -> None:
-        """Collect metadata, unless that is under way."""
-        if self._gathering is None and self._refreshing is None:
-            self._ask_metadata()
-
-    def _refresh_at_our_pace(self) -> None:
-        """Collect metadata for a document that we cannot explain, however many there are."""
-        if self._gathering is None and self._refreshing is None:
-            soonest = self._asked_at + self._answer_seconds
-            self._agenda.at("metadata", max(soonest, self._around.monotonic()), self.refresh)
+        """Collect metadata, unless it is being verified: then what is missing is asked after."""
+        if self._refreshing is None:
+            self._gathering.begin()
 
     def take_piece(self, piece: Piece) -> None:
-        """Take one piece of the bundle that we asked for; others are ignored."""
-        gathering = self._gathering
-        if gathering is None or piece.name != bytes.fromhex(gathering.request.id):
+        """Take one piece of the metadata that we asked for; verify the whole in a child."""
+        try:
+            whole = self._gathering.take(piece)
+        except AgentError as why:
+            self._refuse("metadata", why)
+            self._give_up(tuple(self._targets), why)
             return
-        gathering.total = gathering.total or piece.total
-        if piece.total != gathering.total or piece.index in gathering.pieces:
+        if whole is None:
             return
-        gathering.size_bytes += len(piece.content)
-        if gathering.size_bytes > MAX_BUNDLE_BYTES:
-            self._gathering = None
-            self._refuse("metadata", MalformedError(f"bundle is over {MAX_BUNDLE_BYTES} bytes"))
+        wanted, files = whole
+        try:
+            job = trust.RefreshJob(
+                state=self._state, files=files, wanted=wanted, now_ms=self._clock.now_ms()
+            )
+            self._around.start_refresh(job, REFRESH_LIMITS)
+        except AgentError as why:
+            self._refuse("metadata", why)
+            self._give_up(wanted, why)
             return
-        gathering.pieces[piece.index] = piece.content
-        if len(gathering.pieces) == gathering.total:
-            self._verify(gathering)
+        self._refreshing = wanted
 
     def refreshed(self, finished: Finished) -> None:
         """Take over what the child verified, and go on with what waited for it."""
@@ -263,14 +248,13 @@ class Desired:
             self._refuse("metadata", why)
             self._give_up(wanted, why)
             return
-        self._tries = 0
         self._state = news.state
         self._authority = news.state.who_directs()
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
         self._deliver(wanted, news)
         self._retry_held()
         if self._targets:
-            self._ask_metadata()
+            self._gathering.begin()
 
     def _believe(self, payload: bytes) -> Believed:
         return believe_assignment(
@@ -299,6 +283,10 @@ class Desired:
             self._around.accepted()
         self.raise_wishes()
 
+    def _explain(self) -> None:
+        if self._refreshing is None:
+            self._gathering.begin_at_our_pace()
+
     def _retry_held(self) -> None:
         held = list(self._held)
         self._held.clear()
@@ -309,40 +297,6 @@ class Desired:
                 self._refuse("assignment", why)
             else:
                 self._settle(believed, payload)
-
-    def _ask_metadata(self) -> None:
-        request = MetaRequest(
-            id=secrets.token_hex(8),
-            root=self._state.root_version,
-            targets=(AUTHORITY_TARGET, *list(self._targets)[:16]),
-        )
-        self._gathering = _Gathering(request)
-        self._asked_at = self._around.monotonic()
-        self._around.ask(request)
-        self._agenda.at("metadata", self._later(), self._ask_metadata)
-
-    def _later(self) -> float:
-        """Return when to ask again: patience doubles as long as nobody answers."""
-        self._tries += 1
-        wait = self._answer_seconds * 2.0 ** min(self._tries - 1, MAX_DOUBLINGS)
-        return self._around.monotonic() + wait
-
-    def _verify(self, gathering: _Gathering) -> None:
-        self._gathering = None
-        self._agenda.cancel("metadata")
-        wanted = tuple(t for t in gathering.request.targets if t != AUTHORITY_TARGET)
-        content = b"".join(gathering.pieces[i] for i in range(len(gathering.pieces)))
-        try:
-            bundle = decode(MetaBundle, content, limit=2 * MAX_BUNDLE_BYTES)
-            job = trust.RefreshJob(
-                state=self._state, files=bundle.files, wanted=wanted, now_ms=self._clock.now_ms()
-            )
-            self._around.start_refresh(job, REFRESH_LIMITS)
-        except AgentError as why:
-            self._refuse("metadata", why)
-            self._give_up(wanted, why)
-            return
-        self._refreshing = wanted
 
     def _deliver(self, wanted: tuple[str, ...], news: trust.Refreshed) -> None:
         for target in wanted:

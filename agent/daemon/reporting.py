@@ -13,20 +13,34 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from typing import assert_never
 
-import msgspec
 from nacl.signing import SigningKey
 
 from agent.contract.codec import encode
 from agent.contract.envelope import Boot, stamp_report
 from agent.contract.limits import PROTOCOL
-from agent.contract.messages import Event, Inventory, Prediction, Presence, Reported, Telemetry
+from agent.contract.messages import (
+    ChunkRequest,
+    Event,
+    FreshRequest,
+    Inventory,
+    MetaRequest,
+    Prediction,
+    Presence,
+    Reported,
+    Telemetry,
+)
 from agent.contract.topics import (
+    ARTIFACT_REQUEST,
     EVENT,
+    FRESH_REQUEST,
     INVENTORY,
+    META_REQUEST,
     PREDICTION,
     PRESENCE,
     REPORTED,
+    ROUND_ANSWER,
     TELEMETRY,
     Address,
 )
@@ -109,9 +123,25 @@ class Reporting:
         """Publish that this device is online; False when offline."""
         return self._publish(self.signer.presence("online", epoch))
 
-    def request(self, address: Address, message: msgspec.Struct) -> bool:
+    def ask(self, request: MetaRequest | FreshRequest | ChunkRequest) -> bool:
         """Publish a request; False when offline, then it is asked again."""
-        return self._publish(self.signer.stamped(address, encode(message)))
+        match request:
+            case MetaRequest():
+                channel = META_REQUEST
+            case FreshRequest():
+                channel = FRESH_REQUEST
+            case ChunkRequest():
+                channel = ARTIFACT_REQUEST
+            case _:
+                assert_never(request)
+        return self._publish(self.signer.stamped(channel.at(self.signer.device), encode(request)))
+
+    def answer_task(self, run: str, parcel: bytes) -> bool:
+        """Publish the answer to a task of a run; False when offline."""
+        address = ROUND_ANSWER.at(self.signer.device, run)
+        return self._publish(
+            self.signer.stamped(address, parcel, content_type="application/octet-stream")
+        )
 
     def telemetry(self, telemetry: Telemetry) -> None:
         """Report windows.

@@ -7,33 +7,21 @@ Rule 3: nothing is wished of a slot before the runtimes were probed and what ran
 """
 
 import time
-from typing import assert_never
 
 from agent.config import Config
 from agent.contract.messages import (
     Assigned,
-    ChunkRequest,
-    FreshRequest,
-    Inventory,
-    MetaRequest,
     Prediction,
-    Reported,
     Telemetry,
-)
-from agent.contract.topics import (
-    ARTIFACT_REQUEST,
-    FRESH_REQUEST,
-    META_REQUEST,
-    ROUND_ANSWER,
 )
 from agent.daemon import desired, evaluating, judging, learning, transfers, updating
 from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
-from agent.daemon.host import AGENT_VERSION, event, log
+from agent.daemon.host import event, log
 from agent.daemon.moments import awake_seconds, moment, wall_ms
 from agent.daemon.opening import Opened, open_link
 from agent.daemon.serving import Inference, Predicted, SourceEnded
-from agent.daemon.state import StateTeller
+from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
 from agent.errors import AgentError
 from agent.identity.clock import TrustedClock
 from agent.infer.pipeline import Broken
@@ -42,7 +30,7 @@ from agent.link.fetch import FetchFailed
 from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import Machine, describe_machine, rss_bytes
 from agent.update import machine
-from agent.update.slot import Idle, Probing
+from agent.update.slot import Probing
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer
 from agent.worker.start import Finished
@@ -147,8 +135,9 @@ class Rooms:
     def tell_state(self) -> None:
         """Send inventory and reported state where they differ from what was sent last."""
         if self._probed is not None:
-            self._state.tell(self._inventory(self._probed))
-            self._state.tell(self._reported())
+            learn, slots = self.config.learn, self.inference.slots
+            self._state.tell(inventory_of(learn, self.machine, self._probed, slots=slots))
+            self._state.tell(reported_of(self.desired.accepted, self.updating.report()))
 
     def settle_again(self) -> None:
         """Raise the standing wishes again, and what a full disk held up."""
@@ -254,67 +243,14 @@ class Rooms:
     def _report_outcome(self, slot: str, outcome: machine.Outcome) -> None:
         self.reporting.event(outcome.event(self._device, slot, *moment()))
 
-    def _inventory(self, probed: ProbeAnswer) -> Inventory:
-        learn = self.config.learn
-        return Inventory(
-            rev=0,
-            ts=0,
-            hardware=self.machine.hardware,
-            arch=self.machine.arch,
-            system=self.machine.system,
-            python=self.machine.python,
-            agent=AGENT_VERSION,
-            memory_bytes=self.machine.memory_bytes,
-            runtimes=probed.runtimes,
-            slots=self.inference.slots,
-            trains=learn.train and probed.train > 0,
-            evaluates=learn.evaluate and probed.decide > 0,
-            labelled_windows=probed.train + probed.decide + probed.withheld,
-        )
-
-    def _reported(self) -> Reported:
-        newest = self.desired.accepted
-        return Reported(
-            rev=0,
-            ts=0,
-            director_epoch=newest.accepted.director_epoch if newest else 0,
-            sequence=newest.accepted.sequence if newest else 0,
-            slots=self.updating.report(),
-        )
-
     def _conditions(self, busy_with: str | None) -> Conditions:
-        learn, probed = self.config.learn, self._probed
         slot = self.config.labelled_slot
-        state = self.updating.states.get(slot) if slot else None
-        pointers = (state.current, state.last_good) if state else ()
-        return Conditions(
+        return conditions_of(
+            self.config.learn,
             device=self._device,
-            trains=learn.train,
-            evaluates=learn.evaluate,
-            train_windows=probed.train if probed else 0,
-            decide_windows=probed.decide if probed else 0,
-            backbones=frozenset(p.digest for p in pointers if p is not None),
-            updating=state is not None and not isinstance(state.phase, Idle),
+            probed=self._probed,
+            slot=self.updating.states.get(slot) if slot else None,
             busy_with=busy_with,
-        )
-
-    def _ask(self, request: MetaRequest | FreshRequest | ChunkRequest) -> bool:
-        match request:
-            case MetaRequest():
-                channel = META_REQUEST
-            case FreshRequest():
-                channel = FRESH_REQUEST
-            case ChunkRequest():
-                channel = ARTIFACT_REQUEST
-            case _:
-                assert_never(request)
-        return self.reporting.request(channel.at(self._device), request)
-
-    def _answer(self, run: str, parcel: bytes) -> bool:
-        signer = self.reporting.signer
-        address = ROUND_ANSWER.at(self._device, run)
-        return self.broker.publish(
-            signer.stamped(address, parcel, content_type="application/octet-stream")
         )
 
     def _open_desired(self, opened: Opened) -> desired.Desired:
@@ -328,7 +264,7 @@ class Rooms:
             answer_seconds=self.config.link.answer_seconds,
             fresh_seconds=self.config.link.fresh_seconds,
             around=desired.Surroundings(
-                ask=self._ask,
+                ask=self.reporting.ask,
                 start_refresh=self.children.refresh,
                 accepted=self.tell_state,
                 wish=self._wish,
@@ -382,7 +318,7 @@ class Rooms:
             self.updating.tell(slot, news)
 
         return transfers.Surroundings(
-            ask=self._ask,
+            ask=self.reporting.ask,
             done=lambda slot, release: self.updating.tell(slot, machine.Fetched(release)),
             failed=failed,
             monotonic=time.monotonic,
@@ -392,7 +328,7 @@ class Rooms:
         return learning.Surroundings(
             conditions=self._conditions,
             start=self.children.learn,
-            answer=self._answer,
+            answer=self.reporting.answer_task,
             alarm=self.reporting.alarm,
             monotonic=time.monotonic,
         )

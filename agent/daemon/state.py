@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from agent.contract.messages import Inventory, Reported
+from agent.config import LearnConfig
+from agent.contract.messages import Inventory, Reported, SlotReport
+from agent.daemon.desired import AcceptedAssignment
+from agent.daemon.host import AGENT_VERSION
+from agent.learn.offer import Conditions
+from agent.observe.resources import Machine
+from agent.update.slot import Idle, State
+from agent.worker.jobs import ProbeAnswer
 
 S = TypeVar("S", Inventory, Reported)
 
@@ -41,3 +48,57 @@ class StateTeller:
             return
         if self._send(replace(message, rev=self._revisions[kind], ts=self._wall_ms())):
             self._sent.add(kind)
+
+
+def inventory_of(
+    learn: LearnConfig, machine: Machine, probed: ProbeAnswer, *, slots: tuple[str, ...]
+) -> Inventory:
+    """Return what this device is and can do, without revision and time."""
+    return Inventory(
+        rev=0,
+        ts=0,
+        hardware=machine.hardware,
+        arch=machine.arch,
+        system=machine.system,
+        python=machine.python,
+        agent=AGENT_VERSION,
+        memory_bytes=machine.memory_bytes,
+        runtimes=probed.runtimes,
+        slots=slots,
+        trains=learn.train and probed.train > 0,
+        evaluates=learn.evaluate and probed.decide > 0,
+        labelled_windows=probed.train + probed.decide + probed.withheld,
+    )
+
+
+def reported_of(newest: AcceptedAssignment | None, slots: dict[str, SlotReport]) -> Reported:
+    """Return the device's side of the desired state, without revision and time."""
+    return Reported(
+        rev=0,
+        ts=0,
+        director_epoch=newest.accepted.director_epoch if newest else 0,
+        sequence=newest.accepted.sequence if newest else 0,
+        slots=slots,
+    )
+
+
+def conditions_of(
+    learn: LearnConfig,
+    *,
+    device: str,
+    probed: ProbeAnswer | None,
+    slot: State | None,
+    busy_with: str | None,
+) -> Conditions:
+    """Return what the decision on an offer needs to know; ``slot`` has the labelled windows."""
+    pointers = (slot.current, slot.last_good) if slot else ()
+    return Conditions(
+        device=device,
+        trains=learn.train,
+        evaluates=learn.evaluate,
+        train_windows=probed.train if probed else 0,
+        decide_windows=probed.decide if probed else 0,
+        backbones=frozenset(p.digest for p in pointers if p is not None),
+        updating=slot is not None and not isinstance(slot.phase, Idle),
+        busy_with=busy_with,
+    )

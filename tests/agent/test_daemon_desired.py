@@ -1,0 +1,297 @@
+"""From signed documents to wishes, with a real signed repository and a real refresh."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from nacl.signing import SigningKey
+
+from agent.contract.codec import decode, encode
+from agent.contract.envelope import sign_document
+from agent.contract.frames import split_file
+from agent.contract.manifest import encode_release
+from agent.contract.messages import (
+    AUTHORITY_TARGET,
+    Assigned,
+    Assignment,
+    Authority,
+    ChunkRequest,
+    Fresh,
+    FreshRequest,
+    MetaBundle,
+    MetaRequest,
+)
+from agent.contract.topics import ASSIGNMENT, FRESH
+from agent.daemon.agenda import Agenda
+from agent.daemon.desired import ACCEPTED, AcceptedAssignment, Desired, Surroundings
+from agent.disk import Disk
+from agent.errors import AgentError, NewerStateError, StoreError
+from agent.identity.clock import TrustedClock
+from agent.update.refresh import refresh
+from agent.update.trust import RefreshAnswer, RefreshJob
+from agent.worker.start import Finished
+from tests.faulty_disk import FaultyDisk, PowerCutError
+from tests.signed_fleet import (
+    NOW,
+    NOW_MS,
+    SignedFleet,
+    advance,
+    assign,
+    make_assignment,
+    make_release,
+    pinned,
+)
+
+DEVICE = "d-aaaaaaaaaaaaaaaa"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "accepted-v1.json"
+
+
+@dataclass
+class Device:
+    """The room of desired state, with its questions answered from a repository."""
+
+    fleet: SignedFleet
+    disk: Disk
+    now: float = 100.0
+    asked: list[MetaRequest | FreshRequest | ChunkRequest] = field(default_factory=list)
+    wishes: list[tuple[str, Assigned]] = field(default_factory=list)
+    manifests: list[bytes] = field(default_factory=list)
+    failures: list[AgentError] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    jobs: list[RefreshJob] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.agenda = Agenda()
+        self.room = self.boot()
+
+    def boot(self) -> Desired:
+        trusted = advance(pinned(self.fleet), self.fleet.repository.bundle(0, ())).state
+        return Desired(
+            self.disk,
+            device=DEVICE,
+            fleet="demo",
+            state=trusted,
+            clock=TrustedClock(self.disk, lambda: self.now, lambda: NOW_MS / 1000),
+            agenda=self.agenda,
+            answer_seconds=10.0,
+            fresh_seconds=1000.0,
+            around=Surroundings(
+                ask=lambda request: bool(self.asked.append(request) or True),
+                start_refresh=lambda job, _: self.jobs.append(job),
+                accepted=lambda: None,
+                wish=lambda slot, assigned: self.wishes.append((slot, assigned)),
+                manifest=lambda _, content: self.manifests.append(content),
+                manifest_failed=lambda _, why: self.failures.append(why),
+                alarm=lambda code, _: self.alarms.append(code),
+                monotonic=lambda: self.now,
+            ),
+        )
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for action in self.agenda.due(self.now):
+            action()
+
+    def serve(self) -> None:
+        """Answer the newest metadata request and run what refreshes it starts."""
+        request = [r for r in self.asked if isinstance(r, MetaRequest)][-1]
+        files = self.fleet.repository.bundle(request.root, request.targets)
+        content = encode(MetaBundle(files=files))
+        for piece in split_file(bytes.fromhex(request.id), content, 1000):
+            self.room.take_piece(piece)
+        job = self.jobs.pop()
+        result = refresh(msgspec.structs.replace(job, now_ms=NOW_MS + 1000))
+        self.room.refreshed(
+            Finished(ticket="refresh", kind="refresh", answer=RefreshAnswer(result=result))
+        )
+
+    def assignment(self, sequence: int = 1, **changes: object) -> bytes:
+        key = changes.pop("key", self.fleet.online.director.signing)
+        said: Assignment = make_assignment(DEVICE, sequence, **changes)
+        assert isinstance(key, SigningKey)
+        return sign_document(key, ASSIGNMENT.at(DEVICE).logical, said)
+
+
+@pytest.fixture
+def device(tmp_path):
+    return Device(SignedFleet(tmp_path / "fleet"), Disk(tmp_path / "state"))
+
+
+def test_an_assignment_is_on_the_medium_before_it_is_wished(tmp_path):
+    fleet = SignedFleet(tmp_path / "fleet")
+    disk = FaultyDisk(tmp_path / "state", good=0)
+    device = Device(fleet, disk)
+    with pytest.raises(PowerCutError):
+        device.room.take_assignment(device.assignment())
+    assert device.wishes == []
+
+
+def test_a_believed_assignment_is_wished_and_remembered(device):
+    device.room.take_assignment(device.assignment())
+    assert device.wishes == [("motion", assign(make_release()))]
+    again = device.boot()
+    again.raise_wishes()
+    assert device.wishes == [("motion", assign(make_release()))] * 2
+    assert again.accepted is not None
+    assert again.accepted.accepted.sequence == 1
+
+
+def test_an_older_assignment_is_an_alarm_and_changes_nothing(device):
+    device.room.take_assignment(device.assignment(5))
+    device.room.take_assignment(device.assignment(4, slots={}))
+    assert device.alarms == ["rollback"]
+    assert device.room.accepted.accepted.sequence == 5
+
+
+def test_a_full_disk_holds_an_assignment_until_there_is_room(tmp_path, device):
+    blocked = tmp_path / "state" / f"{ACCEPTED}.new"
+    blocked.mkdir(parents=True)  # nothing can be written there
+    with pytest.raises(StoreError):
+        device.room.take_assignment(device.assignment())
+    assert device.wishes == []
+    blocked.rmdir()
+    device.room.raise_wishes()
+    assert device.wishes[0][0] == "motion"
+
+
+def test_a_director_of_a_new_epoch_is_believed_after_the_metadata_names_it(device):
+    key = SigningKey.generate()
+    new = device.assignment(1, director_epoch=2, key=key)
+    device.room.take_assignment(new)
+    assert device.wishes == []
+    device.wait(0.0)
+    authority = device.fleet.repository.authority()
+    promised = msgspec.structs.replace(
+        authority, director_epoch=2, director_keys=(bytes(key.verify_key).hex(),)
+    )
+    device.fleet.publish({AUTHORITY_TARGET: encode(promised)}, now=NOW + timedelta(seconds=1))
+    device.serve()
+    assert device.room.authority.director_epoch == 2
+    assert device.wishes == [("motion", assign(make_release()))]
+    assert device.alarms == []
+
+
+def test_a_stranger_costs_one_refresh_in_ten_seconds_however_much_it_says(device):
+    for sequence in range(1, 30):
+        device.room.take_assignment(device.assignment(sequence, key=SigningKey.generate()))
+    device.wait(0.0)
+    assert len(device.asked) == 1
+    device.serve()
+    assert set(device.alarms) == {"unsigned"}
+    device.room.take_assignment(device.assignment(99, key=SigningKey.generate()))
+    device.wait(0.0)
+    assert len(device.asked) == 1
+    device.wait(10.0)
+    assert len(device.asked) == 2
+    assert device.wishes == []
+
+
+def test_a_manifest_comes_by_way_of_the_offline_signed_targets(device):
+    release = make_release(7)
+    device.room.want_manifest(assign(release))
+    device.fleet.publish_release(release)
+    device.serve()
+    assert device.manifests == [encode_release(release)[0]]
+
+
+def test_a_manifest_that_is_not_among_the_targets_is_a_failure_with_a_sentence(device):
+    device.room.want_manifest(assign(make_release(7)))
+    device.serve()
+    assert device.manifests == []
+    assert len(device.failures) == 1
+    assert "models/motion/v7.json" in str(device.failures[0])
+
+
+def test_metadata_that_does_not_come_is_asked_for_with_growing_patience(device):
+    device.room.refresh()
+    for wait, asked in ((9.9, 1), (0.1, 2), (19.9, 2), (0.1, 3), (39.9, 3), (0.1, 4)):
+        device.wait(wait)
+        assert len(device.asked) == asked
+    device.room.connected()
+    assert isinstance(device.asked[-1], MetaRequest)
+
+
+def test_pieces_of_another_request_are_ignored(device):
+    device.room.refresh()
+    for piece in split_file(bytes(8), encode(MetaBundle(files={}))):
+        device.room.take_piece(piece)
+    assert device.jobs == []
+
+
+def test_a_bundle_that_is_none_is_an_alarm(device):
+    device.room.refresh()
+    request = device.asked[-1]
+    assert isinstance(request, MetaRequest)
+    for piece in split_file(bytes.fromhex(request.id), b"not JSON"):
+        device.room.take_piece(piece)
+    assert device.alarms == ["malformed"]
+
+
+def test_a_child_that_dies_leaves_the_trust_and_fails_what_waited(device):
+    device.room.want_manifest(assign(make_release(7)))
+    request = device.asked[-1]
+    assert isinstance(request, MetaRequest)
+    files = device.fleet.repository.bundle(request.root, request.targets)
+    for piece in split_file(bytes.fromhex(request.id), encode(MetaBundle(files=files))):
+        device.room.take_piece(piece)
+    killed = AgentError("the refresh worker was killed by SIGKILL")
+    device.room.refreshed(Finished(ticket="refresh", kind="refresh", answer=killed))
+    assert device.failures == [killed]
+    assert device.room.authority.director_epoch == 1
+
+
+def fresh(device: Device, nonce: str) -> bytes:
+    said = Fresh(
+        device=DEVICE,
+        nonce=nonce,
+        director_epoch=1,
+        sequence=0,
+        digest=None,
+        now_ms=NOW_MS + 5000,
+    )
+    key = device.fleet.online.director.signing
+    return sign_document(key, FRESH.at(DEVICE).logical, said)
+
+
+def test_signed_time_is_asked_until_it_comes_and_then_rarely(device):
+    device.room.ask_fresh()
+    device.wait(10.0)
+    request = device.asked[-1]
+    assert len(device.asked) == 2
+    assert isinstance(request, FreshRequest)
+    device.room.take_fresh(fresh(device, request.nonce))
+    device.wait(999.0)
+    assert len(device.asked) == 2
+    device.wait(1.0)
+    assert len(device.asked) == 3
+    assert device.alarms == []
+
+
+def test_signed_time_for_another_nonce_is_an_alarm(device):
+    device.room.ask_fresh()
+    device.room.take_fresh(fresh(device, "ab" * 16))
+    assert device.alarms == ["rollback"]
+
+
+def test_the_accepted_assignment_of_version_1_is_read_for_ever(tmp_path):
+    disk = Disk(tmp_path)
+    disk.write(ACCEPTED, FIXTURE.read_bytes())
+    read = decode(AcceptedAssignment, FIXTURE.read_bytes())
+    assert read.accepted.sequence == 12
+    assert read.slots["motion"].counter == 3
+    assert encode(read) + b"\n" == FIXTURE.read_bytes()
+
+
+def test_an_accepted_assignment_of_a_newer_version_is_refused_untouched(device, tmp_path):
+    newer = b'{"v": 2, "future": true}'
+    device.disk.write(ACCEPTED, newer)
+    with pytest.raises(NewerStateError):
+        device.boot()
+    assert device.disk.read(ACCEPTED) == newer
+
+
+def test_an_authority_is_what_was_verified_and_not_what_is_claimed(device):
+    assert isinstance(device.room.authority, Authority)
+    assert device.room.authority == device.fleet.repository.authority()
