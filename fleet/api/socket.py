@@ -47,7 +47,12 @@ class SocketServer:
         self._path = path
         self._socket = _listen(path)
         config = uvicorn.Config(
-            app, http=PeerChecked, lifespan="off", log_level="warning", access_log=False
+            app,
+            http=PeerChecked,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
         )
         self._server = uvicorn.Server(config)
         self._thread = Thread(target=self._run, name="api", daemon=True)

@@ -6,7 +6,7 @@ Rule 2: no manager, no answer: the sentence says how to start one.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import httpx2
 import msgspec
@@ -29,7 +29,7 @@ class RefusedByManagerError(FleetError):
 
 
 class ManagerClient:
-    """Talks to the manager behind one socket."""
+    """Talks to the manager behind one socket; a context manager."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -57,8 +57,10 @@ class ManagerClient:
         """Upload bytes; raises like ``get``."""
         self._call("PUT", path, content, object)
 
-    def close(self) -> None:
-        """Hang up."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def _call(self, method: str, path: str, content: bytes, kind: type[V]) -> V:

@@ -39,9 +39,8 @@ def publish(
     from fleet.signing.ceremony import load_targets_keys
 
     config = FleetConfig.load(home)
-    client = ManagerClient(config.socket)
     views: list[ReleaseView] = []
-    try:
+    with ManagerClient(config.socket) as client:
         signers = load_targets_keys(config.keys, "", dev=config.dev)
         for file in files:
             targets = client.get("/targets", TargetsView)
@@ -55,8 +54,6 @@ def publish(
                     client.post("/releases", publication, ReleaseView)
                 ),
             )
-    finally:
-        client.close()
 
     def text() -> None:
         for view in views:

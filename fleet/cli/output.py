@@ -44,11 +44,8 @@ def with_manager(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(home: Path, **options: Any) -> None:
-        client = ManagerClient(FleetConfig.load(home).socket)
-        try:
+        with ManagerClient(FleetConfig.load(home).socket) as client:
             command(client=client, **options)
-        finally:
-            client.close()
 
     return home_option(output_option(run))
 

@@ -115,8 +115,7 @@ def promote(
     withheld windows decide nothing.
     """
     config = FleetConfig.load(home)
-    client = ManagerClient(config.socket)
-    try:
+    with ManagerClient(config.socket) as client:
         candidate = client.get(f"/runs/{run_id}/candidate", CandidateView)
         release = _sign(config, client, candidate, version)
         rollout = None
@@ -133,8 +132,6 @@ def promote(
                 soak_seconds=soak_seconds,
             )
             rollout = client.post("/rollouts", wish, RolloutView)
-    finally:
-        client.close()
 
     def text() -> None:
         click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")

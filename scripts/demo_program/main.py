@@ -70,9 +70,7 @@ def _finish(story: Story, began: float, setup: int, *, keep: bool) -> dict[str, 
     """Let every report arrive, then count. Devices are stopped first, unless they stay."""
     story.say("stopping the devices and counting every report")
     began_counting = time.monotonic()
-    told = None
     if not keep:
-        told = gather(story, count_reports(story.places, story.device_views()), 0)
         story.cast.stop([p.name for p in story.places])
         for place in story.places:
             del story.cast.processes[place.name]
@@ -90,7 +88,6 @@ def _finish(story: Story, began: float, setup: int, *, keep: bool) -> dict[str, 
         print(f"\n{why}", file=sys.stderr)
     counted = count_reports(story.places, story.device_views())
     story.seconds["count"] = round(time.monotonic() - began_counting, 1)
-    del told
     return gather(story, counted, time.monotonic() - began + setup)
 
 
@@ -134,7 +131,9 @@ def _has_mosquitto() -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--summary", metavar="FILE", help="also write the summary as JSON")
-    parser.add_argument("--devices", type=_count, default=6, metavar="N", help="devices (default 6)")
+    parser.add_argument(
+        "--devices", type=_count, default=6, metavar="N", help="how many devices (default 6)"
+    )
     parser.add_argument("--keep", action="store_true", help="leave it running to look around")
     parser.add_argument(
         "--broker", choices=["auto", "mosquitto", "embedded"], default="auto",

@@ -113,7 +113,8 @@ def wait_until(
     while not holds():
         dead = cast.dead()
         if dead is not None:
-            raise TimeoutError(f"{dead.name} ended while the demo waited for {what}:\n{dead.last_words()}")
+            words = dead.last_words()
+            raise TimeoutError(f"{dead.name} ended while the demo waited for {what}:\n{words}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
         time.sleep(look)
@@ -121,5 +122,5 @@ def wait_until(
 
 def _environment() -> dict[str, str]:
     # One thread for each numeric library: many processes share two cores.
-    single = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return os.environ | single | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin"}

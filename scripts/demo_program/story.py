@@ -34,7 +34,7 @@ MODELS = ROOT / "scripts" / "base_model"
 SLOT = "motion"
 PARTS = ("broker", "manager", "device")
 STAGES = ("base", "rounds", "promote", "bad")
-ROUNDS = 5
+ROUNDS = 3
 # Wrists of people whom the base model never saw; the stranger takes no part in the rounds.
 STRANGER = (8, "left")
 PLACES = (
@@ -90,13 +90,11 @@ class Story:
 
     def ask(self, path: str, kind: type[V]) -> V | None:
         """Look at something; None while the manager does not answer."""
-        client = ManagerClient(self.home / "fieldfare.sock")
         try:
-            return client.get(path, kind)
+            with ManagerClient(self.home / "fieldfare.sock") as client:
+                return client.get(path, kind)
         except (UnreachableError, RefusedByManagerError):
             return None
-        finally:
-            client.close()
 
     def operate(self, *arguments: str) -> dict[str, object]:
         """Run a ``fieldfare`` command and return what it printed as JSON."""
@@ -176,14 +174,13 @@ def enrol(story: Story) -> None:
 def _enrol_one(story: Story, place: Place) -> None:
     file = place.folder / "enrolment.json"
     story.operate("token", "create", "--group", "demo", "--file", str(file))
-    _run([str(BIN / "fieldfare-agent"), "enrol", str(file), "--state-dir", str(place.state)])
+    agent, state = str(BIN / "fieldfare-agent"), str(place.state)
+    _run([agent, "enrol", str(file), "--state-dir", state])
     file.unlink()
-    told = json.loads(
-        _run([str(BIN / "fieldfare-agent"), "status", "--state-dir", str(place.state), "-o", "json"])
-    )
+    told = json.loads(_run([agent, "status", "--state-dir", state, "-o", "json"]))
     place.device = told["device"]
     (place.folder / "agent.toml").write_text(_agent_toml(place))
-    command = [str(BIN / "fieldfare-agent"), "run", "--config", str(place.folder / "agent.toml")]
+    command = [agent, "run", "--config", str(place.folder / "agent.toml")]
     story.cast.start(Process(place.name, command, place.folder / "agent.log"))
 
 
@@ -251,7 +248,7 @@ def rounds(story: Story) -> None:
 
 def promote(story: Story) -> None:
     """Sign the candidate and bring it to the devices in whose decide windows it is better."""
-    story.say("signing the candidate; it goes where the device's own decide windows say it is better")
+    story.say("signing the candidate; it goes where the devices' own decide windows are better")
     made = story.operate("run", "promote", story.run.id, "--soak", "1")
     _interrupt(story, "promote")
     _follow(story, "promote", made["rollout"]["id"])
@@ -263,9 +260,10 @@ def promote(story: Story) -> None:
 
 def bad(story: Story) -> None:
     """Publish a validly signed release that behaves badly; the canary must stop it."""
-    story.say("publishing a bad release: degraded weights, valid signature, golden vectors of its own")
+    story.say("publishing a bad release: degraded weights, validly signed, its golden vectors hold")
     model = story.folder / "bad.onnx"
-    _run([sys.executable, str(MODELS / "bad_release"), str(MODELS / "motion-int8.onnx"), str(model)])
+    good = str(MODELS / "motion-int8.onnx")
+    _run([sys.executable, str(MODELS / "bad_release"), good, str(model)])
     description = story.folder / "bad.json"
     told = json.loads((MODELS / "motion.json").read_text())
     told["golden_inputs"] = str(MODELS / told["golden_inputs"])

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 
 from processes import BIN
-from story import Place, Story
+from story import ROUNDS, Place, Story
 
 from agent.contract.messages import Quality
 from fleet.service.views import DeviceView, EvaluationView, ReleaseView, UpdateView
@@ -48,7 +48,8 @@ def count_reports(places: list[Place], views: dict[str, DeviceView]) -> Counted:
 
 def outbox(place: Place) -> dict[str, int]:
     """Return a device's own totals, read from its state directory."""
-    command = [str(BIN / "fieldfare-agent"), "status", "--state-dir", str(place.state), "-o", "json"]
+    agent, state = str(BIN / "fieldfare-agent"), str(place.state)
+    command = [agent, "status", "--state-dir", state, "-o", "json"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return dict(told["outbox"])
 
@@ -115,7 +116,7 @@ def broken_promises(figures: Figures) -> list[str]:
         (len(runs) == figures["devices_total"], "not every device runs a release"),
         (figures["canary_rollbacks"] >= 1, "the bad release was not stopped"),
         (not bad["runs_on"], f"the bad release still runs on {bad['runs_on']}"),
-        (figures["rounds_completed"] >= 3, "fewer than 3 rounds were completed"),
+        (figures["rounds_completed"] >= ROUNDS, f"fewer than {ROUNDS} rounds were completed"),
         (after > before, f"mean accuracy did not rise: {before:.3f} before, {after:.3f} after"),
         (figures["reports_lost"] == 0, f"{figures['reports_lost']} reports were lost"),
         (figures["reports_duplicated"] == 0, f"{figures['reports_duplicated']} were counted twice"),
@@ -127,8 +128,10 @@ def page(figures: Figures) -> str:
     """Return the summary for people."""
     lines = [
         "",
-        f"Devices    {figures['devices_enrolled']} of {figures['devices_total']} enrolled over "
-        f"{figures['broker']}",
+        (
+            f"Devices    {figures['devices_enrolled']} of {figures['devices_total']} enrolled over "
+            f"{figures['broker']}"
+        ),
     ]
     if not figures["isolation_enforced"]:
         lines.append("           (the embedded broker does not isolate devices from each other)")
@@ -144,9 +147,11 @@ def page(figures: Figures) -> str:
     lines += [
         "",
         f"Rounds     {figures['rounds_completed']} completed",
-        f"Reports    {figures['reports_sent']} sent, {figures['reports_lost']} lost, "
-        f"{figures['reports_duplicated']} counted twice "
-        f"({figures['reports_resent_and_ignored']} resends ignored)",
+        (
+            f"Reports    {figures['reports_sent']} sent, {figures['reports_lost']} lost, "
+            f"{figures['reports_duplicated']} counted twice "
+            f"({figures['reports_resent_and_ignored']} resends ignored)"
+        ),
     ]
     if figures["killed"]:
         lines.append(f"Fault      kill -9 of {figures['killed']}")
@@ -161,7 +166,8 @@ def _accuracy_table(figures: Figures) -> str:
         part = "trained" if told["trained"] else "stranger, took no part"
         kept = "" if told["received"] else ", kept the base release"
         rows.append(
-            f"  {name:<18} {told['before']:.3f} → {told['after']:.3f}  (n={told['windows']}; {part}{kept})"
+            f"  {name:<18} {told['before']:.3f} → {told['after']:.3f}  "
+            f"(n={told['windows']}; {part}{kept})"
         )
     rows.append(
         f"  {'mean of trainers':<18} {figures['accuracy_before_mean']:.3f} → "
@@ -169,7 +175,8 @@ def _accuracy_table(figures: Figures) -> str:
     )
     if figures["accuracy_bystander_after"] is not None:
         rows.append(
-            f"  the candidate on the stranger's windows: {figures['accuracy_bystander_before']:.3f} → "
+            "  the candidate on the stranger's windows: "
+            f"{figures['accuracy_bystander_before']:.3f} → "
             f"{figures['accuracy_bystander_after']:.3f}"
         )
     return "\n".join(rows)
@@ -203,5 +210,3 @@ def _mean(values: list[float]) -> float:
 
 def _share(quality: Quality | None) -> float | None:
     return round(quality.accuracy, 4) if quality else None
-
-
