@@ -23,6 +23,8 @@ Bytes = Annotated[int, Meta(gt=0, le=2**50)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
+CALLABLE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
 DEFAULT_STATE_DIR = Path("/var/lib/fieldfare")
 DEFAULT_CONFIG_FILE = Path("/etc/fieldfare/agent.toml")
 MAX_CONFIG_BYTES = 256 * 1024
@@ -55,6 +57,26 @@ class BrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     keepalive_seconds: Annotated[int, Meta(ge=2, le=65_535)] = 60
     session_expiry_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 3600
+
+
+class LocalBrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[local_broker]``: the owner's own broker, for samples in and predictions out.
+
+    Local integrations never travel on the fleet's link, whose rights end at its own topics.
+
+    Attributes:
+        url: ``mqtt://host:port`` or ``mqtts://host:port``.
+        username, password: Of an account on that broker, if it wants one.
+        ca: PEM file of the only authority believed; unset, the system's.
+        prefix: Predictions go to ``{prefix}/{device}/{slot}/prediction``; empty, none do.
+
+    """
+
+    url: Annotated[str, Meta(min_length=1, max_length=500)]
+    username: str | None = None
+    password: str | None = None
+    ca: Path | None = None
+    prefix: Annotated[str, Meta(max_length=120, pattern=r"^[^+#$]*$")] = "fieldfare"
 
 
 class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,7 +213,9 @@ class Replay(
 class Subscribed(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"
 ):
-    """``source = {kind = "mqtt"}``: samples that others publish below ``dn/{device}``.
+    """``source = {kind = "mqtt"}``: samples that others publish on ``[local_broker]``.
+
+    A message is a JSON array of samples, or raw little-endian float32.
 
     Attributes:
         topic: The whole MQTT topic.
@@ -211,7 +235,7 @@ class Called(
 
     """
 
-    target: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    target: Annotated[str, Meta(pattern=CALLABLE)]
 
 
 Source = Replay | Subscribed | Called
@@ -222,12 +246,16 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         source: Replay of a recording, an MQTT topic, or a Python callable.
-        publish_predictions: Whether every answer is published for integrations (QoS 0).
+        publish_predictions: Whether every answer is published to the fleet's broker
+            (QoS 0), for integrations there.
+        callback: ``module:function`` that is called with every answer, in the inference
+            thread; what it raises is counted and logged.
 
     """
 
     source: Source
     publish_predictions: bool = False
+    callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -235,6 +263,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     agent: AgentConfig = AgentConfig()
     broker: BrokerConfig = BrokerConfig()
+    local_broker: LocalBrokerConfig | None = None
     link: LinkConfig = LinkConfig()
     outbox: OutboxConfig = OutboxConfig()
     observe: ObserveConfig = ObserveConfig()
@@ -250,6 +279,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"learn.slot {self.learn.slot!r} has no [pipeline.{self.learn.slot}]")
         if self.learn.samples and self.learn.slot is None and len(self.pipeline) > 1:
             raise ValueError("learn.samples with several pipelines needs learn.slot")
+        for slot, pipeline in self.pipeline.items():
+            if isinstance(pipeline.source, Subscribed) and self.local_broker is None:
+                raise ValueError(f"pipeline.{slot} listens to MQTT: it needs [local_broker]")
         if self.learn.train and self.learn.samples is None:
             raise ValueError("learn.train needs learn.samples")
         if self.link.reconnect_longest_seconds < self.link.reconnect_first_seconds:

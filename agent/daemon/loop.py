@@ -80,8 +80,7 @@ class Loop:
             self._beat(self._notifier.watchdog_seconds / 2)
         self._every("telemetry", self._config.observe.window_seconds, self._rooms.report_windows)
         self._every("resettle", self._config.link.resettle_seconds, self._rooms.settle_again)
-        self._rooms.probe()
-        self._rooms.broker.start()
+        self._rooms.start()
 
     def _take(self, item: object) -> None:
         match item:

@@ -4,9 +4,10 @@ Rule 1: without a pinned root, credentials and an authority the agent does not s
 Rule 2: a new life is counted durably before it says anything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.config import Config
+from agent.config import Config, Subscribed
 from agent.contract.envelope import Boot
 from agent.contract.topics import Topics
 from agent.daemon.agenda import Agenda
@@ -14,11 +15,12 @@ from agent.daemon.host import AGENT_VERSION
 from agent.daemon.moments import moment
 from agent.daemon.reporting import Reporting, Signer
 from agent.disk import Disk
-from agent.errors import EnrolmentError, UnsignedError
+from agent.errors import ConfigError, EnrolmentError, UnsignedError
 from agent.identity.device_key import DeviceKey, find_key, next_boot
 from agent.identity.enrol import Credentials, load_credentials
 from agent.link.connection import Connection
 from agent.link.inbox import Inbox
+from agent.link.local import LocalBroker
 from agent.link.outbox import Outbox
 from agent.link.patience import Pace
 from agent.link.session import Broker
@@ -90,11 +92,7 @@ def open_link(
         inbox,
         subscriptions=topics.of_device(device),
         will_for=signer.will,
-        pace=Pace(
-            first_seconds=config.agent.startup_delay_seconds,
-            shortest_seconds=config.link.reconnect_first_seconds,
-            longest_seconds=config.link.reconnect_longest_seconds,
-        ),
+        pace=_pace(config),
     )
     outbox = Outbox(
         opened.disk,
@@ -106,3 +104,44 @@ def open_link(
         resend_seconds=config.link.resend_seconds,
     )
     return broker, Reporting(outbox, signer, publish=broker.publish, agenda=agenda)
+
+
+def open_local(
+    config: Config, device: str, heard: Callable[[str, bytes], None]
+) -> LocalBroker | None:
+    """Return the connection to the owner's own broker, not yet started, where there is one.
+
+    Raises:
+        ConfigError: Its address cannot be one, or its CA cannot be read.
+
+    """
+    wanted = config.local_broker
+    if wanted is None:
+        return None
+    try:
+        ca = wanted.ca.read_text() if wanted.ca else ""
+    except (OSError, UnicodeDecodeError) as why:
+        raise ConfigError(f"local_broker.ca {wanted.ca} cannot be read: {why}") from why
+    sources = [pipeline.source for pipeline in config.pipeline.values()]
+    return LocalBroker(
+        Connection(
+            url=wanted.url,
+            ca=ca,
+            username=wanted.username,
+            password=wanted.password,
+            client_id=device,
+            keepalive_seconds=config.broker.keepalive_seconds,
+            session_expiry_seconds=0,
+        ),
+        subscriptions=tuple(dict.fromkeys(s.topic for s in sources if isinstance(s, Subscribed))),
+        heard=heard,
+        pace=_pace(config),
+    )
+
+
+def _pace(config: Config) -> Pace:
+    return Pace(
+        first_seconds=config.agent.startup_delay_seconds,
+        shortest_seconds=config.link.reconnect_first_seconds,
+        longest_seconds=config.link.reconnect_longest_seconds,
+    )

@@ -9,9 +9,9 @@ Rule 3: nothing is wished of a slot before the runtimes were probed and what ran
 import time
 
 from agent.config import Config
+from agent.contract.codec import encode
 from agent.contract.messages import (
     Assigned,
-    Prediction,
     Telemetry,
 )
 from agent.daemon import desired, evaluating, judging, learning, transfers, updating
@@ -19,7 +19,7 @@ from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
 from agent.daemon.host import event, log
 from agent.daemon.moments import awake_seconds, moment, wall_ms
-from agent.daemon.opening import Opened, open_link
+from agent.daemon.opening import Opened, open_link, open_local
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
 from agent.errors import AgentError
@@ -62,9 +62,11 @@ class Rooms:
             config.pipeline,
             self.store,
             hardware=self.machine.hardware,
+            published=self._published(),
             put=self._put,
             wall_ms=wall_ms,
         )
+        self.local = open_local(config, self._device, self.inference.push)
         self.measures = judging.Measures(self._start_check)
         self.evaluating = evaluating.Evaluating(
             self._device,
@@ -93,6 +95,13 @@ class Rooms:
         )
         self.desired = self._open_desired(opened)
         self.learning = learning.Learning(opened.disk, self._around_learning())
+
+    def start(self) -> None:
+        """Start what needs no answer yet: the connections, and the probe of the runtimes."""
+        self.probe()
+        self.broker.start()
+        if self.local is not None:
+            self.local.start()
 
     def probe(self) -> None:
         """Find out, in a child, what this device can run; what ran before runs again after."""
@@ -165,18 +174,13 @@ class Rooms:
         )
 
     def predicted(self, item: Predicted) -> None:
-        """Publish one answer for integrations."""
-        answer = item.answer
-        self.reporting.prediction(
-            Prediction(
-                ts=wall_ms(),
-                slot=item.slot,
-                release=answer.release,
-                label=answer.label,
-                confidence=min(max(answer.confidence, 0.0), 1.0),
-                latency_us=round(answer.latency_us),
-            )
-        )
+        """Publish one answer for integrations: to the fleet, to the owner, or to both."""
+        said, local = item.message(wall_ms()), self.config.local_broker
+        if self.config.pipeline[item.slot].publish_predictions:
+            self.reporting.prediction(said)
+        if self.local is not None and local is not None and local.prefix:
+            topic = f"{local.prefix}/{self._device}/{item.slot}/prediction"
+            self.local.publish(topic, encode(said))
 
     def source_ended(self, item: SourceEnded) -> None:
         """Say that a slot gets no more samples."""
@@ -190,6 +194,8 @@ class Rooms:
         self.updating.stop()
         self.children.stop()
         self.inference.stop()
+        if self.local is not None:
+            self.local.stop()
         self.report_windows()
         self.reporting.send_due()
 
@@ -204,6 +210,12 @@ class Rooms:
             self.reporting.outbox.flush()
         finally:
             self.broker.stop(self.reporting.signer.presence("offline", self._epoch, why))
+
+    def _published(self) -> frozenset[str]:
+        local = self.config.local_broker
+        everywhere = local is not None and bool(local.prefix)
+        pipelines = self.config.pipeline.items()
+        return frozenset(slot for slot, p in pipelines if everywhere or p.publish_predictions)
 
     def _put(self, item: Predicted | SourceEnded) -> None:
         lane = Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL

@@ -7,20 +7,20 @@ Rule 3: windows of behaviour belong to the release that answered; a release that
         replaced hands in its last window with the next report.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import assert_never
+from typing import assert_never, cast
 
 from agent.config import Called, PipelineConfig, Replay, Subscribed
 from agent.contract.manifest import Release
-from agent.contract.messages import Assigned, Hosted, Window
+from agent.contract.messages import Assigned, Hosted, Prediction, Window
 from agent.daemon.host import event, log
 from agent.errors import AgentError, ConfigError, ModelError
 from agent.infer import sources
 from agent.infer.comparison import Comparison
 from agent.infer.pipeline import Broken, Ended, Pipeline
-from agent.infer.serving import Answer, Loaded, Serving
+from agent.infer.serving import Answer, Loaded, Serving, Sink
 from agent.infer.variants import choose, load
 from agent.observe.windows import WindowRecorder
 from agent.update.store import Store
@@ -32,6 +32,17 @@ class Predicted:
 
     slot: str
     answer: Answer
+
+    def message(self, ts: int) -> Prediction:
+        """Return it as it is published."""
+        return Prediction(
+            ts=ts,
+            slot=self.slot,
+            release=self.answer.release,
+            label=self.answer.label,
+            confidence=min(max(self.answer.confidence, 0.0), 1.0),
+            latency_us=round(self.answer.latency_us),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +72,25 @@ class Inference:
         store: Store,
         *,
         hardware: str,
+        published: Collection[str],
         put: Callable[[Predicted | SourceEnded], object],
         wall_ms: Callable[[], int],
     ) -> None:
-        """``put`` takes what the inference threads have to say, and must not wait."""
+        """``put`` takes what the inference threads have to say, and must not wait.
+
+        The answers of the slots in ``published`` are put as well.
+
+        Raises:
+            ConfigError: A callback cannot be imported.
+
+        """
         self._pipelines = pipelines
         self._store = store
         self._hardware = hardware
         self._put = put
         self._wall_ms = wall_ms
         self._slots = {
-            slot: _Slot(serving=Serving(self._sinks(slot, wanted)))
+            slot: _Slot(serving=Serving(self._sinks(slot, wanted, told=slot in published)))
             for slot, wanted in pipelines.items()
         }
 
@@ -208,11 +227,14 @@ class Inference:
         )
         place.pipeline.start()
 
-    def _sinks(self, slot: str, wanted: PipelineConfig) -> list[Callable[[Answer], None]]:
-        if not wanted.publish_predictions:
-            return []
+    def _sinks(self, slot: str, wanted: PipelineConfig, *, told: bool) -> list[Sink]:
+        sinks: list[Sink] = []
+        if wanted.callback is not None:
+            sinks.append(cast("Sink", sources.named_callable(wanted.callback)))
+        if told:
 
-        def put(answer: Answer) -> None:
-            self._put(Predicted(slot=slot, answer=answer))
+            def put(answer: Answer) -> None:
+                self._put(Predicted(slot=slot, answer=answer))
 
-        return [put]
+            sinks.append(put)
+        return sinks

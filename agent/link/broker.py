@@ -77,7 +77,9 @@ class Wire:
         subscriptions: tuple[str, ...],
         will: Outgoing | None,
         arrived: Callable[[Arrived], None],
+        foreign: Callable[[str, bytes], None] | None = None,
     ) -> None:
+        """``foreign`` takes topic and payload of what is on none of our topics."""
         self.epoch = epoch
         self.session_present = False
         self.subscribed = False
@@ -88,6 +90,7 @@ class Wire:
         self._topics = topics
         self._subscriptions = subscriptions
         self._arrived = arrived
+        self._foreign = foreign
         self._arrivals = 0
         self._acknowledged: deque[int] = deque()
         self._unsent: dict[int, int] = {}
@@ -164,6 +167,13 @@ class Wire:
             self._unsent[sent.mid] = len(message.payload)
         self.wake()
         return True
+
+    def publish_foreign(self, topic: str, payload: bytes) -> bool:
+        """Queue a message on a topic that is not ours, at most once; from any thread."""
+        with self._publishing:
+            sent = self._client.publish(topic, payload, 0)
+        self.wake()
+        return bool(sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS)
 
     def settle(self, mid: int) -> None:
         """Acknowledge a message; from any thread."""
@@ -266,7 +276,9 @@ class Wire:
             self.end = End(f"the broker refused us: {reason.getName()}", reason.value)
             return
         self.session_present = flags.session_present
-        client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._subscriptions])
+        self.subscribed = not self._subscriptions
+        if self._subscriptions:
+            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._subscriptions])
 
     def _on_subscribe(
         self,
@@ -305,14 +317,23 @@ class Wire:
         if reason.is_failure:
             log.warning("link publish=refused reason=%r", reason.getName())
 
+    def _take_foreign(self, message: MQTTMessage) -> None:
+        if message.qos:
+            self._client.ack(message.mid, message.qos)
+        if self._foreign is None:
+            self.strays += 1
+            return
+        try:
+            self._foreign(message.topic, bytes(message.payload))
+        except UnicodeDecodeError:
+            self.strays += 1
+
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         self._arrivals += 1
         try:
             address = self._topics.read(message.topic)
         except (MalformedError, UnicodeDecodeError):
-            self.strays += 1
-            if message.qos:
-                self._client.ack(message.mid, message.qos)
+            self._take_foreign(message)
             return
         receipt = None
         if message.qos:

@@ -23,6 +23,9 @@ reconnect_longest_seconds = 2
 resend_seconds = 5
 stall_seconds = 10
 
+[local_broker]
+url = "mqtt://127.0.0.1:1883"
+
 [outbox]
 quota_bytes = 1048576
 

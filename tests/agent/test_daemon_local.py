@@ -1,0 +1,161 @@
+"""Samples from the owner's own broker, and answers to it and to the owner's own code."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.config import parse_config
+from agent.errors import ConfigError
+from agent.link.connection import Connection
+from agent.link.local import LocalBroker
+from agent.link.patience import Pace
+from tests.benches import Bench, placement
+from tests.brokers import PROGRAM, Mosquitto, accepts, eventually, free_port
+from tests.small_manager import SmallManager
+from tests.small_models import CHANNELS, CLASSES, classifier
+
+pytestmark = pytest.mark.broker
+QUICK = Pace(first_seconds=0.0, shortest_seconds=0.05, longest_seconds=0.2)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[SmallManager]:
+    broker = Mosquitto(tmp_path / "broker").start()
+    with SmallManager(tmp_path / "home", broker) as running:
+        yield running
+    broker.stop()
+    assert running.problems == []
+
+
+class HomeBroker:
+    """A mosquitto as an owner has it: no accounts, loopback only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.file = folder / "home.conf"
+        self.file.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self.child: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.child = subprocess.Popen(
+            [str(PROGRAM), "-c", str(self.file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(lambda: accepts(self.port))
+
+    def stop(self) -> None:
+        if self.child:
+            self.child.terminate()
+            self.child.wait()
+
+    def client(self, *topics: str) -> tuple[LocalBroker, list[tuple[str, bytes]]]:
+        heard: list[tuple[str, bytes]] = []
+        connection = Connection(
+            url=f"mqtt://127.0.0.1:{self.port}",
+            client_id=f"owner-{'-'.join(topics)}".replace("/", "-").replace("#", "all"),
+            session_expiry_seconds=0,
+        )
+        broker = LocalBroker(
+            connection,
+            subscriptions=topics,
+            heard=lambda topic, payload: heard.append((topic, payload)),
+            pace=QUICK,
+        )
+        broker.start()
+        eventually(lambda: broker.connected)
+        return broker, heard
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[HomeBroker]:
+    running = HomeBroker(tmp_path)
+    yield running
+    running.stop()
+
+
+def test_samples_of_a_local_topic_are_answered_on_a_local_topic(tmp_path, manager, home):
+    extra = f"""
+[local_broker]
+url = "mqtt://127.0.0.1:{home.port}"
+
+[pipeline.motion]
+source = {{ kind = "mqtt", topic = "watch/left" }}
+"""
+    bench = Bench(tmp_path, manager, extra)
+    built = manager.publish(classifier(0), placement(1))
+    owner, heard = home.client("fieldfare/#")
+    sample = json.dumps([[0.5] * len(CHANNELS)] * 4).encode()
+    with bench.run() as agent:
+        manager.assign(bench.device, built)
+
+        def installed() -> bool:
+            owner.publish("watch/left", sample)
+            return bench.current() == built.digest
+
+        bench.until(agent, installed)
+        bench.until(agent, lambda: len(heard) > 10)
+        assert agent.stop() == 0
+    owner.stop()
+    topic, payload = heard[-1]
+    assert topic == f"fieldfare/{bench.device}/motion/prediction"
+    assert json.loads(payload)["label"] in CLASSES
+    assert json.loads(payload)["release"] == built.digest
+    assert bench.heard.predictions == []
+
+
+def test_a_local_broker_that_went_away_is_found_again(home):
+    owner, heard = home.client("a/#")
+    home.stop()
+    eventually(lambda: not owner.connected)
+    assert not owner.publish("a/b", b"lost")
+    home.start()
+    eventually(lambda: owner.connected)
+    assert owner.publish("a/b", b"kept")
+    eventually(lambda: heard == [("a/b", b"kept")])
+    owner.stop()
+
+
+def test_a_broker_without_subscriptions_is_only_written_to(home):
+    reader, heard = home.client("x/#")
+    writer, _ = home.client()
+    writer.publish("x/y", b"1")
+    eventually(lambda: heard == [("x/y", b"1")])
+    writer.stop()
+    reader.stop()
+
+
+def test_an_mqtt_source_without_a_local_broker_is_a_wrong_setting():
+    text = '[pipeline.motion]\nsource = { kind = "mqtt", topic = "a" }\n'
+    with pytest.raises(ConfigError, match=r"needs \[local_broker\]"):
+        parse_config(text, folder=Path("/etc"))
+
+
+def test_every_answer_reaches_the_owners_callback(tmp_path, manager):
+    extra = """
+[pipeline.motion]
+source = { kind = "replay", path = "recording.npz", speed = 20, loop = true }
+callback = "logging:warning"
+"""
+    bench = Bench(tmp_path, manager, extra)
+    built = manager.publish(classifier(0), placement(1))
+    with bench.run() as agent:
+        bench.install(agent, built)
+        bench.until(agent, lambda: agent.said().count("Answer(window=") > 5)
+        assert agent.stop() == 0
+
+
+def test_a_callback_that_is_not_there_is_a_wrong_setting(tmp_path, manager):
+    extra = """
+[pipeline.motion]
+source = { kind = "replay", path = "recording.npz" }
+callback = "no_such_module:f"
+"""
+    bench = Bench(tmp_path, manager, extra)
+    with bench.run() as agent:
+        assert agent.child.wait(30) == 3
+    assert "no_such_module" in agent.said()
