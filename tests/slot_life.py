@@ -117,6 +117,7 @@ class Life:
             slots=(SLOT,),
             hardware="generic-linux",
             reserve_bytes=0,
+            retry_seconds=0.0,
             around=Surroundings(
                 want_manifest=self._want_manifest,
                 download=self._download,
