@@ -24,7 +24,7 @@ def run_agent(config: Config) -> None:
     with lock_state(config.agent.state_dir):
         opened = open_state(config)
         loop = Loop(config, Rooms(config, opened), ServiceNotifier(os.environ))
-        on_signals(loop.stop)
+        on_signals(lambda name: _end(loop, name))
         log.info(
             event(
                 "started",
@@ -35,3 +35,8 @@ def run_agent(config: Config) -> None:
             )
         )
         loop.run()
+
+
+def _end(loop: Loop, signal_name: str) -> None:
+    log.info(event("signal", received=signal_name))
+    loop.stop("shutdown")

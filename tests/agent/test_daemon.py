@@ -55,7 +55,7 @@ def test_an_assigned_release_is_fetched_proven_served_and_reported(tmp_path, man
     assert [runtime.name for runtime in heard.inventory[-1].runtimes] == ["onnx"]
     assert heard.presence[0].s == "online"
     assert heard.presence[-1].s == "offline"
-    assert heard.presence[-1].why == "SIGTERM"
+    assert heard.presence[-1].why == "shutdown"
     assert heard.repeated == 0
     assert not heard.events("alarm")
     status = read_status(bench.folder)
