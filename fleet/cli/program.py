@@ -21,15 +21,16 @@ _INTERRUPTED = 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fieldfare")
 def fieldfare() -> None:
-    r"""Run, update, watch and teach ML models on devices in the field.
+    """Run, update, watch and teach ML models on devices in the field.
 
     \b
     A first fleet:  fieldfare init --dev      make keys, metadata and configuration
                     fieldfare broker run      start the broker it configured
                     fieldfare serve           start the manager
                     fieldfare token create    write an enrolment file for devices
+
     Every command that talks to the manager finds it by --home (or FIELDFARE_HOME).
-    """
+    """  # noqa: D301 - click wants the control character, not a backslash
 
 
 for group in (
