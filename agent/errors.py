@@ -20,6 +20,7 @@
     ├── ModelError             the model file or its output is not acceptable
     │   └── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
     ├── LinkError              the broker cannot be reached, or refused us
+    │   └── DisplacedError         the connection ended before the answer came: ask again
     └── EnrolmentError         the fleet did not enrol this device
 
 A class is added only where some caller handles it differently. ``code`` is stable
@@ -158,6 +159,12 @@ class LinkError(AgentError):
 
     code = "link"
     exit_status = 8
+
+
+class DisplacedError(LinkError):
+    """The connection ended before the answer came; asking again may help."""
+
+    code = "displaced"
 
 
 class EnrolmentError(AgentError):

@@ -32,6 +32,19 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{1,62}$(?!\n)"
 DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"
 TARGET_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,4}$(?!\n)"
 
+ENROL_SEATS: Final = 256
+"""Accounts that strangers share at random; see ``enrol_seat``."""
+
+
+def enrol_seat(username: str, seat: int) -> str:
+    """Return one of the public accounts: user name and client id in one.
+
+    With one account for all, the broker would have to leave the client id open, and a
+    stranger could displace a device by taking its id; or bind it, and strangers would
+    displace each other.
+    """
+    return f"{username}-{seat:03d}"
+
 
 def require_name(value: str, what: str) -> str:
     """Return ``value`` if it may stand in a topic, a path and a user name.

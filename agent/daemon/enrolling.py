@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -20,7 +21,13 @@ from agent.daemon.desired import REFRESH_LIMITS
 from agent.daemon.host import AGENT_VERSION
 from agent.daemon.moments import awake_seconds
 from agent.disk import Disk
-from agent.errors import AgentError, ConfigError, EnrolmentError, MalformedError
+from agent.errors import (
+    AgentError,
+    ConfigError,
+    DisplacedError,
+    EnrolmentError,
+    MalformedError,
+)
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import load_or_create
 from agent.identity.enrol import (
@@ -39,6 +46,7 @@ from agent.update import trust
 from agent.worker.start import Finished, start
 
 ASK_AGAIN_SECONDS = 5.0
+TRIES = 4  # strangers share seats at the broker, and may displace each other
 
 
 def enrol(
@@ -100,6 +108,15 @@ def enrol(
 
 
 def _ask(
+    disk: Disk, file: EnrolmentFile, clock: TrustedClock, hardware: str, answer_seconds: float
+) -> tuple[EnrolReply, trust.TrustState]:
+    for _ in range(TRIES - 1):
+        with suppress(DisplacedError):
+            return _ask_once(disk, file, clock, hardware, answer_seconds)
+    return _ask_once(disk, file, clock, hardware, answer_seconds)
+
+
+def _ask_once(
     disk: Disk, file: EnrolmentFile, clock: TrustedClock, hardware: str, answer_seconds: float
 ) -> tuple[EnrolReply, trust.TrustState]:
     key = load_or_create(disk)

@@ -6,13 +6,15 @@ Rule 3: the Will is made anew for each connection, so that it carries its epoch.
 """
 
 import logging
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event, Thread
 from time import monotonic
 
-from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.limits import ENROL_SEATS, MAX_PAYLOAD_BYTES, enrol_seat
 from agent.contract.topics import Address, Topics
-from agent.errors import LinkError, MalformedError
+from agent.errors import DisplacedError, LinkError, MalformedError
 from agent.link.broker import GOODBYE_SECONDS, End, Wire
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
@@ -171,10 +173,16 @@ def exchange(
 ) -> bytes:
     """Connect, send one request and return the payload of its first reply.
 
+    A user name is that of strangers, who sit down on a random one of its seats.
+
     Raises:
+        DisplacedError: The connection ended first; another request may succeed.
         LinkError: The broker is unreachable or refuses us, or nobody answered in time.
 
     """
+    if connection.username:
+        seat = enrol_seat(connection.username, secrets.randbelow(ENROL_SEATS))
+        connection = replace(connection, username=seat, client_id=seat)
     replies: list[bytes] = []
 
     def keep(message: Arrived) -> None:
@@ -198,7 +206,7 @@ def exchange(
         while not replies and wire.end is None and monotonic() < deadline:
             wire.turn(min(1.0, max(0.0, deadline - monotonic())))
         if wire.end is not None and not replies:
-            raise LinkError(f"broker {connection.url}: {wire.end.why}")
+            raise DisplacedError(f"broker {connection.url}: {wire.end.why}")
     finally:
         wire.close()
     if not replies:

@@ -1,9 +1,9 @@
 """The configuration and the first accounts of mosquitto.
 
 Rule 1: every line of the configuration has a reproduced reason, and says it.
-Rule 2: strangers have a listener of their own. On the devices' listener the user name
-        *is* the client id, so that nobody takes over the session of another; a shared
-        user such as ``enrol`` would there cut off every earlier stranger.
+Rule 2: strangers have a listener of their own. Every account is bound to one client id,
+        so that nobody takes over the session of another; strangers, who share a public
+        password, take a random one of many seats, so that they seldom meet.
 Rule 3: the folder has mode 0700, because mosquitto may leave the accounts 0644.
 Rule 4: everything that is not granted is denied.
 
@@ -18,6 +18,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.contract.limits import ENROL_SEATS, enrol_seat
 from agent.contract.topics import ENROL_REPLY, ENROL_REQUEST, Topics, Way
 from fleet.errors import ConflictError, UnreachableError
 
@@ -128,7 +129,7 @@ listener {layout.device_port}{bind}
 # the user name is the client id: nobody takes over the session of another
 use_username_as_clientid true
 {tls}
-# strangers: without the line above, because they share one user name
+# strangers; each of their shared accounts is bound to one client id
 listener {layout.enrol_port}{bind}
 max_connections 256
 {tls}"""
@@ -176,7 +177,7 @@ def new_password() -> str:
 
 
 def first_accounts(accounts: Accounts, topics: Topics) -> dict[str, object]:
-    """Return dynamic security's file: three clients, three roles, all else denied."""
+    """Return dynamic security's file: manager, provisioner and strangers; all else denied."""
     return {
         "defaultACLAccess": {
             "publishClientSend": False,
@@ -185,9 +186,12 @@ def first_accounts(accounts: Accounts, topics: Topics) -> dict[str, object]:
             "unsubscribe": True,
         },
         "clients": [
-            _client(MANAGER_USER, accounts.manager, "manager", bound=True),
-            _client(PROVISIONER_USER, accounts.provisioner, "provisioner", bound=True),
-            _client(ENROL_USER, accounts.enrol, "enrol", bound=False),
+            _client(MANAGER_USER, accounts.manager, "manager"),
+            _client(PROVISIONER_USER, accounts.provisioner, "provisioner"),
+            *(
+                _client(enrol_seat(ENROL_USER, seat), accounts.enrol, "enrol")
+                for seat in range(ENROL_SEATS)
+            ),
         ],
         "groups": [],
         "roles": [
@@ -250,18 +254,18 @@ def _provisioner_acl() -> list[Acl]:
     return [allow(kind, control) for kind in kinds]
 
 
-def _client(name: str, password: str, role: str, *, bound: bool) -> dict[str, object]:
+def _client(name: str, password: str, role: str) -> dict[str, object]:
     salt = secrets.token_bytes(SALT_BYTES)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, HASH_ITERATIONS)
-    client: dict[str, object] = {
+    return {
         "username": name,
+        "clientid": name,
         "textName": f"Fieldfare {role}",
         "password": base64.b64encode(digest).decode(),
         "salt": base64.b64encode(salt).decode(),
         "iterations": HASH_ITERATIONS,
         "roles": [{"rolename": role}],
     }
-    return {**client, "clientid": name} if bound else client
 
 
 def _write(path: Path, text: str) -> None:

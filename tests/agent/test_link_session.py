@@ -21,7 +21,7 @@ from agent.contract.topics import (
     PRESENCE,
     TELEMETRY,
 )
-from agent.errors import ConfigError, LinkError, MalformedError
+from agent.errors import ConfigError, DisplacedError, LinkError, MalformedError
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
 from agent.link.patience import Pace, Patience
@@ -269,6 +269,43 @@ def test_an_enrolment_exchange_returns_the_reply(mosquitto: Mosquitto) -> None:
     manager.join()
     fleet.close()
     assert reply == b"re: please"
+
+
+@pytest.mark.broker
+def test_an_exchange_that_is_displaced_says_so(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another stranger sits down on the same seat while the first waits for its answer."""
+    monkeypatch.setattr("secrets.randbelow", lambda _: 7)
+    fleet = Listener(mosquitto.manager(), f"{TOPICS.root}/enrol/req/+")
+    stranger = Connection(
+        url=mosquitto.enrol_url,
+        username=ENROL_USER,
+        password=mosquitto.accounts.enrol,
+        client_id="any",
+        session_expiry_seconds=0,
+    )
+    ends: list[str] = []
+
+    def ask(nonce: str) -> None:
+        request = Outgoing(address=ENROL_REQUEST.at(nonce), payload=nonce.encode())
+        try:
+            exchange(stranger, TOPICS, request, ENROL_REPLY.at(nonce), timeout_seconds=10)
+            ends.append(f"{nonce} answered")
+        except DisplacedError:
+            ends.append(f"{nonce} displaced")
+
+    first, second = (Thread(target=ask, args=(nonce,)) for nonce in ("aa", "bb"))
+    first.start()
+    fleet.until(lambda: len(fleet.heard) == 1)
+    second.start()
+    fleet.until(lambda: len(fleet.heard) == 2)
+    fleet.link.publish(Message(topic=TOPICS.write(ENROL_REPLY.at("bb")), payload=b"yes"))
+    fleet.turn()
+    first.join()
+    second.join()
+    fleet.close()
+    assert sorted(ends) == ["aa displaced", "bb answered"]
 
 
 @pytest.mark.broker

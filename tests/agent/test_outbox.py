@@ -122,6 +122,16 @@ def test_acknowledged_segments_leave_the_disk(tmp_path: Path) -> None:
     assert box.totals().dropped == 0
 
 
+def test_what_was_acknowledged_is_not_missed_where_its_file_is_gone(tmp_path: Path) -> None:
+    box = outbox(Disk(tmp_path), quota_bytes=32 * 1024)
+    fill(box, 60)
+    box.acknowledge(boot(1), 50)  # too few to be persisted for their own sake
+    again = outbox(Disk(tmp_path), life=2, quota_bytes=32 * 1024)
+    assert again.totals().dropped == 0
+    assert again.totals().appended == 60
+    assert numbers(everything(again))[-1] == (1, 60)
+
+
 def test_over_the_quota_the_oldest_telemetry_goes_and_a_gap_names_it(tmp_path: Path) -> None:
     quota = 32 * 1024
     box = outbox(Disk(tmp_path), quota_bytes=quota)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.contract.limits import enrol_seat
 from agent.contract.topics import (
     ASSIGNMENT,
     ENROL_REPLY,
@@ -53,6 +54,16 @@ def accounts(broker: Mosquitto) -> Iterator[dict[str, str]]:
 def device(broker: Mosquitto, name: str, password: str, *filters: str) -> Listener:
     own = filters or (f"{TOPICS.root}/dn/{name}/#",)
     return Listener(broker.connection(name, password), *own)
+
+
+def seated(broker: Mosquitto, seat: int, client_id: str = "") -> Connection:
+    name = enrol_seat(ENROL_USER, seat)
+    return Connection(
+        url=broker.enrol_url,
+        username=name,
+        password=broker.accounts.enrol,
+        client_id=client_id or name,
+    )
 
 
 def manager(broker: Mosquitto, *filters: str) -> Listener:
@@ -169,11 +180,8 @@ def test_a_stranger_has_two_topics_and_hears_no_device(
     fleet = manager(broker)
     nonce = "00112233445566778899aabbccddeeff"
     reply = TOPICS.write(ENROL_REPLY.at(nonce))
-    credentials = {"username": ENROL_USER, "password": broker.accounts.enrol}
-    stranger = Listener(Connection(url=broker.enrol_url, client_id="s-1", **credentials), reply)
-    other = Listener(
-        Connection(url=broker.enrol_url, client_id="s-2", **credentials), f"{reply[:-1]}0"
-    )
+    stranger = Listener(seated(broker, 1), reply)
+    other = Listener(seated(broker, 2), f"{reply[:-1]}0")
     stranger.link.publish(Message(topic=TOPICS.write(PRESENCE.at("d-one")), payload=b"evil"))
     stranger.link.publish(Message(topic=TOPICS.write(ENROL_REQUEST.at(nonce)), payload=b"ask"))
     stranger.turn()
@@ -185,32 +193,20 @@ def test_a_stranger_has_two_topics_and_hears_no_device(
     other.turn(0.2)
     assert not other.heard
     assert not [n for n in other.news if isinstance(n, Disconnected)]
-    own = Connection(url=broker.enrol_url, client_id="s-3", **credentials)
-    assert "Not authorized" in refusal(own, f"{TOPICS.root}/up/#")
+    assert "Not authorized" in refusal(seated(broker, 3), f"{TOPICS.root}/up/#")
     for listener in (fleet, stranger, other):
         listener.close()
 
 
-def test_a_stranger_with_a_devices_client_id_receives_nothing_of_it(
+def test_a_stranger_can_neither_displace_a_device_nor_hear_what_waits_for_it(
     broker: Mosquitto, accounts: dict[str, str]
 ) -> None:
-    gone = device(broker, "d-two", accounts["d-two"])
-    gone.close()
-    fleet = manager(broker)
-    inbox = TOPICS.write(ASSIGNMENT.at("d-two"))
-    fleet.link.publish(Message(topic=inbox, payload=b"queued secret"))
-    fleet.turn()
-    impostor = Connection(
-        url=broker.enrol_url,
-        username=ENROL_USER,
-        password=broker.accounts.enrol,
-        client_id="d-two",
-    )
-    link = BrokerLink(impostor, subscriptions=((f"{TOPICS.root}/enrol/rsp/aa", 1),))
-    heard = [news for _ in range(10) for news in link.poll(0.05)]
-    assert not [n for n in heard if not isinstance(n, Connected | Disconnected)]
-    link.close()
-    fleet.close()
+    victim = device(broker, "d-two", accounts["d-two"])
+    assert "Not authorized" in refusal(seated(broker, 4, client_id="d-two"))
+    victim.turn(0.2)
+    assert not [n for n in victim.news if isinstance(n, Disconnected)]
+    victim.close()
+    assert "Not authorized" in refusal(seated(broker, 4, client_id="d-two"))
 
 
 def test_a_revoked_device_is_cut_off_and_stays_out(broker: Mosquitto) -> None:
