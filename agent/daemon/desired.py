@@ -63,6 +63,7 @@ class Surroundings:
         ask: Publishes a request; False when offline.
         start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
         accepted: A new assignment is on the medium.
+        time_known: Signed time came for the first time in this life.
         wish: A slot is wanted to run a release.
         manifest: The verified bytes of an assigned manifest.
         manifest_failed: Why an assigned manifest cannot be had, for now.
@@ -74,6 +75,7 @@ class Surroundings:
     ask: Callable[[MetaRequest | FreshRequest], bool]
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
     accepted: Callable[[], None]
+    time_known: Callable[[], None]
     wish: Callable[[str, Assigned], None]
     manifest: Callable[[Assigned, bytes], None]
     manifest_failed: Callable[[Assigned, AgentError], None]
@@ -157,6 +159,7 @@ class Desired:
         nonce, self._nonce = self._nonce, None
         if nonce is None:
             return
+        first = self._clock.trusted_ms() is None
         try:
             fresh = believe_fresh(
                 payload, authority=self._authority, device=self._device, nonce=nonce
@@ -171,6 +174,8 @@ class Desired:
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
             later = self._around.monotonic() + self._fresh_seconds
             self._agenda.at("fresh", later, self.ask_fresh)
+            if first:
+                self._around.time_known()
 
     def take_ack(self, payload: bytes) -> Ack | None:
         """Return an acknowledgement that the director signed, or None."""

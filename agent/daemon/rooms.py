@@ -30,7 +30,6 @@ from agent.link.fetch import FetchFailed
 from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import Machine, describe_machine, rss_bytes
 from agent.update import machine
-from agent.update.slot import Probing
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer
 from agent.worker.start import Finished
@@ -131,8 +130,7 @@ class Rooms:
         self.reporting.online(epoch)
         self.tell_everything()
         self.learning.connected()
-        self.updating.hurry()
-        self.settle_again()
+        self.try_again()
 
     def tell_everything(self) -> None:
         """Send state and every waiting report anew."""
@@ -155,6 +153,11 @@ class Rooms:
         self.updating.go_on()
         self.desired.raise_wishes()
         self.reporting.outbox.flush()
+
+    def try_again(self) -> None:
+        """Raise the standing wishes without patience: what kept them back may be gone."""
+        self.updating.hurry()
+        self.settle_again()
 
     def report_windows(self) -> None:
         """Report what every release did since the last time."""
@@ -218,8 +221,7 @@ class Rooms:
         return frozenset(slot for slot, p in pipelines if everywhere or p.publish_predictions)
 
     def _put(self, item: Predicted | SourceEnded) -> None:
-        lane = Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL
-        self.inbox.put(lane, item)
+        self.inbox.put(Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL, item)
 
     def _resume(self, probed: ProbeAnswer) -> None:
         self._probed = probed
@@ -279,6 +281,7 @@ class Rooms:
                 ask=self.reporting.ask,
                 start_refresh=self.children.refresh,
                 accepted=self.tell_state,
+                time_known=self.try_again,
                 wish=self._wish,
                 manifest=self.updating.manifest_arrived,
                 manifest_failed=self.updating.manifest_failed,
@@ -310,8 +313,7 @@ class Rooms:
         self.desired.want_manifest(assigned)
 
     def _serve(self, slot: str, model: Assigned | None, beside: Assigned | None) -> None:
-        proving = isinstance(self.updating.states[slot].phase, Probing)
-        installed = self.children.installed
+        proving, installed = self.updating.is_probing(slot), self.children.installed
         self.inference.serve(slot, model, beside, measure=proving, installed=installed)
 
     def _conclude(self, slot: str, end: machine.Proved | machine.Failed) -> None:

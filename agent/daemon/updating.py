@@ -97,6 +97,10 @@ class Updating:
         """The state of every slot that ever had a wish."""
         return dict(self._states)
 
+    def is_probing(self, slot: str) -> bool:
+        """Return whether a candidate answers in a slot, to be judged."""
+        return isinstance(self._states[slot].phase, Probing)
+
     def resume(self, installed: tuple[Hosted, ...]) -> None:
         """Go on where the last life ended; the attempt that begins now is counted first."""
         self._installed = installed
@@ -293,7 +297,7 @@ class Updating:
         )
 
     def _serve(self, slot: str, release: Assigned | None, beside: Assigned | None) -> None:
-        proving = isinstance(self._states[slot].phase, Probing)
+        proving = self.is_probing(slot)
         try:
             self._around.serve(slot, release, beside)
         except AgentError as why:

@@ -55,6 +55,8 @@ class Device:
     fleet: SignedFleet
     disk: Disk
     now: float = 100.0
+    wall: float = NOW_MS / 1000
+    known: int = 0
     asked: list[MetaRequest | FreshRequest | ChunkRequest] = field(default_factory=list)
     wishes: list[tuple[str, Assigned]] = field(default_factory=list)
     manifests: list[bytes] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Device:
             device=DEVICE,
             fleet="demo",
             state=trusted,
-            clock=TrustedClock(self.disk, lambda: self.now, lambda: NOW_MS / 1000),
+            clock=TrustedClock(self.disk, lambda: self.now, lambda: self.wall),
             agenda=self.agenda,
             answer_seconds=10.0,
             fresh_seconds=1000.0,
@@ -81,6 +83,7 @@ class Device:
                 ask=lambda request: bool(self.asked.append(request) or True),
                 start_refresh=lambda job, _: self.jobs.append(job),
                 accepted=lambda: None,
+                time_known=self.learn_time,
                 wish=lambda slot, assigned: self.wishes.append((slot, assigned)),
                 manifest=lambda _, content: self.manifests.append(content),
                 manifest_failed=lambda _, why: self.failures.append(why),
@@ -88,6 +91,9 @@ class Device:
                 monotonic=lambda: self.now,
             ),
         )
+
+    def learn_time(self) -> None:
+        self.known += 1
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -101,8 +107,7 @@ class Device:
         content = encode(MetaBundle(files=files))
         for piece in split_file(bytes.fromhex(request.id), content, 1000):
             self.room.take_piece(piece)
-        job = self.jobs.pop()
-        result = refresh(msgspec.structs.replace(job, now_ms=NOW_MS + 1000))
+        result = refresh(self.jobs.pop())
         self.room.refreshed(
             Finished(ticket="refresh", kind="refresh", answer=RefreshAnswer(result=result))
         )
@@ -267,6 +272,29 @@ def test_signed_time_is_asked_until_it_comes_and_then_rarely(device):
     device.wait(1.0)
     assert len(device.asked) == 3
     assert device.alarms == []
+
+
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_a_device_with_a_wrong_clock_works_once_it_has_signed_time(tmp_path, year):
+    fleet = SignedFleet(tmp_path / "fleet")
+    wall = (year - 1970) * 365.25 * 86_400
+    device = Device(fleet, Disk(tmp_path / "state"), wall=wall)
+    release = make_release()
+    fleet.publish_release(release)
+    device.room.take_assignment(device.assignment())
+    device.room.want_manifest(assign(release))
+    device.serve()
+    assert bool(device.manifests) == (year == 1970)  # 2099: expired, as far as it knows
+    device.room.ask_fresh()
+    request = device.asked[-1]
+    assert isinstance(request, FreshRequest)
+    device.room.take_fresh(fresh(device, request.nonce))
+    assert device.known == 1
+    device.room.want_manifest(assign(release))
+    device.serve()
+    assert device.manifests[-1] == encode_release(release)[0]
+    device.room.take_assignment(device.assignment(2, expires_ms=NOW_MS + 1))
+    assert device.alarms[-1] == "expired"
 
 
 def test_signed_time_for_another_nonce_is_an_alarm(device):
