@@ -68,14 +68,30 @@ def main() -> int:
 
 def _finish(story: Story, began: float, setup: int, *, keep: bool) -> dict[str, object]:
     """Let every report arrive, then count. Devices are stopped first, unless they stay."""
-    story.say("stopping the devices and counting every report")
+    story.say("letting every report arrive and counting them")
     began_counting = time.monotonic()
+    before = story.device_views()
+    appended = _appended(story)
+    # A newer report than these proves that the device is connected now and has caught up.
+    _let_arrive(story, {device: n + 1 for device, n in appended.items()})
     if not keep:
         story.cast.stop([p.name for p in story.places])
         for place in story.places:
             del story.cast.processes[place.name]
-    appended = {p.device: outbox(p)["appended"] for p in story.places}
+        appended = _appended(story)
+        _let_arrive(story, appended)
+    after = story.device_views()
+    # Where nobody reports any more, everything that was counted must have been appended.
+    counted = count_reports(appended, before if keep else after, after)
+    story.seconds["count"] = round(time.monotonic() - began_counting, 1)
+    return gather(story, counted, time.monotonic() - began + setup)
 
+
+def _appended(story: Story) -> dict[str, int]:
+    return {place.device: outbox(place)["appended"] for place in story.places}
+
+
+def _let_arrive(story: Story, appended: dict[str, int]) -> None:
     def arrived() -> bool:
         views = story.device_views()
         return all(
@@ -86,9 +102,6 @@ def _finish(story: Story, began: float, setup: int, *, keep: bool) -> dict[str, 
         wait_until(arrived, "the last reports", seconds=20, cast=story.cast)
     except TimeoutError as why:
         print(f"\n{why}", file=sys.stderr)
-    counted = count_reports(story.places, story.device_views())
-    story.seconds["count"] = round(time.monotonic() - began_counting, 1)
-    return gather(story, counted, time.monotonic() - began + setup)
 
 
 def _keep(story: Story) -> None:

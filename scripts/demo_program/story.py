@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "scripts" / "base_model"
 SLOT = "motion"
 PARTS = ("broker", "manager", "device")
-STAGES = ("base", "rounds", "promote", "bad")
+EVERY = "every"
+STAGES = ("base", "rounds", "promote", "bad", EVERY)
 ROUNDS = 3
 # Wrists of people whom the base model never saw; the stranger takes no part in the rounds.
 STRANGER = (8, "left")
@@ -47,7 +48,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Which part dies, as if by a power cut, in the middle of which stage."""
+    """Which part dies, as if by a power cut, in the middle of which stage, or of every one."""
 
     part: str
     stage: str
@@ -317,7 +318,7 @@ def _settled(story: Story) -> bool:
 
 def _interrupt(story: Story, stage_name: str) -> None:
     """Kill a part in the middle of a stage, as a power cut would, and start it again."""
-    if story.kill is None or story.kill.stage != stage_name:
+    if story.kill is None or story.kill.stage not in {stage_name, EVERY}:
         return
     victims = {"broker": "broker", "manager": "manager", "device": story.places[0].name}
     process = story.cast.processes[victims[story.kill.part]]

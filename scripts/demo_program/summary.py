@@ -28,22 +28,31 @@ class Counted:
     resent: int
 
 
-def count_reports(places: list[Place], views: dict[str, DeviceView]) -> Counted:
+Views = dict[str, DeviceView]
+
+
+def count_reports(appended: dict[str, int], before: Views, after: Views) -> Counted:
     """Compare each device's own count with the manager's.
 
     A report is lost if the device appended it and the manager neither counted it nor was
     told that it was dropped; it is duplicated if more were counted than appended.
+
+    Args:
+        appended: Reports that each device appended by one moment.
+        before: What the manager had counted by that moment at the latest.
+        after: What it had counted when everything had had time to arrive.
+
     """
-    sent = lost = duplicated = resent = 0
-    for place in places:
-        told = outbox(place)
-        view = views[place.device]
-        difference = told["appended"] - view.reports_accepted - view.reports_skipped
-        sent += told["appended"]
-        lost += max(difference, 0)
-        duplicated += max(-difference, 0)
-        resent += view.reports_duplicates_ignored
-    return Counted(sent=sent, lost=lost, duplicated=duplicated, resent=resent)
+
+    def counted(view: DeviceView) -> int:
+        return view.reports_accepted + view.reports_skipped
+
+    return Counted(
+        sent=sum(appended.values()),
+        lost=sum(max(0, n - counted(after[d])) for d, n in appended.items()),
+        duplicated=sum(max(0, counted(before[d]) - n) for d, n in appended.items()),
+        resent=sum(view.reports_duplicates_ignored for view in after.values()),
+    )
 
 
 def outbox(place: Place) -> dict[str, int]:
