@@ -76,7 +76,7 @@ def main(weights: Path, folder: Path) -> None:
         "probabilities": "probabilities",
         "golden_inputs": "motion-golden.npz",
     }
-    (folder / "motion.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "motion-int8.json").write_text(json.dumps(about, indent=2) + "\n")
     metrics = {
         "seed": SEED,
         "epochs": EPOCHS,

@@ -84,7 +84,7 @@ def measure_agent(folder: Path) -> dict[str, int]:
         until("the manager answers", lambda: attempt([*fieldfare, "fleet", "status", *at_home]))
         enrolment = folder / "enrolment.json"
         run([*fieldfare, "token", "create", "--file", str(enrolment), *at_home])
-        described = ["--description", str(MODEL.with_name("motion.json")), "--version", "v1"]
+        described = ["--version", "v1"]
         run([*fieldfare, "model", "publish", str(MODEL), *described, *at_home])
         (folder / "agent.toml").write_text(CONFIG)
         write_recording(folder / "recording.npz")

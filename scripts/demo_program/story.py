@@ -214,10 +214,7 @@ evaluate = true
 def base(story: Story) -> None:
     """Sign the base model and roll it out to every device."""
     story.say("admitting, signing and publishing the base model (int8 ONNX)")
-    description = MODELS / "motion.json"
-    published = story.operate(
-        "model", "publish", str(MODELS / "motion-int8.onnx"), "--description", str(description)
-    )
+    published = story.operate("model", "publish", str(MODELS / "motion-int8.onnx"))
     name = f"{SLOT}/{published[0]['version']}"
     view = _roll_out(story, "base", name, [])
     if view.status != "done":
@@ -266,7 +263,7 @@ def bad(story: Story) -> None:
     good = str(MODELS / "motion-int8.onnx")
     _run([sys.executable, str(MODELS / "bad_release"), good, str(model)])
     description = story.folder / "bad.json"
-    told = json.loads((MODELS / "motion.json").read_text())
+    told = json.loads((MODELS / "motion-int8.json").read_text())
     told["golden_inputs"] = str(MODELS / told["golden_inputs"])
     description.write_text(json.dumps(told))
     published = story.operate("model", "publish", str(model), "--description", str(description))

@@ -76,8 +76,7 @@ def test_status_says_that_the_broker_is_away(command: Command):
 
 
 def test_a_model_is_published_listed_and_shown(command: Command):
-    description = str(MODEL.parent / "motion.json")
-    made = command.json("model", "publish", str(MODEL), "--description", description)
+    made = command.json("model", "publish", str(MODEL))
     assert made[0]["name"] == "motion v1"
     assert [v["digest"] for v in command.json("model", "list")] == [made[0]["digest"]]
     _, out, _ = command("model", "show", "motion/v1")
@@ -119,7 +118,7 @@ def test_what_does_not_exist_is_named(command: Command):
 
 
 def test_a_rollout_to_nobody_is_refused(command: Command):
-    command("model", "publish", str(MODEL), "--description", str(MODEL.parent / "motion.json"))
+    command("model", "publish", str(MODEL))
     status, _, err = command("rollout", "create", "motion/v1")
     assert status == 4
     assert "nobody to ask" in err
@@ -133,7 +132,7 @@ def test_a_rollout_to_nobody_is_refused(command: Command):
     ],
 )
 def test_a_wrong_selector_or_size_is_named(command: Command, words: tuple[str, ...]):
-    command("model", "publish", str(MODEL), "--description", str(MODEL.parent / "motion.json"))
+    command("model", "publish", str(MODEL))
     status, _, err = command(*words)
     assert status == 4
     assert words[-1].partition("=")[0] in err

@@ -16,7 +16,7 @@ from fleet.service.views import Publication, ReleaseView
 from fleet.signing.ceremony import load_targets_keys
 from tests.manager_home import MODEL, make_desk
 
-DESCRIPTION = MODEL.parent / "motion.json"
+DESCRIPTION = MODEL.with_suffix(".json")
 
 
 @pytest.fixture
