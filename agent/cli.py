@@ -119,15 +119,6 @@ def status(state_dir: Path | None, config_file: Path | None, output: str) -> Non
     click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
 
 
-@cli.command(hidden=True, context_settings={"ignore_unknown_options": True})
-@click.argument("kind")
-def worker(kind: str) -> None:
-    """Do one job of the agent; the agent starts this."""
-    from agent.worker.child import main as work
-
-    raise SystemExit(work([kind]))
-
-
 def _state_dir(state_dir: Path | None, config_file: Path | None) -> Path:
     if state_dir is not None:
         return state_dir

@@ -6,7 +6,6 @@ Rule 2: an existing file that matters is never written in place: ``replace`` wri
         reader survives a torn tail (the outbox) or checks every byte (a part file).
 Rule 3: the operations are few, so that a test can cut the power at each of them
         (``tests/faulty_disk.py``).
-
 Rule 4: what the agent writes, only its own user reads.
 
 Names are paths relative to the root, with ``/``; folders are made as needed.

@@ -10,9 +10,10 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
-from urllib.parse import urlsplit
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.limits import NAME, PROTOCOL
+from agent.errors import MalformedError
 from fleet.errors import ConfigError
 
 DEFAULT_HOME = Path("fieldfare-home")
@@ -42,11 +43,10 @@ class BrokerConfig:
         if self.kind not in {"mosquitto", "embedded"}:
             raise ConfigError(f"broker.kind {self.kind!r} is neither 'mosquitto' nor 'embedded'")
         for name in ("url", "enrol_url"):
-            parts = urlsplit(getattr(self, name))
-            if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or not parts.port:
-                raise ConfigError(
-                    f"broker.{name} {getattr(self, name)!r} is not mqtt://HOST:PORT or mqtts://HOST:PORT"
-                )
+            try:
+                BrokerUrl.parse(getattr(self, name))
+            except MalformedError as why:
+                raise ConfigError(f"broker.{name}: {why}") from why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

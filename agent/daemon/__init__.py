@@ -1,8 +1,15 @@
 """The running agent: one loop over one inbox, and the rooms it joins together.
 
-``loop`` starts, dispatches and stops; ``desired`` turns signed documents into wishes;
-``updating`` performs the effects of the update machine; ``serving`` keeps inference
-going; ``judging`` gathers the evidence of a probation; ``reporting`` is everything that
-goes out; ``learning`` takes part in rounds; ``agenda`` is what happens later; ``host`` is
-what the operating system wants of a service.
+Around the loop: ``running`` begins and ends a life, ``opening`` reads the state directory,
+``rooms`` joins the rooms, ``loop`` starts, dispatches and stops, ``agenda`` is what happens
+later, ``moments`` are the clocks, ``host`` is what the operating system wants of a service.
+
+The rooms: ``desired`` turns signed documents into wishes, with ``gathering`` for their
+metadata; ``updating`` performs the effects of the update machine, with ``transfers`` for
+artifacts; ``serving`` keeps inference going; ``judging`` gathers the evidence of a probation;
+``evaluating`` tells the quality of what runs; ``learning`` takes part in rounds; ``children``
+are the processes they start; ``reporting`` is everything that goes out, ``state`` what of it
+is retained.
+
+Without a loop: ``enrolling`` and ``status``, for the two other commands.
 """

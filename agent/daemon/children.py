@@ -12,7 +12,7 @@ from agent.config import Config
 from agent.contract.messages import Hosted, Task
 from agent.errors import AgentError
 from agent.update.trust import RefreshJob
-from agent.worker.jobs import CheckJob, Kind, LearnAnswer, LearnJob, Limits, ProbeJob
+from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob
 from agent.worker.start import Finished, Running, start
 
 
@@ -106,10 +106,3 @@ class Children:
     def _check_limits(self) -> Limits:
         update = self._config.update
         return Limits(seconds=update.check_seconds, memory_bytes=update.check_memory_bytes)
-
-
-def learned(answer: msgspec.Struct | AgentError) -> LearnAnswer | AgentError:
-    """Return what a learning child answered."""
-    if isinstance(answer, LearnAnswer | AgentError):
-        return answer
-    return AgentError("the learning worker answered something else")

@@ -12,13 +12,13 @@ Pure but for the credentials file; the exchange itself is the link's.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from nacl.exceptions import CryptoError
 from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.belief import ENROL_CONTEXT
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.envelope import open_document
 from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
@@ -99,12 +99,11 @@ def read_enrolment_file(content: bytes, *, now_ms: int) -> EnrolmentFile:
     except ContractError as why:
         pinned = "" if b'"root_digest"' in content else ", it pins no root"
         raise ConfigError(f"this is not an enrolment file{pinned}: {why}") from why
-    scheme = _scheme(file.enrol_url)
-    if scheme is None:
-        raise ConfigError(
-            f"enrol_url {file.enrol_url[:80]!r} is not an mqtt:// or mqtts:// address"
-        )
-    if scheme == "mqtts" and not file.broker_ca:
+    try:
+        enrolment = BrokerUrl.parse(file.enrol_url)
+    except MalformedError as why:
+        raise ConfigError(f"enrol_url: {why}") from why
+    if enrolment.secure and not file.broker_ca:
         raise ConfigError("the enrolment file has an mqtts:// address but no broker_ca")
     if now_ms >= file.expires_ms:
         raise EnrolmentError(
@@ -218,17 +217,11 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
 
 
 def _can_log_in(reply: EnrolReply) -> bool:
-    complete = (reply.username is None) == (reply.password is None)
-    return complete and _scheme(reply.broker_url) is not None
-
-
-def _scheme(url: str) -> str | None:
     try:
-        parts = urlsplit(url)
-        acceptable = parts.scheme in {"mqtt", "mqtts"} and parts.hostname and parts.port != 0
-    except ValueError:
-        return None
-    return parts.scheme if acceptable else None
+        BrokerUrl.parse(reply.broker_url)
+    except MalformedError:
+        return False
+    return (reply.username is None) == (reply.password is None)
 
 
 def _day(moment_ms: int) -> str:

@@ -107,7 +107,7 @@ class Wire:
             LinkError: The broker cannot be reached.
 
         """
-        host, port = self._connection.endpoint
+        address = self._connection.address
         expiry = self._connection.session_expiry_seconds
         wanted = _new_properties(PacketTypes.CONNECT)
         wanted.SessionExpiryInterval = expiry
@@ -116,8 +116,8 @@ class Wire:
         near = Random().uniform(0.9, 1.1)  # noqa: S311 - spreads pings, keeps no secret
         try:
             self._client.connect(
-                host,
-                port,
+                address.host,
+                address.port,
                 keepalive=max(1, round(self._connection.keepalive_seconds * near)),
                 clean_start=expiry == 0,
                 properties=wanted,
@@ -235,7 +235,7 @@ class Wire:
         )
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
-        if self._connection.secure:
+        if self._connection.address.secure:
             ca = self._connection.ca or None
             try:
                 context = ssl.create_default_context(cadata=ca)

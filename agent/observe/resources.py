@@ -117,15 +117,6 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def disk_free_bytes(path: Path) -> int:
-    """Return the space left for an unprivileged writer; 0 where it is not known."""
-    try:
-        stat = os.statvfs(path)
-    except OSError:
-        return 0
-    return stat.f_bavail * stat.f_frsize
-
-
 def _kilobytes(file: Path, field: str) -> int:
     try:
         text = file.read_text()

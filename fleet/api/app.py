@@ -2,7 +2,7 @@
 
 Rule 1: a route decodes, asks the manager's thread, and encodes; it decides nothing.
 Rule 2: every refusal is a ``Problem``: a stable code and one sentence, never a trace.
-Rule 3: uploads are streamed to the artifact store and checked by digest on the way.
+Rule 3: a body is read whole, up to its limit; an upload is kept under its own digest only.
 """
 
 from collections.abc import Awaitable, Callable

@@ -11,11 +11,12 @@ from typing import Protocol
 
 import click
 
+from agent.contract.broker_url import BrokerUrl
 from fleet.cli.output import home_option
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, UnreachableError
 from fleet.service.desk import Ask
-from fleet.service.founding import Ports, found_dev, port_of
+from fleet.service.founding import Ports, found_dev
 
 
 class Door(Protocol):
@@ -135,7 +136,7 @@ def _run_embedded(config: FleetConfig) -> None:
     from fleet.ingest.embedded import EmbeddedBroker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
-    running = EmbeddedBroker(config.broker_folder, port_of(config.broker.url))
+    running = EmbeddedBroker(config.broker_folder, BrokerUrl.parse(config.broker.url).port)
     stopping = threading.Event()
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: stopping.set())

@@ -211,13 +211,13 @@ class BrokerLink:
         wanted.SessionExpiryInterval = expiry
         wanted.ReceiveMaximum = RECEIVE_MAXIMUM
         wanted.MaximumPacketSize = MAX_PACKET_BYTES
-        host, port = self._connection.endpoint
+        address = self._connection.address
         self._deadline = monotonic() + 2 * self._connection.connect_timeout_seconds
         try:
             client = self._client = self._make_client()
             client.connect(
-                host,
-                port,
+                address.host,
+                address.port,
                 keepalive=self._connection.keepalive_seconds,
                 clean_start=expiry == 0,
                 properties=wanted,
@@ -262,7 +262,7 @@ class BrokerLink:
         )
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
-        if self._connection.secure:
+        if self._connection.address.secure:
             context = ssl.create_default_context(cadata=self._connection.ca or None)
             context.sslsocket_class = _TlsSocket
             client.tls_set_context(context)

@@ -1,11 +1,10 @@
 """What passes between the manager and its broker: values only."""
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from agent.contract.broker_url import BrokerUrl
+from agent.errors import MalformedError
 from fleet.errors import ConfigError
-
-PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,25 +33,14 @@ class Connection:
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
-            valid = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid:
-            raise ConfigError(
-                f"broker address {self.url!r} is not mqtt://host:port or mqtts://host:port"
-            )
+            BrokerUrl.parse(self.url)
+        except MalformedError as why:
+            raise ConfigError(str(why)) from why
 
     @property
-    def secure(self) -> bool:
-        """Whether TLS protects it."""
-        return urlsplit(self.url).scheme == "mqtts"
-
-    @property
-    def endpoint(self) -> tuple[str, int]:
-        """Host and port."""
-        parts = urlsplit(self.url)
-        return parts.hostname or "", parts.port or PORTS[parts.scheme]
+    def address(self) -> BrokerUrl:
+        """The URL, read."""
+        return BrokerUrl.parse(self.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from agent.contract.topics import Topics
 from fleet.config import BrokerConfig, FleetConfig
@@ -114,8 +113,3 @@ def _prepare_mosquitto(config: FleetConfig, ports: Ports) -> None:
         path = folder / name
         path.touch(mode=0o600)
         path.write_text(secret)
-
-
-def port_of(url: str) -> int:
-    """Return the port of a broker address."""
-    return urlsplit(url).port or 0

@@ -38,6 +38,9 @@ def test_what_is_rendered_reads_back_equal(tmp_path: Path):
         pytest.param(
             'fleet = "demo"\n[broker]\nurl = "http://h:1"', "is not mqtt://", id="a scheme"
         ),
+        pytest.param(
+            'fleet = "demo"\n[broker]\nurl = "mqtt://h:one"', "is not mqtt://", id="a port in words"
+        ),
         pytest.param('v = 2\nfleet = "demo"', "has version 2", id="a newer version"),
         pytest.param("fleet = ", "cannot be read", id="not TOML"),
         pytest.param("", "fleet", id="no name"),
