@@ -15,8 +15,8 @@ from agent.contract.messages import Hosted
 from agent.errors import MismatchError, ModelError, RuntimeMissingError
 from agent.infer.runtime import Runtime
 
-EXTRAS = {"onnx": "fieldfare[onnx]", "tflite": "fieldfare[litert]"}
-"""What an operator installs for each runtime that a manifest may name."""
+EXTRAS = {"onnx": "fieldfare[onnx]"}
+"""What an operator installs for a runtime; a manifest may name others, of later versions."""
 
 
 def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Variant:
@@ -80,6 +80,10 @@ def _open(variant: Variant, path: Path) -> Runtime:
 
 
 def _missing(runtime: str) -> RuntimeMissingError:
+    if runtime not in EXTRAS:
+        return RuntimeMissingError(
+            f"this version of the agent runs no {runtime} models: publish an onnx variant"
+        )
     return RuntimeMissingError(
         f"no runtime for {runtime} models works here: install {EXTRAS[runtime]}"
     )

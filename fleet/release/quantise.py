@@ -1,6 +1,6 @@
 """Static int8 quantisation (QDQ) of an fp32 ONNX model; the trainable head stays float.
 
-The one implementation: the base model's script and the fleet manager both use it.
+Used by the script that makes the base model; a release is quantised by whoever makes it.
 Method: onnxruntime's static QDQ quantisation of the convolutions, signed 8-bit weights
 per channel and activations by min-max calibration (opset 13 or newer, because per-channel
 files below that are invalid).

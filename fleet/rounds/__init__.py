@@ -1,1 +1,1 @@
-"""Learning together: cohorts, aggregation, and Flower apps driven over MQTT."""
+"""Learning together: cohorts, screened replies, and Flower apps driven over MQTT."""

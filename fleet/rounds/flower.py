@@ -1,7 +1,7 @@
 """The Flower child: an ordinary ServerApp drives devices that it reaches over two pipes.
 
 ``python -I -m fleet.rounds.flower`` is started by ``rounds.host`` in an environment
-without keys, registry and network. ``MqttGrid`` is what the app sees of the fleet; the
+that names no key and no registry. ``MqttGrid`` is what the app sees of the fleet; the
 manager behind the pipe signs, publishes, waits and journals.
 
 Rule 1: the same ``Begin`` gives the same messages, byte for byte: random seeds, node
