@@ -9,8 +9,8 @@ from fleet.service.desk import Ask
 
 def open_door(path: Path, ask: Ask) -> Door:
     """Return the API on a Unix socket; its libraries load when a manager starts."""
-    from fleet.api.app import make_app  # noqa: PLC0415
-    from fleet.api.socket import SocketServer  # noqa: PLC0415
+    from fleet.api.app import make_app  # noqa: PLC0415 - for serve only
+    from fleet.api.socket import SocketServer  # noqa: PLC0415 - for serve only
 
     return SocketServer(path, make_app(ask))
 

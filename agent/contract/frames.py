@@ -40,7 +40,7 @@ class Piece:
     content: bytes
 
     def __post_init__(self) -> None:
-        if len(self.name) != 8 or not 0 <= self.index < self.total <= MAX_PIECES:  # noqa: PLR2004
+        if len(self.name) != 8 or not 0 <= self.index < self.total <= MAX_PIECES:  # noqa: PLR2004 - as the frame above has it
             raise MalformedError(f"piece {self.index} of {self.total} cannot be")
         if len(self.content) > CHUNK_BYTES:
             raise MalformedError(f"piece of {len(self.content)} bytes is over {CHUNK_BYTES}")

@@ -27,6 +27,11 @@ MAX_CHUNKS_PER_REQUEST: Final = 32
 MAX_OUTSTANDING_BYTES: Final = 2 * 1024 * 1024
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
 
+MAX_LEARNING_RATE: Final = 10
+MAX_EPOCHS: Final = 2000
+MAX_ANCHOR: Final = 100
+"""What a device lets a run ask of its built-in trainer."""
+
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{1,62}$(?!\n)"
 DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$(?!\n)"

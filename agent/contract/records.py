@@ -131,7 +131,7 @@ def _decode_items(content: memoryview, decode: Callable[[memoryview], T]) -> dic
         for part, found in wire.read_fields(wire.read_bytes(item)):
             if part == 1:
                 key = wire.read_text(found, MAX_KEY_BYTES)
-            elif part == 2:  # noqa: PLR2004
+            elif part == 2:  # noqa: PLR2004 - a field number of the schema
                 value = wire.read_bytes(found)
         items[key] = decode(value)
     return items
@@ -215,7 +215,7 @@ def _encode_value(value: Value) -> bytes:
     if len({type(v) for v in value}) != 1:
         raise MalformedError("a list of several types cannot be sent")
     number, parts = 1, []
-    large = any(_scalar(v)[0] == 3 for v in value)  # noqa: PLR2004
+    large = any(_scalar(v)[0] == 3 for v in value)  # noqa: PLR2004 - a field number of the schema
     for one in value:
         number, content = _scalar(one)
         if large:
@@ -288,4 +288,4 @@ def _decode_list(kind: int, content: memoryview) -> Iterator[Scalar]:
             case _:
                 numbers = [value] if isinstance(value, int) else wire.read_varints(value)
                 for one in numbers:
-                    yield wire.unzigzag(one) if kind == 2 else bool(one) if kind == 4 else one  # noqa: PLR2004
+                    yield wire.unzigzag(one) if kind == 2 else bool(one) if kind == 4 else one  # noqa: PLR2004 - a field number of the schema

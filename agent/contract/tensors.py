@@ -112,9 +112,9 @@ def decode_message(payload: bytes, *, limit: int = MAX_PAYLOAD_BYTES) -> FlowerM
     for number, value in wire.read_fields(memoryview(payload)):
         if number == 1:
             metadata = _decode_metadata(wire.read_bytes(value))
-        elif number == 2:  # noqa: PLR2004
+        elif number == 2:  # noqa: PLR2004 - a field number of the schema
             content = _decode_content(wire.read_bytes(value))
-        elif number == 3:  # noqa: PLR2004
+        elif number == 3:  # noqa: PLR2004 - a field number of the schema
             content = _decode_failure(wire.read_bytes(value))
     if metadata is None or content is None:
         raise MalformedError("Flower message without metadata or content")
@@ -176,7 +176,7 @@ def _decode_failure(content: memoryview) -> Failure:
     for number, value in wire.read_fields(content):
         if number == 1:
             code = wire.unzigzag(wire.read_number(value))
-        elif number == 2:  # noqa: PLR2004
+        elif number == 2:  # noqa: PLR2004 - a field number of the schema
             reason = wire.read_text(value, MAX_REASON_BYTES)
     return Failure(code, reason)
 

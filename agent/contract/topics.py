@@ -272,7 +272,7 @@ class Topics:
         """
         head = f"{self.root}/"
         segments = topic[len(head) :].split("/")
-        if len(topic) > MAX_TOPIC_CHARACTERS or not topic.startswith(head) or len(segments) < 3:  # noqa: PLR2004
+        if len(topic) > MAX_TOPIC_CHARACTERS or not topic.startswith(head) or len(segments) < 3:  # noqa: PLR2004 - direction, owner, channel
             raise MalformedError(f"not one of our topics: {topic[:MAX_TOPIC_CHARACTERS]!r}")
         way, who, first, *rest = segments
         if way == Way.ENROL and not rest and who in {"req", "rsp"}:

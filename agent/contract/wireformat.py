@@ -32,7 +32,7 @@ def write_varint(value: int) -> bytes:
     if not 0 <= value <= MAX_U64:
         raise MalformedError(f"{value} does not fit 64 bits")
     out = bytearray()
-    while value > 0x7F:  # noqa: PLR2004
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
@@ -140,7 +140,7 @@ def read_number(value: int | memoryview) -> int:
 def read_double(value: int | memoryview) -> float:
     """Return the double of a field."""
     raw = read_bytes(value)
-    if len(raw) != 8:  # noqa: PLR2004
+    if len(raw) != 8:  # noqa: PLR2004 - a double
         raise MalformedError(f"a double of {len(raw)} bytes cannot be")
     return float(struct.unpack("<d", raw)[0])
 
@@ -153,10 +153,10 @@ def _read_varint(content: memoryview, at: int) -> tuple[int, int]:
         byte = content[at]
         at += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004
+        if byte < 0x80:  # noqa: PLR2004 - seven bits a byte
             break
         shift += 7
-        if shift > 63:  # noqa: PLR2004
+        if shift > 63:  # noqa: PLR2004 - 64 bits
             raise MalformedError("a number is longer than 64 bits")
     if value > MAX_U64:
         raise MalformedError("a number is longer than 64 bits")

@@ -48,7 +48,7 @@ class Recording:
     rate_hz: float
 
     def __post_init__(self) -> None:
-        if self.samples.ndim != 2 or not len(self.samples):  # noqa: PLR2004
+        if self.samples.ndim != 2 or not len(self.samples):  # noqa: PLR2004 - (n, channels)
             raise ConfigError(f"a recording has shape {self.samples.shape}; wanted (n, channels)")
         if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
             raise ConfigError(f"a recording has rate_hz {self.rate_hz}; it must be above 0")
@@ -214,6 +214,6 @@ def read_samples(payload: bytes, channels: int) -> Block:
         samples = np.frombuffer(payload, "<f4").reshape(-1, channels).astype(np.float32)
     else:
         raise MalformedError(f"{len(payload)} bytes are not float32 samples of {channels} channels")
-    if samples.ndim != 2 or samples.shape[1] != channels:  # noqa: PLR2004
+    if samples.ndim != 2 or samples.shape[1] != channels:  # noqa: PLR2004 - (n, channels)
         raise MalformedError(f"samples are of shape {samples.shape}; wanted (n, {channels})")
     return samples

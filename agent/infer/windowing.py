@@ -34,7 +34,7 @@ class Windower:
 
         """
         channels = self._held.shape[1]
-        if samples.ndim != 2 or samples.shape[1] != channels:  # noqa: PLR2004
+        if samples.ndim != 2 or samples.shape[1] != channels:  # noqa: PLR2004 - (n, channels)
             raise InputRefusedError(
                 f"samples are of shape {samples.shape}; wanted (n, {channels}): "
                 f"{', '.join(self.windowing.channels)}"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.contract.limits import MAX_ANCHOR, MAX_EPOCHS, MAX_LEARNING_RATE
 from agent.contract.messages import Quality
 from agent.contract.tensors import (
     ArrayRecord,
@@ -73,12 +74,12 @@ class HeadTraining:
     anchor: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate <= 10 or not 1 <= self.epochs <= 2000:  # noqa: PLR2004
+        if not 0 < self.learning_rate <= MAX_LEARNING_RATE or not 1 <= self.epochs <= MAX_EPOCHS:
             raise MalformedError(
                 f"a head cannot be trained with rate {self.learning_rate}, {self.epochs} epochs"
             )
-        if not 0 <= self.anchor <= 100:  # noqa: PLR2004
-            raise MalformedError(f"an anchor of {self.anchor} is not within 0 and 100")
+        if not 0 <= self.anchor <= MAX_ANCHOR:
+            raise MalformedError(f"an anchor of {self.anchor} is not within 0 and {MAX_ANCHOR}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +236,7 @@ def _read_head(content: Mapping[str, Record], name: str) -> LinearHead:
     if arrays.keys() != {WEIGHT, BIAS}:
         raise MalformedError(f"record {name!r} holds {sorted(arrays)[:8]}, not a weight and a bias")
     weight, bias = arrays[WEIGHT], arrays[BIAS]
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or not weight.size:  # noqa: PLR2004
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or not weight.size:  # noqa: PLR2004 - a matrix
         raise MalformedError(f"a head of shapes {weight.shape} and {bias.shape} cannot be")
     for array in (weight, bias):
         if array.dtype != np.float32 or not np.isfinite(array).all():

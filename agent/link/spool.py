@@ -119,7 +119,7 @@ def read_segment(disk: Disk, number: int) -> Segment:
 
     """
     content = disk.read(segment_name(number)) or b""
-    if content[:3] == HEADER[:3] and len(content) > 3 and content[3] > SCHEMA_VERSION:  # noqa: PLR2004
+    if content[:3] == HEADER[:3] and len(content) > 3 and content[3] > SCHEMA_VERSION:  # noqa: PLR2004 - the version follows three letters
         raise NewerStateError(
             f"{segment_name(number)} has version {content[3]}; this program knows {SCHEMA_VERSION}"
         )

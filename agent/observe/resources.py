@@ -57,7 +57,7 @@ def require_supported(
         PlatformError: Not Linux, or not 64-bit.
 
     """
-    if bits != 64:  # noqa: PLR2004
+    if bits != 64:  # noqa: PLR2004 - an address
         raise PlatformError(
             f"this Python is {bits}-bit on {arch}; Fieldfare needs 64-bit Linux, "
             "because its runtimes have no 32-bit wheels: install a 64-bit system"

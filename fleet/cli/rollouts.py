@@ -50,7 +50,7 @@ def create(
     client: ManagerClient, output: str, release: str, devices: tuple[str, ...], **wish: object
 ) -> None:
     """Roll RELEASE (family/version) out: a canary, then waves, each behind a gate."""
-    asked = RolloutWish(release=release, devices=devices, **wish)  # type: ignore[arg-type]
+    asked = RolloutWish(release=release, devices=devices, **wish)  # type: ignore[arg-type]  # click has checked them
     view = client.post("/rollouts", asked, RolloutView)
     show(view, output, lambda: _print(view))
 

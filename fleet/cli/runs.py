@@ -47,7 +47,7 @@ def run() -> None:
 def start(client: ManagerClient, output: str, app_folder: Path | None, **wish: object) -> None:
     """Start a run for SLOT on the release that its devices run now."""
     folder = str(app_folder.resolve()) if app_folder else None
-    view = client.post("/runs", RunWish(app_folder=folder, **wish), RunView)  # type: ignore[arg-type]
+    view = client.post("/runs", RunWish(app_folder=folder, **wish), RunView)  # type: ignore[arg-type]  # click has checked them
     show(view, output, lambda: _print(view))
 
 

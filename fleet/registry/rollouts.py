@@ -102,7 +102,7 @@ class Rollouts:
         row = self._database.row("SELECT * FROM rollouts WHERE id = ?", rollout)
         return _row(row) if row else None
 
-    def listing(self, active: bool | None = None) -> list[RolloutRow]:  # noqa: FBT001
+    def listing(self, active: bool | None = None) -> list[RolloutRow]:  # noqa: FBT001 - a filter, read by name
         """Return rollouts, oldest first."""
         rows = self._database.rows(
             "SELECT * FROM rollouts WHERE ?1 IS NULL OR active = ?1 ORDER BY rowid", active

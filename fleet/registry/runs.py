@@ -62,7 +62,7 @@ class Runs:
         row = self._database.row("SELECT * FROM runs WHERE id = ?", run)
         return _row(row) if row else None
 
-    def listing(self, active: bool | None = None) -> list[RunRow]:  # noqa: FBT001
+    def listing(self, active: bool | None = None) -> list[RunRow]:  # noqa: FBT001 - a filter, read by name
         """Return runs, oldest first."""
         rows = self._database.rows(
             "SELECT * FROM runs WHERE ?1 IS NULL OR active = ?1 ORDER BY rowid", active

@@ -26,7 +26,7 @@ def read_head(model: bytes, head: Head) -> tuple[NDArray[np.float32], NDArray[np
     """
     found = _initialisers(_parse(model))
     weight, bias = (_float_array(found, name) for name in (head.weight, head.bias))
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[1] != head.width:  # noqa: PLR2004
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[1] != head.width:  # noqa: PLR2004 - a matrix
         raise AdmissionError(f"a head of shapes {weight.shape} and {bias.shape} is no linear layer")
     return weight, bias
 

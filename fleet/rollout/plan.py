@@ -68,7 +68,7 @@ def parse_size(text: str) -> Size:
     match size:
         case Count(devices) if devices >= 1:
             return size
-        case Share(percent) if 0 < percent <= 100:  # noqa: PLR2004
+        case Share(percent) if 0 < percent <= 100:  # noqa: PLR2004 - percent
             return size
     raise RefusedError(f"wave size {text!r} is not at least 1 device or above 0% and up to 100%")
 

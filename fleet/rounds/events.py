@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.contract.codec import Versioned
+from agent.contract.limits import MAX_ANCHOR, MAX_EPOCHS, MAX_LEARNING_RATE
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Count, Quality
 from fleet.errors import NewerStateError, RefusedError, RegistryError
@@ -26,13 +27,13 @@ class Training(Struct, frozen=True, kw_only=True):
     anchor: float = 0.05
 
     def __post_init__(self) -> None:
-        if not (0 < self.learning_rate <= 10 and 1 <= self.epochs <= 2000):  # noqa: PLR2004
+        if not (0 < self.learning_rate <= MAX_LEARNING_RATE and 1 <= self.epochs <= MAX_EPOCHS):
             raise RefusedError(
                 f"learning rate {self.learning_rate} and {self.epochs} epochs: devices take a "
-                "rate above 0 and up to 10, and 1 to 2000 epochs"
+                f"rate above 0 and up to {MAX_LEARNING_RATE}, and 1 to {MAX_EPOCHS} epochs"
             )
-        if not 0 <= self.anchor <= 100:  # noqa: PLR2004
-            raise RefusedError(f"anchor {self.anchor}: devices take 0 to 100")
+        if not 0 <= self.anchor <= MAX_ANCHOR:
+            raise RefusedError(f"anchor {self.anchor}: devices take 0 to {MAX_ANCHOR}")
 
 
 class RunPlan(Versioned, frozen=True, kw_only=True):

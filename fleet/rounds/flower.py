@@ -52,7 +52,7 @@ class ManagerGoneError(Exception):
 
 def _set_identity(run_id: int) -> None:
     try:
-        from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
+        from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415 - older versions have none
     except ImportError:  # before flwr 1.38 messages need none
         return
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SERVER_NODE, 1

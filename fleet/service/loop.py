@@ -22,8 +22,9 @@ from typing import IO, TypeVar, assert_never
 from agent.contract.codec import encode
 from agent.contract.messages import ManagerPresence
 from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address
+from agent.errors import AgentError
 from fleet.config import FleetConfig
-from fleet.errors import ConflictError, UnreachableError
+from fleet.errors import ConflictError, FleetError, RegistryError, UnreachableError
 from fleet.ingest import dispatch
 from fleet.ingest.broker import BrokerLink
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message
@@ -31,7 +32,7 @@ from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
-from fleet.service import inbox, rollouts, runs
+from fleet.service import inbox, membership, overview, rollouts, runs
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
 from fleet.signing.assignment import sign_assignment
@@ -43,6 +44,9 @@ _CHUNK_SECONDS = 0.02
 _ANSWER_SECONDS = 60.0
 _METADATA_SECONDS = 3600.0
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
+_MAX_UNSENT_CHUNK_BYTES = 1024 * 1024
+"""Chunks that lie before an assignment in the connection's own queue."""
+_SIGNED_AT_ONCE = 200
 
 
 class RunningManager:
@@ -76,7 +80,7 @@ class RunningManager:
         def run() -> None:
             try:
                 answer.set_result(use_case(self._desk))
-            except Exception as why:  # noqa: BLE001  # it belongs to the asker, who raises it
+            except Exception as why:  # noqa: BLE001 - it belongs to the asker, who raises it
                 answer.set_exception(why)
 
         self._put(run)
@@ -136,7 +140,12 @@ class RunningManager:
                 run = self._asked.get_nowait()
             except Empty:
                 return
-            run()
+            try:
+                run()
+            except RegistryError:
+                raise
+            except (AgentError, FleetError) as why:
+                LOG.warning("refused code=%s why=%s", why.code, why)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -144,6 +153,7 @@ class RunningManager:
             self._ticked = now
             rollouts.tick(self._desk)
             runs.tick(self._desk)
+            overview.forget_old(self._desk)
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
             self._checked_metadata = now
             if self._desk.repository.refresh(
@@ -158,7 +168,7 @@ class RunningManager:
         if not due:
             return
         with desk.registry.transaction():
-            for device in due:
+            for device in due[:_SIGNED_AT_ONCE]:
                 signed = dispatch.sign_next(
                     desk.registry,
                     desk.registry.devices.require(device),
@@ -172,6 +182,8 @@ class RunningManager:
                 )
                 desk.send(ASSIGNMENT.at(device), signed.payload)
                 LOG.info("assignment device=%s sequence=%d", device, signed.sequence)
+        if len(due) > _SIGNED_AT_ONCE:
+            self._link.wake()
 
     def _connected(self) -> None:
         desk = self._desk
@@ -185,6 +197,8 @@ class RunningManager:
                 desk.send(ASSIGNMENT.at(device.id), kept.payload)
             if device.presence == "online":
                 runs.returned(desk, device.id)
+        for device in desk.registry.devices.listing(DeviceState.REVOKED):
+            membership.clear_retained(desk, device.id)
 
     def _publish(self) -> None:
         desk = self._desk
@@ -193,11 +207,12 @@ class RunningManager:
         if not desk.connected:
             desk.outgoing.clear()  # all of it is sent again, or asked for again
             return
-        for address, payload in self._chunks.ready(time.monotonic()):
-            self._link.publish(self._message(address, payload))
         while desk.outgoing and self._link.unsent_bytes < _MAX_UNSENT_BYTES:
             waiting = desk.outgoing.popleft()
             self._link.publish(self._message(waiting.address, waiting.payload))
+        room = _MAX_UNSENT_CHUNK_BYTES - self._link.unsent_bytes
+        for address, payload in self._chunks.ready(time.monotonic(), room_bytes=room):
+            self._link.publish(self._message(address, payload))
 
     def _message(self, address: Address, payload: bytes) -> Message:
         channel = address.channel

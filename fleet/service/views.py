@@ -193,9 +193,9 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
     select: Text = "all"
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
-    learning_rate: Annotated[float, Meta(gt=0, le=100)] | None = None
-    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    anchor: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    anchor: float | None = None
     app: Text | None = None
     app_folder: Text | None = None
 
