@@ -4,7 +4,8 @@ Rule 1: a role's version never falls while its key ids in root stay the same. py
         only compares with cached files, and an emptied cache let an older repository in.
 Rule 2: a mark is passed over when root gave the role other keys, so that a stolen
         online key that raced ahead is recovered from by rotating it. Root itself has no
-        such way out: its chain has none either.
+        such way out: its chain has none either. New snapshot keys free the roles that
+        snapshot lists as well (TUF 5.3.11).
 Rule 3: a role needs as many distinct public keys as key ids. python-tuf counts ids, and
         one key under two ids met a threshold of two.
 
@@ -133,11 +134,14 @@ def advance_marks(old: Marks, new: Marks) -> Marks:
         RollbackError: A role went back under the same keys, or root went back at all.
 
     """
+    lister, next_lister = old.get("snapshot"), new.get("snapshot")
+    relisted = lister and next_lister and lister.keyids != next_lister.keyids
     for role, mark in new.items():
         held = old.get(role)
         if held is None or mark.version >= held.version:
             continue
-        if role == "root" or mark.keyids == held.keyids:
+        listed = role not in {"root", "timestamp", "snapshot"}
+        if role == "root" or (mark.keyids == held.keyids and not (listed and relisted)):
             raise RollbackError(
                 f"{role} metadata is version {mark.version}, version {held.version} was accepted"
             )

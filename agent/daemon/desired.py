@@ -243,8 +243,10 @@ class Desired:
         try:
             match finished.answer:
                 case trust.RefreshAnswer(result=result):
+                    if result.state is not None:
+                        trust.save(self._disk, result.state)
+                        self._state = result.state
                     news = trust.believe(result)
-                    trust.save(self._disk, news.state)
                 case AgentError() as failure:
                     raise failure
                 case _:
@@ -253,7 +255,6 @@ class Desired:
             self._refuse("metadata", why)
             self._give_up(wanted, why)
             return
-        self._state = news.state
         self._authority = news.state.who_directs()
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
         self._deliver(wanted, news)

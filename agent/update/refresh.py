@@ -26,8 +26,18 @@ from pathlib import Path
 from typing import Final
 from urllib import parse
 
+import msgspec
 from tuf.api import exceptions
-from tuf.api.metadata import Delegations, Role, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import (
+    Delegations,
+    Metadata,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
@@ -35,6 +45,7 @@ from agent.contract.codec import decode
 from agent.contract.keys import register
 from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
 from agent.contract.marks import (
+    ROLES,
     Mark,
     Marks,
     advance_marks,
@@ -89,51 +100,165 @@ def refresh(job: RefreshJob) -> RefreshResult:
         return NotRefreshed(refusal=_refusal(why))
 
 
-def _verify(job: RefreshJob) -> Refreshed:
-    state = job.state
+def _verify(job: RefreshJob) -> RefreshResult:
     _check_sizes(job.files)
-    require_distinct_keys(state.root)
-    bundle = _Bundle(job.files)
     with _translated(), tempfile.TemporaryDirectory(prefix="fieldfare-refresh-") as name:
-        folder = Path(name)
-        for role, content in state.metadata.items():
-            (folder / _cached_name(role)).write_bytes(content)
-        updater = Updater(name, _BASE, fetcher=bundle, bootstrap=state.root)
-        trusted = updater._trusted_set  # noqa: SLF001  # no public way to set the time (gap 4)
-        trusted.reference_time = datetime.fromtimestamp(min(job.now_ms, _LAST_MS) // 1000, UTC)
-        updater.refresh()
-        for root in bundle.roots:
-            require_distinct_keys(root)
-        marks = advance_marks(
-            state.marks,
-            _marks(trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets),
-        )
-        held = {} if state.authority is None else {AUTHORITY_TARGET: state.authority}
-        authority = _take(updater, AUTHORITY_TARGET, {**held, **job.files})
-        decode(Authority, authority)
-        targets: dict[str, bytes] = {}
-        refused: dict[str, Refusal] = {}
-        for wanted in job.wanted:
-            try:
-                targets[wanted] = _take(updater, wanted, job.files)
-            except TrustError as why:
-                refused[wanted] = _refusal(why)
-        for role_metadata in trusted:
-            if isinstance(role_metadata, Targets) and role_metadata.delegations is not None:
-                _require_distinct_delegates(role_metadata.delegations)
-        root = (folder / "root.json").read_bytes()
-        metadata = {
-            parse.unquote(path.stem): path.read_bytes()
-            for path in folder.glob("*.json")
-            if path.name != "root.json"
-        }
+        walk = Walk(job.state, _Bundle(job.files), Path(name), job.now_ms)
+        try:
+            walk.refresh()
+            return _hand_out(walk, job)
+        except AgentError as why:
+            return NotRefreshed(refusal=_refusal(why), state=walk.salvage())
+
+
+def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
+    held = {} if job.state.authority is None else {AUTHORITY_TARGET: job.state.authority}
+    authority = _take(walk, AUTHORITY_TARGET, {**held, **job.files})
+    decode(Authority, authority)
+    targets: dict[str, bytes] = {}
+    refused: dict[str, Refusal] = {}
+    for wanted in job.wanted:
+        try:
+            targets[wanted] = _take(walk, wanted, job.files)
+        except TrustError as why:
+            refused[wanted] = _refusal(why)
     return Refreshed(
-        state=TrustState(
-            pinned=state.pinned, root=root, metadata=metadata, marks=marks, authority=authority
-        ),
+        state=msgspec.structs.replace(walk.state(), authority=authority),
         targets=targets,
         refused=refused,
     )
+
+
+class Walk:
+    """One run of python-tuf from the trust so far, under the rules above.
+
+    Args:
+        state: Trust so far.
+        fetcher: Answers for metadata below ``base``.
+        folder: Empty, and of this run only.
+        now_ms: Trusted time, ms since 1970.
+        base: Address of the metadata.
+
+    Raises:
+        TrustError: The root held must not be believed.
+        MalformedError: It does not parse.
+        StoreError: The folder cannot be written.
+
+    """
+
+    def __init__(
+        self,
+        state: TrustState,
+        fetcher: FetcherInterface,
+        folder: Path,
+        now_ms: int,
+        base: str = _BASE,
+    ) -> None:
+        require_distinct_keys(state.root)
+        self._so_far = state
+        self._folder = folder
+        self._marks = state.marks
+        with _translated():
+            for role, content in state.metadata.items():
+                (folder / _cached_name(role)).write_bytes(content)
+            self._updater = Updater(str(folder), base, fetcher=fetcher, bootstrap=state.root)
+        self._trusted = self._updater._trusted_set  # noqa: SLF001  # no public way to set the time (gap 4)
+        self._trusted.reference_time = datetime.fromtimestamp(min(now_ms, _LAST_MS) // 1000, UTC)
+
+    def refresh(self) -> None:
+        """Verify root, timestamp, snapshot and targets.
+
+        Raises:
+            TrustError: They must not be believed; ``salvage`` has what may be kept.
+            MalformedError: Some of them do not parse.
+            StoreError: The folder cannot be written.
+
+        """
+        with _translated():
+            self._updater.refresh()
+        self._require_distinct_roots()
+        trusted = self._trusted
+        self._marks = advance_marks(
+            self._so_far.marks,
+            _marks(trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets),
+        )
+
+    def target(self, name: str) -> TargetFile:
+        """Return what the offline keys signed about a target; after ``refresh`` only.
+
+        Raises:
+            MismatchError: There is no such target.
+            TrustError, MalformedError: A delegated role must not be believed.
+
+        """
+        with _translated():
+            signed = self._updater.get_targetinfo(name)
+        for metadata in self._trusted:
+            if isinstance(metadata, Targets) and metadata.delegations is not None:
+                _require_distinct_delegates(metadata.delegations)
+        if signed is None:
+            raise MismatchError(f"no offline-signed target is called {name}")
+        return signed
+
+    def state(self) -> TrustState:
+        """Return trust after ``refresh`` and whatever targets were looked up since."""
+        return msgspec.structs.replace(
+            self._so_far,
+            root=(self._folder / "root.json").read_bytes(),
+            metadata=self._metadata(),
+            marks=self._marks,
+        )
+
+    def salvage(self) -> TrustState | None:
+        """Return what was verified before the refusal (TUF 1.0.33, 5.3.8); None for nothing.
+
+        Of a bundle that goes back behind the marks, only the roots are kept.
+        """
+        held, root = self._so_far, (self._folder / "root.json").read_bytes()
+        metadata = self._metadata()
+        try:
+            self._require_distinct_roots()
+            keys = self._trusted.root.roles
+            new = {
+                role: Mark(
+                    version=Metadata.from_bytes(content).signed.version,
+                    keyids=tuple(sorted(keys[role].keyids)),
+                )
+                for role, content in {**metadata, "root": root}.items()
+                if role in ROLES and content != {**held.metadata, "root": held.root}.get(role)
+            }
+        except AgentError:
+            return None
+        try:
+            marks = advance_marks(held.marks, new)
+        except RollbackError:
+            new = {role: mark for role, mark in new.items() if role == "root"}
+            metadata, marks = held.metadata, advance_marks(held.marks, new)
+        kept = msgspec.structs.replace(held, root=root, metadata=metadata, marks=marks)
+        return kept if new else None
+
+    def _metadata(self) -> dict[str, bytes]:
+        return {
+            parse.unquote(path.stem): path.read_bytes()
+            for path in self._folder.glob("*.json")
+            if path.name != "root.json"
+        }
+
+    def _require_distinct_roots(self) -> None:
+        for root in (self._folder / "root_history").iterdir():
+            require_distinct_keys(root.read_bytes())
+
+
+def check_target(name: str, signed: TargetFile, content: bytes) -> bytes:
+    """Return the bytes of a target if they are the ones that the offline keys signed.
+
+    Raises:
+        CorruptError: Another length or SHA-256, or no SHA-256 is signed.
+
+    """
+    if signed.length != len(content) or signed.hashes.get("sha256") != sha256(content).hexdigest():
+        raise CorruptError(f"target {name} is not the one that the offline keys signed")
+    return content
 
 
 class _Bundle(FetcherInterface):
@@ -141,34 +266,24 @@ class _Bundle(FetcherInterface):
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
-        self.roots: list[bytes] = []
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = parse.unquote(url.removeprefix(_BASE))
         versioned = _VERSIONED.fullmatch(name)
-        is_root = name.endswith(".root.json")
-        if versioned is not None and not is_root:
+        if versioned is not None and not name.endswith(".root.json"):
             name = versioned[1]
         content = self._files.get(name)
         if content is None:
             raise exceptions.DownloadHTTPError(f"the metadata bundle lacks {name}", 404)
-        if is_root:
-            self.roots.append(content)
         return iter((content,))
 
 
-def _take(updater: Updater, name: str, files: Mapping[str, bytes]) -> bytes:
-    """Return the bytes of a target if they are the ones that the offline keys signed."""
-    with _translated():
-        signed = updater.get_targetinfo(name)
-    if signed is None:
-        raise MismatchError(f"no offline-signed target is called {name}")
+def _take(walk: Walk, name: str, files: Mapping[str, bytes]) -> bytes:
+    signed = walk.target(name)
     content = files.get(name)
     if content is None:
         raise CorruptError(f"the metadata bundle lacks target {name}: ask again")
-    if signed.length != len(content) or signed.hashes.get("sha256") != sha256(content).hexdigest():
-        raise CorruptError(f"target {name} is not the one that the offline keys signed")
-    return content
+    return check_target(name, signed, content)
 
 
 def _marks(root: Root, timestamp: Timestamp, snapshot: Snapshot, targets: Targets) -> Marks:

@@ -136,9 +136,17 @@ class Refreshed(msgspec.Struct, frozen=True, kw_only=True, tag="refreshed"):
 
 
 class NotRefreshed(msgspec.Struct, frozen=True, kw_only=True, tag="not-refreshed"):
-    """Nothing changes: the trust so far stays."""
+    """Nothing new may be used.
+
+    Attributes:
+        refusal: Why.
+        state: What was verified before that, such as a newer root: save it. None leaves
+            the trust so far.
+
+    """
 
     refusal: Refusal
+    state: TrustState | None = None
 
 
 RefreshResult = Refreshed | NotRefreshed

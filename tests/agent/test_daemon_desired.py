@@ -30,7 +30,7 @@ from agent.disk import Disk
 from agent.errors import AgentError, NewerStateError, StoreError
 from agent.identity.clock import TrustedClock
 from agent.update.refresh import refresh
-from agent.update.trust import RefreshAnswer, RefreshJob
+from agent.update.trust import RefreshAnswer, RefreshJob, load
 from agent.worker.start import Finished
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.signed_fleet import (
@@ -232,6 +232,29 @@ def test_a_bundle_that_is_none_is_an_alarm(device):
     for piece in split_file(bytes.fromhex(request.id), b"not JSON"):
         device.room.take_piece(piece)
     assert device.alarms == ["malformed"]
+
+
+def test_a_newer_root_is_on_the_medium_although_the_rest_of_its_bundle_was_refused(device):
+    device.room.take_assignment(device.assignment(key=SigningKey(b"s" * 32)))
+    device.wait(0.0)
+    request = next(r for r in device.asked if isinstance(r, MetaRequest))
+    device.fleet.rotate()
+    device.fleet.reopen()
+    files = device.fleet.repository.bundle(request.root, ())
+    del files["timestamp.json"]
+    for piece in split_file(bytes.fromhex(request.id), encode(MetaBundle(files=files)), 1000):
+        device.room.take_piece(piece)
+    result = refresh(device.jobs.pop())
+    device.room.refreshed(
+        Finished(ticket="refresh", kind="refresh", answer=RefreshAnswer(result=result))
+    )
+    saved = load(device.disk)
+    assert saved is not None
+    assert saved.root_version == 2
+    assert "corrupt" in device.alarms
+    device.room.take_assignment(device.assignment(2, key=SigningKey(b"s" * 32)))
+    device.wait(10.0)
+    assert [r.root for r in device.asked if isinstance(r, MetaRequest)] == [1, 2]
 
 
 def test_a_child_that_dies_leaves_the_trust_and_fails_what_waited(device):

@@ -6,6 +6,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tuf.api.metadata import Key, Metadata, Root, TargetFile, Targets
 from tuf.ngclient import Updater
@@ -478,3 +479,57 @@ def test_keys_of_the_stock_library_are_gone_after_a_refresh(fleet):
     advance(pinned(fleet), fleet.repository.bundle(0, ()))
     with pytest.raises(ValueError, match=r"[Uu]nsupported"):
         Key.from_dict("a", {"keytype": "rsa", "scheme": "rsassa-pss-sha256", "keyval": {}})
+
+
+# what was verified before a refusal
+
+
+def test_a_newer_root_is_kept_although_the_rest_of_its_bundle_is_refused(fleet):
+    state = advance(pinned(fleet), fleet.repository.bundle(0, ())).state
+    fleet.rotate()
+    fleet.reopen()
+    files = fleet.repository.bundle(1, ())
+    del files["timestamp.json"]
+    result = run(state, files)
+    assert isinstance(result, NotRefreshed)
+    assert result.state is not None
+    assert (result.state.root_version, result.state.marks["root"].version) == (2, 2)
+    assert result.state.metadata == state.metadata
+    assert result.state.authority == state.authority
+
+
+def test_a_timestamp_is_kept_although_its_snapshot_does_not_come(fleet):
+    state = advance(pinned(fleet), fleet.repository.bundle(0, ())).state
+    fleet.publish_release(make_release(2))
+    files = fleet.repository.bundle(1, ())
+    del files["snapshot.json"]
+    result = run(state, files)
+    assert isinstance(result, NotRefreshed)
+    assert result.state is not None
+    assert result.state.marks["timestamp"].version == 3
+    assert result.state.marks["snapshot"].version == 2
+    assert advance(result.state, fleet.repository.bundle(1, ())).state.marks["targets"].version == 3
+
+
+def test_nothing_is_kept_of_a_bundle_that_goes_back_behind_the_marks(fleet, tmp_path):
+    old = fleet.copy(tmp_path / "old")
+    fleet.publish_release(make_release(2))
+    state = advance(pinned(fleet), fleet.repository.bundle(0, ())).state
+    emptied = msgspec.structs.replace(state, metadata={})
+    result = run(emptied, old.repository.bundle(1, ()))
+    assert isinstance(result, NotRefreshed)
+    assert result.state is None
+
+
+def test_nothing_is_kept_of_a_root_that_counts_one_key_twice(fleet):
+    stolen = fleet.targets_keys[0]
+    twin = Ed25519Key("f" * 64, "ed25519", "ed25519", dict(stolen.public_key.keyval))
+    root: Metadata[Root] = Metadata[Root].from_bytes(fleet.repository.bundle(0, ())["1.root.json"])
+    root.signed.version = 2
+    root.signed.add_key(twin, "targets")
+    root.signatures.clear()
+    for key in fleet.root_keys()[:2]:
+        root.sign(key, append=True)
+    result = run(pinned(fleet), {"2.root.json": root.to_bytes()})
+    assert isinstance(result, NotRefreshed)
+    assert result.state is None

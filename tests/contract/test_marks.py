@@ -60,3 +60,12 @@ def test_a_root_tells_when_it_expires():
 def test_what_is_no_root_is_malformed(broken):
     with pytest.raises(MalformedError):
         view_root(broken)
+
+
+def test_new_snapshot_keys_free_what_snapshot_lists_and_nothing_else():
+    held = {"snapshot": mark(4), "targets": mark(9), "timestamp": mark(9)}
+    assert advance_marks(held, {"snapshot": mark(1, B), "targets": mark(2)})["targets"].version == 2
+    with pytest.raises(RollbackError):
+        advance_marks(held, {"snapshot": mark(5), "targets": mark(2)})
+    with pytest.raises(RollbackError):
+        advance_marks(held, {"snapshot": mark(1, B), "timestamp": mark(2)})
