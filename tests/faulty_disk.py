@@ -12,6 +12,7 @@ class PowerCutError(BaseException):
 class FaultyDisk(Disk):
     """Works ``good`` times; the next write is torn, the next rename or removal lost.
 
+    What was patched and not synced is lost with the power: zeros are read instead.
     ``log`` lists every durable operation that was begun, in order.
     """
 
@@ -19,6 +20,7 @@ class FaultyDisk(Disk):
         super().__init__(root)
         self.good = good
         self.log: list[str] = []
+        self._unsynced: dict[str, list[tuple[int, int]]] = {}
 
     @property
     def used(self) -> int:
@@ -35,6 +37,7 @@ class FaultyDisk(Disk):
         if self._power_fails(f"rename {new}"):
             raise PowerCutError
         super().rename(old, new)
+        self._unsynced[new] = self._unsynced.pop(old, [])
 
     def append(self, name: str, content: bytes) -> None:
         if self._power_fails(f"append {name}"):
@@ -49,6 +52,7 @@ class FaultyDisk(Disk):
             super().patch(name, offset, content[: len(content) // 2])
             raise PowerCutError
         super().patch(name, offset, content)
+        self._unsynced.setdefault(name, []).append((offset, len(content)))
 
     def truncate(self, name: str, size_bytes: int) -> None:
         if self._power_fails(f"truncate {name}"):
@@ -59,12 +63,20 @@ class FaultyDisk(Disk):
         if self._power_fails(f"sync {name}"):
             raise PowerCutError
         super().sync(name)
+        self._unsynced.pop(name, None)
 
     def remove(self, name: str) -> None:
         if self._power_fails(f"remove {name}"):
             raise PowerCutError
         super().remove(name)
+        self._unsynced.pop(name, None)
 
     def _power_fails(self, operation: str) -> bool:
         self.log.append(operation)
-        return self.used > self.good
+        if self.used <= self.good:
+            return False
+        for name, patches in self._unsynced.items():
+            for offset, size in patches:
+                super().patch(name, offset, bytes(size))
+        self._unsynced.clear()
+        return True
