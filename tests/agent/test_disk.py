@@ -103,7 +103,7 @@ def test_a_full_medium_and_a_refused_write_have_different_errors(tmp_path: Path)
     with pytest.raises(DiskFullError, match="free some"):
         Disk(Path("/dev")).append("full", b"x")
     (tmp_path / "a").mkdir()
-    with pytest.raises(StoreError, match="^a: "):
+    with pytest.raises(StoreError, match=r"^a: "):
         Disk(tmp_path).write("a", b"x")
 
 
