@@ -56,6 +56,11 @@ class Ed25519Key(Key):
             raise ValueError("public key is not 64 lower-case hex digits")
         self.verify_key: Final = VerifyKey(bytes.fromhex(public))
 
+    @property
+    def public_hex(self) -> str:
+        """The key, 64 hex digits."""
+        return bytes(self.verify_key).hex()
+
     @classmethod
     def of(cls, key: VerifyKey) -> "Ed25519Key":
         """Return the TUF key of a public key; its id is the hash of its canonical form."""

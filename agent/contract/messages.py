@@ -367,3 +367,28 @@ class Authority(Versioned, frozen=True, kw_only=True):
 
 
 AUTHORITY_TARGET = "fleet/authority.json"
+
+
+class Permit(Struct, frozen=True, kw_only=True):
+    """Lets devices go back to an older release of a slot, until it expires.
+
+    Attributes:
+        release: Manifest digest that may be installed although its counter is lower.
+        devices: Who may; empty is every device of the fleet.
+
+    """
+
+    release: Digest
+    slot: Name
+    devices: Annotated[tuple[Name, ...], Meta(max_length=100_000)] = ()
+    expires_ms: Count
+
+
+class Permits(Versioned, frozen=True, kw_only=True):
+    """The TUF target ``fleet/permits.json``: ways back beside ``rollback_to``, offline-signed."""
+
+    fleet: Name
+    permits: Annotated[tuple[Permit, ...], Meta(max_length=1000)] = ()
+
+
+PERMITS_TARGET = "fleet/permits.json"

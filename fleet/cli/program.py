@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import devices, founding, models, rollouts, runs, status
+from fleet.cli import devices, founding, keys, models, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.errors import FleetError
 
@@ -37,6 +37,7 @@ for group in (
     founding.init,
     founding.serve,
     founding.broker,
+    keys.keys,
     devices.token,
     devices.device,
     models.model,

@@ -29,7 +29,8 @@ from fleet.signing.metadata import (
     parse,
     stored_name,
 )
-from fleet.signing.repository import OnlineKeys, write_whole
+from fleet.signing.published import write_whole
+from fleet.signing.repository import OnlineKeys
 
 _OFFLINE: Final = {"root": 3, "targets": 2}
 _THRESHOLDS: Final = {"root": 2, "targets": 1}

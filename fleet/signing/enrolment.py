@@ -24,6 +24,7 @@ from agent.contract.envelope import device_id, sign_document
 from agent.contract.keys import Ed25519Signer
 from agent.contract.messages import EnrolReply, EnrolRequest, SealedReply
 from agent.contract.topics import ENROL_REPLY
+from agent.errors import MalformedError
 from fleet.errors import SigningError
 
 
@@ -99,12 +100,17 @@ def judge_request(
         now_ms: Now, ms since 1970.
 
     Raises:
-        MalformedError: The payload does not parse.
+        MalformedError: The payload does not parse, or nothing can be sealed to its key.
         UnsignedError: Device key or token key did not sign it.
 
     """
     request = believe_enrol_request(payload)
-    device = device_id(VerifyKey(bytes.fromhex(request.device_key)))
+    key = VerifyKey(bytes.fromhex(request.device_key))
+    try:
+        key.to_curve25519_public_key()
+    except (CryptoError, RuntimeError) as why:
+        raise MalformedError("the device key cannot receive a sealed reply") from why
+    device = device_id(key)
     found, state = token(request.token_key), known(device)
     objections = (
         (

@@ -129,6 +129,26 @@ def load(path: Path, passphrase: str, *, dev: bool = False) -> Ed25519Signer:
     return signer
 
 
+def is_encrypted(path: Path) -> bool:
+    """Return whether a key file needs a passphrase.
+
+    Raises:
+        SigningError: It is missing, broken or readable by others.
+
+    """
+    return _read(path).protection == "argon2id-secretbox"
+
+
+def read_public(path: Path) -> str:
+    """Return the public key that a key file names, 64 hex digits; the secret stays closed.
+
+    Raises:
+        SigningError: It is missing, broken or readable by others.
+
+    """
+    return _read(path).public
+
+
 def _read(path: Path) -> KeyFile:
     try:
         mode = path.stat().st_mode

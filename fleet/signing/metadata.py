@@ -11,8 +11,11 @@ from hashlib import sha256
 from re import fullmatch
 from typing import Final, TypeVar
 
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
     Metadata,
     MetaFile,
     Root,
@@ -22,9 +25,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from agent.contract.keys import Ed25519Signer
-from agent.contract.limits import TARGET_PATTERN
+from agent.contract.limits import TARGET_PATTERN, require_name
 from agent.contract.messages import AUTHORITY_TARGET
+from agent.errors import ContractError
 from fleet.errors import SigningError
 
 LIFETIMES: Final = {
@@ -39,7 +42,7 @@ S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 def build_root(
-    keys: Mapping[str, Sequence[Ed25519Signer]],
+    keys: Mapping[str, Sequence[Signer]],
     thresholds: Mapping[str, int],
     now: datetime,
 ) -> bytes:
@@ -60,10 +63,18 @@ def build_root(
 
 
 def first_targets(
-    additions: Mapping[str, bytes], signers: Sequence[Ed25519Signer], now: datetime
+    additions: Mapping[str, bytes], signers: Sequence[Signer], now: datetime, version: int = 1
 ) -> bytes:
-    """Return version 1 of the targets metadata."""
-    targets = Targets(expires=now + LIFETIMES["targets"])
+    """Return targets metadata that begins anew: a fleet's, or that of a delegated role.
+
+    Args:
+        additions: Bytes of its targets by name.
+        signers: Keys of the role.
+        now: Aware datetime; the expiry is counted from here.
+        version: Above 1 for a delegated role whose old content is not to be kept.
+
+    """
+    targets = Targets(version=version, expires=now + LIFETIMES["targets"])
     _add(targets, additions)
     return _sign(targets, signers)
 
@@ -73,7 +84,7 @@ def next_targets(
     *,
     additions: Mapping[str, bytes],
     removals: Collection[str],
-    signers: Sequence[Ed25519Signer],
+    signers: Sequence[Signer],
     now: datetime,
 ) -> bytes:
     """Return the targets metadata that follows ``current``, signed offline.
@@ -100,22 +111,102 @@ def next_targets(
     return _sign(targets, signers)
 
 
-def next_snapshot(
-    last: Snapshot | None, targets: bytes, signer: Ed25519Signer, now: datetime
+def family_role(family: str) -> str:
+    """Return the name of the role that ``models/<family>/*`` is delegated to.
+
+    Raises:
+        SigningError: Not the name of a family.
+
+    """
+    try:
+        return f"models-{require_name(family, 'family')}"
+    except ContractError as why:
+        raise SigningError(str(why)) from why
+
+
+def delegate_family(
+    current: bytes,
+    family: str,
+    owners: Sequence[Key],
+    *,
+    threshold: int,
+    signers: Sequence[Signer],
+    now: datetime,
 ) -> bytes:
-    """Return the snapshot that follows ``last`` and names these targets."""
+    """Return the targets metadata that gives a family of models to its owners.
+
+    The delegation is terminating: what its role does not list, no later one can.
+
+    Args:
+        current: The targets metadata in force.
+        family: Whose ``models/<family>/*`` it is about.
+        owners: Their keys, replacing those of before; none takes the delegation back.
+        threshold: How many of them must sign.
+        signers: Targets keys, as many as the threshold asks for.
+        now: Aware datetime; the expiry is counted from here.
+
+    Raises:
+        SigningError: The threshold cannot be met, or there is nothing to take back.
+
+    """
+    targets, role = parse(Targets, current).signed, family_role(family)
+    held = targets.delegations or Delegations(keys={}, roles={})
+    roles = dict(held.roles or {})
+    if not owners and role not in roles:
+        raise SigningError(f"models/{family}/* is not delegated")
+    if owners and not 1 <= threshold <= len({key.keyid for key in owners}):
+        raise SigningError(f"{threshold} of {len(owners)} owner keys of {family} cannot sign")
+    roles.pop(role, None)
+    if owners:
+        paths = [f"models/{family}/*"]
+        roles[role] = DelegatedRole(role, [], threshold, terminating=True, paths=paths)
+    targets.delegations = Delegations(keys=dict(held.keys), roles=roles)
+    for key in owners:
+        targets.delegations.roles[role].keyids.append(key.keyid)  # type: ignore[index]
+        targets.delegations.keys[key.keyid] = key
+    named = {keyid for each in roles.values() for keyid in each.keyids}
+    for keyid in set(targets.delegations.keys) - named:
+        del targets.delegations.keys[keyid]
+    targets.version += 1
+    targets.expires = now + LIFETIMES["targets"]
+    return _sign(targets, signers)
+
+
+def delegated_role(targets: Targets, name: str) -> str | None:
+    """Return the role that a target name is delegated to; None where it is targets' own."""
+    roles = (targets.delegations.roles if targets.delegations else None) or {}
+    found = (role.name for role in roles.values() if role.is_delegated_path(name))
+    return None if name in targets.targets else next(found, None)
+
+
+def next_snapshot(
+    last: Snapshot | None,
+    targets: bytes,
+    signer: Signer,
+    now: datetime,
+    delegated: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """Return the snapshot that follows ``last`` and names these targets.
+
+    Args:
+        last: The snapshot in force; delegated roles that it names stay.
+        targets: The targets metadata.
+        signer: The snapshot key.
+        now: Aware datetime.
+        delegated: Metadata of delegated roles that is new.
+
+    """
     snapshot = Snapshot(
         version=1 if last is None else last.version + 1,
         expires=now + LIFETIMES["snapshot"],
         meta=None if last is None else dict(last.meta),
     )
-    snapshot.meta["targets.json"] = _name(parse(Targets, targets).signed.version, targets)
+    for role, content in {"targets": targets, **(delegated or {})}.items():
+        snapshot.meta[f"{role}.json"] = _name(parse(Targets, content).signed.version, content)
     return _sign(snapshot, [signer])
 
 
-def next_timestamp(
-    last: Timestamp | None, snapshot: bytes, signer: Ed25519Signer, now: datetime
-) -> bytes:
+def next_timestamp(last: Timestamp | None, snapshot: bytes, signer: Signer, now: datetime) -> bytes:
     """Return the timestamp that follows ``last`` and names this snapshot."""
     timestamp = Timestamp(
         version=1 if last is None else last.version + 1,
@@ -156,6 +247,21 @@ def verify(root: Root, kind: type[S], content: bytes) -> S:
     return found.signed
 
 
+def verify_delegated(parent: Targets, role: str, content: bytes) -> Targets:
+    """Return metadata of a delegated role that enough of its keys signed.
+
+    Raises:
+        SigningError: It does not parse or is not signed by the keys of the delegation.
+
+    """
+    found = parse(Targets, content)
+    try:
+        parent.verify_delegate(role, found.signed_bytes, found.signatures)
+    except (RepositoryError, ValueError) as why:
+        raise SigningError(f"{role} metadata is not signed by its keys: {why}") from why
+    return found.signed
+
+
 def check_target(file: TargetFile, content: bytes) -> None:
     """Return if these are the bytes of a target.
 
@@ -192,7 +298,7 @@ def _name(version: int, content: bytes) -> MetaFile:
     return MetaFile(version, len(content), {_SHA256: sha256(content).hexdigest()})
 
 
-def _sign(signed: S, signers: Sequence[Ed25519Signer]) -> bytes:
+def _sign(signed: S, signers: Sequence[Signer]) -> bytes:
     metadata = Metadata(signed)
     for signer in signers:
         metadata.sign(signer, append=True)

@@ -1,39 +1,48 @@
 """The fleet's TUF repository on disk: what devices verify before they believe anything.
 
-    metadata/N.root.json  N.targets.json  N.snapshot.json  timestamp.json
-    targets/models/motion/<sha256>.3.json
-
 Rule 1: files are written beside and renamed, each on the medium before the next:
-        targets' files, targets, snapshot, and last ``timestamp.json``. What the timestamp
-        does not reach does not exist; a crash before that line changes nothing.
+        targets' files, targets, snapshot, root if there is a new one, and last
+        ``timestamp.json``. What the timestamp does not reach does not exist; a crash
+        before that line changes nothing, or ``refresh`` finishes it.
 Rule 2: online keys only re-sign snapshot and timestamp. New targets metadata comes from
-        ``next_targets``, on the machine of a release engineer with an offline key.
-Rule 3: nothing is published that root's targets keys did not sign, that does not follow
-        the version before, or whose files are not the ones it names.
+        ``next_targets``, on the machine of a release engineer with an offline key, and a
+        new root from ``fleet.signing.root``.
+Rule 3: nothing is published that root's targets keys (or the keys that they delegated
+        to) did not sign, that does not follow the version before, or whose files are not
+        the ones it names.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
-from agent.contract.codec import decode
 from agent.contract.keys import Ed25519Signer, register
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import AUTHORITY_TARGET, Authority
+from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 from fleet.signing.metadata import (
     check_target,
+    delegated_role,
     next_snapshot,
     next_timestamp,
     parse,
     stored_name,
     verify,
+    verify_delegated,
+)
+from fleet.signing.published import (
+    Published,
+    parse_authority,
+    read_file,
+    read_published,
+    read_signed,
+    write_whole,
 )
 
 
@@ -45,21 +54,6 @@ class OnlineKeys:
     timestamp: Ed25519Signer
     director: Ed25519Signer
     enrolment: Ed25519Signer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Published:
-    """One consistent state, verified under its root. Bytes and values belong together."""
-
-    root: Root
-    root_bytes: bytes
-    timestamp: Timestamp
-    timestamp_bytes: bytes
-    snapshot: Snapshot
-    snapshot_bytes: bytes
-    targets: Targets
-    targets_bytes: bytes
-    authority: Authority
 
 
 class Repository:
@@ -81,15 +75,21 @@ class Repository:
         self._folder = folder
         self._snapshot_key = snapshot
         self._timestamp_key = timestamp
-        self._published = self._load()
+        self._published = read_published(folder)
 
     def publish(self, new_targets: bytes, files: Mapping[str, bytes], now: datetime) -> None:
-        """Put new targets metadata and its files into force.
+        """Put new targets metadata and its files into force; see ``publish_roles``."""
+        self.publish_roles({"targets": new_targets}, files, now)
+
+    def publish_roles(
+        self, changed: Mapping[str, bytes], files: Mapping[str, bytes], now: datetime
+    ) -> None:
+        """Put new metadata of targets, of delegated roles, or of both, into force.
 
         Publishing what is in force already changes nothing.
 
         Args:
-            new_targets: From ``next_targets``.
+            changed: Signed metadata by role name: ``targets``, ``models-motion``.
             files: Bytes of every target that was not published before, by name.
             now: Aware datetime.
 
@@ -99,20 +99,66 @@ class Repository:
 
         """
         held = self._published
-        if new_targets == held.targets_bytes:
+        in_force = {"targets": held.targets_bytes, **held.delegated_bytes}
+        new = {role: content for role, content in changed.items() if in_force.get(role) != content}
+        if not new:
             return
-        targets = verify(held.root, Targets, new_targets)
-        if targets.version != held.targets.version + 1:
-            raise SigningError(
-                f"targets metadata is version {targets.version},"
-                f" after {held.targets.version} comes {held.targets.version + 1}"
-            )
-        if targets.is_expired(now):
-            raise SigningError(f"targets metadata ran out at {targets.expires}")
-        for path, content in self._check_files(targets, files).items():
+        targets = held.targets
+        if "targets" in new:
+            targets = verify(held.root, Targets, new["targets"])
+        signed = self._check_versions(new, targets, now)
+        for path, content in self._check_files(targets, signed, files).items():
             write_whole(path, content)
-        write_whole(self._metadata(f"{targets.version}.targets.json"), new_targets)
-        self._sign_online(new_targets, now)
+        for role, content in new.items():
+            write_whole(self._metadata(f"{signed[role].version}.{role}.json"), content)
+        targets_bytes = new.pop("targets", held.targets_bytes)
+        self._sign_online(targets_bytes, now, delegated=new)
+
+    def publish_root(
+        self,
+        root: bytes,
+        *,
+        targets: bytes | None,
+        snapshot: Ed25519Signer,
+        timestamp: Ed25519Signer,
+        now: datetime,
+    ) -> None:
+        """Put the next root into force.
+
+        Publishing the root that is in force changes nothing.
+
+        Args:
+            root: Signed by enough keys of the root in force and enough of its own.
+            targets: Targets metadata signed by the new root's targets keys, where the
+                one in force no longer is.
+            snapshot: The snapshot key that the new root names.
+            timestamp: Its timestamp key.
+            now: Aware datetime.
+
+        Raises:
+            SigningError: It does not follow the root in force, or what it needs is
+                missing; nothing changes.
+
+        """
+        held = self._published
+        if root == held.root_bytes:
+            return
+        new = check_root(held.root, root, now)
+        targets_bytes = held.targets_bytes if targets is None else targets
+        signed = verify(new, Targets, targets_bytes)
+        if targets is not None:
+            self._check_versions({"targets": targets}, signed, now)
+            self._check_files(signed, {"targets": signed}, {})
+        snapshot_bytes = next_snapshot(held.snapshot, targets_bytes, snapshot, now)
+        timestamp_bytes = next_timestamp(held.timestamp, snapshot_bytes, timestamp, now)
+        verify(new, Snapshot, snapshot_bytes)
+        verify(new, Timestamp, timestamp_bytes)
+        write_whole(self._metadata(f"{signed.version}.targets.json"), targets_bytes)
+        write_whole(self._metadata(f"{held.snapshot.version + 1}.snapshot.json"), snapshot_bytes)
+        write_whole(self._metadata(f"{new.version}.root.json"), root)
+        write_whole(self._metadata("timestamp.json"), timestamp_bytes)
+        self._snapshot_key, self._timestamp_key = snapshot, timestamp
+        self._published = read_published(self._folder)
 
     def refresh(self, now: datetime, *, under: timedelta = timedelta(days=6)) -> bool:
         """Re-sign snapshot and timestamp if they live less than ``under``.
@@ -125,7 +171,8 @@ class Repository:
 
         """
         held = self._published
-        if min(held.snapshot.expires, held.timestamp.expires) - now >= under:
+        lives = min(held.snapshot.expires, held.timestamp.expires) - now
+        if lives >= under and not held.interrupted:
             return False
         self._sign_online(held.targets_bytes, now)
         return True
@@ -136,7 +183,8 @@ class Repository:
         Args:
             root_above: The root version that the device holds; 0 for none.
             targets: Names of wanted targets; unknown ones are left out.
-                ``fleet/authority.json`` is always there.
+                ``fleet/authority.json`` is always there, ``fleet/permits.json``
+                where there are permits.
 
         Raises:
             SigningError: A file of the repository is missing.
@@ -144,13 +192,13 @@ class Repository:
         """
         held = self._published
         roots = [f"{n}.root.json" for n in range(root_above + 1, held.root.version + 1)]
-        files = {name: _read(self._metadata(name)) for name in roots}
+        files = {name: read_file(self._metadata(name)) for name in roots}
         files["timestamp.json"] = held.timestamp_bytes
         files["snapshot.json"] = held.snapshot_bytes
         for name, meta in held.snapshot.meta.items():
-            files[name] = _read(self._metadata(f"{meta.version}.{name}"))
-        for name in (AUTHORITY_TARGET, *targets):
-            content = self._read_signed(held.targets, name)
+            files[name] = read_file(self._metadata(f"{meta.version}.{name}"))
+        for name in (AUTHORITY_TARGET, PERMITS_TARGET, *targets):
+            content = self.target(name)
             if content is not None:
                 files[name] = content
         return files
@@ -170,124 +218,105 @@ class Repository:
             SigningError: Its file is missing.
 
         """
-        return self._read_signed(self._published.targets, name)
+        held = self._published
+        role = delegated_role(held.targets, name)
+        owner = held.targets if role is None else held.delegated.get(role)
+        return None if owner is None else read_signed(self._folder, owner, name)
 
     def targets_metadata(self) -> bytes:
         """Return the targets metadata in force."""
         return self._published.targets_bytes
 
+    def published(self) -> Published:
+        """Return everything that is in force."""
+        return self._published
+
     def expires(self) -> dict[str, datetime]:
         """Return when each role's metadata runs out."""
         held = self._published
         roles = (held.root, held.targets, held.snapshot, held.timestamp)
-        return {role.type: role.expires for role in roles}
+        delegated = {name: role.expires for name, role in held.delegated.items()}
+        return {**{role.type: role.expires for role in roles}, **delegated}
 
-    def _sign_online(self, targets: bytes, now: datetime) -> None:
+    def _sign_online(
+        self, targets: bytes, now: datetime, delegated: Mapping[str, bytes] | None = None
+    ) -> None:
         held = self._published
-        snapshot = next_snapshot(held.snapshot, targets, self._snapshot_key, now)
+        snapshot = next_snapshot(held.snapshot, targets, self._snapshot_key, now, delegated)
         timestamp = next_timestamp(held.timestamp, snapshot, self._timestamp_key, now)
         verify(held.root, Snapshot, snapshot)
         verify(held.root, Timestamp, timestamp)
         write_whole(self._metadata(f"{held.snapshot.version + 1}.snapshot.json"), snapshot)
         write_whole(self._metadata("timestamp.json"), timestamp)
-        self._published = self._load()
+        self._published = read_published(self._folder)
 
-    def _check_files(self, targets: Targets, files: Mapping[str, bytes]) -> dict[Path, bytes]:
+    def _check_versions(
+        self, new: Mapping[str, bytes], targets: Targets, now: datetime
+    ) -> dict[str, Targets]:
+        """Return the signed value of each changed role, if each follows what was there."""
+        held, signed = self._published, {}
+        for role, content in new.items():
+            value = targets if role == "targets" else verify_delegated(targets, role, content)
+            meta = held.snapshot.meta.get(f"{role}.json")
+            before = meta.version if meta else 0
+            if value.version != before + 1:
+                raise SigningError(
+                    f"{role} metadata is version {value.version}, after {before} comes {before + 1}"
+                )
+            if value.is_expired(now):
+                raise SigningError(f"{role} metadata ran out at {value.expires}")
+            signed[role] = value
+        return signed
+
+    def _check_files(
+        self, targets: Targets, signed: Mapping[str, Targets], files: Mapping[str, bytes]
+    ) -> dict[Path, bytes]:
         """Return what is to be written; every target has its right bytes afterwards."""
-        unnamed = sorted(set(files) - set(targets.targets))
+        named = {name: file for value in signed.values() for name, file in value.targets.items()}
+        unnamed = sorted(set(files) - set(named))
         if unnamed or AUTHORITY_TARGET not in targets.targets:
             raise SigningError(f"targets metadata does not name {unnamed or AUTHORITY_TARGET}")
         new: dict[Path, bytes] = {}
-        for name, file in targets.targets.items():
-            path = self._folder / "targets" / stored_name(file)
-            content = files[name] if name in files else _read(path)
-            check_target(file, content)
-            if name == AUTHORITY_TARGET:
-                _parse_authority(content)
-            if name in files:
-                new[path] = content
+        for role, value in signed.items():
+            for name, file in value.targets.items():
+                if role not in {"targets", delegated_role(targets, name) or "targets"}:
+                    raise SigningError(f"{role} may not sign {name}")
+                path = self._folder / "targets" / stored_name(file)
+                content = files[name] if name in files else read_file(path)
+                check_target(file, content)
+                if name == AUTHORITY_TARGET:
+                    parse_authority(content)
+                if name in files:
+                    new[path] = content
         return new
-
-    def _read_signed(self, targets: Targets, name: str) -> bytes | None:
-        file = targets.targets.get(name)
-        if file is None:
-            return None
-        content = _read(self._folder / "targets" / stored_name(file))
-        check_target(file, content)
-        return content
 
     def _metadata(self, name: str) -> Path:
         return self._folder / "metadata" / name
 
-    def _load(self) -> _Published:
-        versions = [
-            int(path.name.removesuffix(".root.json"))
-            for path in (self._folder / "metadata").glob("[1-9]*.root.json")
-        ]
-        if not versions:
-            raise SigningError(f"there is no repository in {self._folder}: run init first")
-        root_bytes = _read(self._metadata(f"{max(versions)}.root.json"))
-        root = parse(Root, root_bytes).signed
-        verify(root, Root, root_bytes)
-        try:
-            require_distinct_keys(root_bytes)
-        except (ContractError, TrustError) as why:
-            raise SigningError(f"root metadata is not in order: {why}") from why
-        timestamp_bytes = _read(self._metadata("timestamp.json"))
-        timestamp = verify(root, Timestamp, timestamp_bytes)
-        snapshot_bytes = _read(self._metadata(f"{timestamp.snapshot_meta.version}.snapshot.json"))
-        snapshot = verify(root, Snapshot, snapshot_bytes)
-        version = snapshot.meta["targets.json"].version
-        targets_bytes = _read(self._metadata(f"{version}.targets.json"))
-        targets = verify(root, Targets, targets_bytes)
-        return _Published(
-            root=root,
-            root_bytes=root_bytes,
-            timestamp=timestamp,
-            timestamp_bytes=timestamp_bytes,
-            snapshot=snapshot,
-            snapshot_bytes=snapshot_bytes,
-            targets=targets,
-            targets_bytes=targets_bytes,
-            authority=_parse_authority(self._read_signed(targets, AUTHORITY_TARGET)),
-        )
 
-
-def _parse_authority(content: bytes | None) -> Authority:
-    if content is None:
-        raise SigningError(f"the repository has no {AUTHORITY_TARGET}")
-    try:
-        return decode(Authority, content)
-    except ContractError as why:
-        raise SigningError(f"{AUTHORITY_TARGET} is not in order: {why}") from why
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as why:
-        raise SigningError(f"{path} cannot be read: {why.strerror or why}") from why
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a whole file in place; on the medium on return.
+def check_root(held: Root, content: bytes, now: datetime) -> Root:
+    """Return the root that follows ``held``.
 
     Raises:
-        SigningError: It cannot be written.
+        SigningError: Old or new keys did not sign it, it skips a version, has run out, or
+            counts one key twice.
 
     """
-    beside = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    found = parse(Root, content)
+    new = found.signed
+    if new.version != held.version + 1:
+        raise SigningError(
+            f"root metadata is version {new.version}, after {held.version} comes {held.version + 1}"
+        )
+    for whose, root in (("root in force", held), ("new root", new)):
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as why:
-        raise SigningError(f"{path} cannot be written: {why.strerror or why}") from why
+            root.verify_delegate(Root.type, found.signed_bytes, found.signatures)
+        except (RepositoryError, ValueError) as why:
+            raise SigningError(f"too few keys of the {whose} signed it: {why}") from why
+    if new.is_expired(now):
+        raise SigningError(f"root metadata ran out at {new.expires}")
+    try:
+        require_distinct_keys(content)
+    except (ContractError, TrustError) as why:
+        raise SigningError(f"root metadata is not in order: {why}") from why
+    return new
