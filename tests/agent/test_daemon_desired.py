@@ -29,6 +29,7 @@ from agent.daemon.desired import ACCEPTED, AcceptedAssignment, Desired, Surround
 from agent.disk import Disk
 from agent.errors import AgentError, NewerStateError, StoreError
 from agent.identity.clock import TrustedClock
+from agent.update import trust
 from agent.update.refresh import refresh
 from agent.update.trust import RefreshAnswer, RefreshJob, load
 from agent.worker.start import Finished
@@ -324,6 +325,39 @@ def test_signed_time_for_another_nonce_is_an_alarm(device):
     device.room.ask_fresh()
     device.room.take_fresh(fresh(device, "ab" * 16))
     assert device.alarms == ["rollback"]
+
+
+def test_a_signed_time_that_comes_twice_is_taken_once_and_is_no_alarm(device):
+    device.room.ask_fresh()
+    request = device.asked[-1]
+    assert isinstance(request, FreshRequest)
+    for _ in range(2):
+        device.room.take_fresh(fresh(device, request.nonce))
+    assert (device.known, device.alarms) == (1, [])
+
+
+def test_a_clock_that_nobody_signed_makes_no_assignment_expire(tmp_path):
+    fleet = SignedFleet(tmp_path / "fleet")
+    device = Device(fleet, Disk(tmp_path / "state"), wall=(2099 - 1970) * 365.25 * 86_400)
+    device.room.take_assignment(device.assignment())
+    assert device.wishes == [("motion", assign(make_release()))]
+    assert device.alarms == []
+
+
+def test_trust_is_on_the_medium_before_anything_follows_from_it(tmp_path):
+    fleet = SignedFleet(tmp_path / "fleet")
+    release = make_release(7)
+    fleet.publish_release(release)
+    device = Device(fleet, FaultyDisk(tmp_path / "state", good=0))
+    device.room.want_manifest(assign(release))
+    with pytest.raises(PowerCutError):
+        device.serve()
+    assert device.manifests == []
+    whole = Device(fleet, Disk(tmp_path / "whole"))
+    whole.room.want_manifest(assign(release))
+    whole.serve()
+    assert trust.load(whole.disk) == whole.room._state
+    assert whole.manifests == [encode_release(release)[0]]
 
 
 def test_the_accepted_assignment_of_version_1_is_read_for_ever(tmp_path):

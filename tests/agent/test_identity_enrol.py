@@ -221,6 +221,14 @@ def test_a_reply_for_another_device_request_or_fleet_is_refused(fleet):
         sealed(fleet, reply(nonce="cd" * 16))
 
 
+def test_an_authority_of_another_fleet_brings_nobody_into_ours(fleet):
+    def verify(files: dict[str, bytes]) -> Authority:
+        return msgspec.structs.replace(verify_chain(fleet)(files), fleet="other")
+
+    with pytest.raises(MismatchError):
+        hear(sealed(fleet), fleet, verify_chain=verify)
+
+
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(100), bytes(200_000)])
 def test_bytes_that_are_no_reply_are_refused(fleet, payload):
     with pytest.raises((UnsignedError, MalformedError)):
