@@ -85,6 +85,15 @@ class Events:
         sql = f"SELECT * FROM events WHERE {' AND '.join(where)} ORDER BY number LIMIT ?"  # noqa: S608 - fixed texts
         return [_recorded(row) for row in self._database.rows(sql, *values, limit)]
 
+    def steps(self, kind: str, subject: str) -> list[bytes]:
+        """Return the journalled event of every entry of a kind, as JSON, oldest first."""
+        found: list[bytes] = []
+        after = 0
+        while entries := self.read(after=after, kinds=(kind,), subject=subject):
+            found.extend(msgspec.json.encode(entry.body["event"]) for entry in entries)
+            after = entries[-1].number
+        return found
+
     def head(self) -> tuple[int, str]:
         """Return number and digest of the newest entry: what an auditor writes down."""
         row = self._database.row("SELECT number, digest FROM events ORDER BY number DESC LIMIT 1")

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 from msgspec import Raw
 
 from fleet.errors import ConflictError, NotFoundError
@@ -111,12 +110,7 @@ class Rollouts:
 
     def journal(self, rollout: str) -> list[bytes]:
         """Return the journalled events as JSON, oldest first: replayed, they give the state."""
-        found: list[bytes] = []
-        after = 0
-        while entries := self._events.read(after=after, kinds=("rollout.step",), subject=rollout):
-            found.extend(msgspec.json.encode(entry.body["event"]) for entry in entries)
-            after = entries[-1].number
-        return found
+        return self._events.steps("rollout.step", rollout)
 
     def _keep(self, rollout: str, state: bytes, *, status: str, active: bool, at_ms: int) -> None:
         changed = self._database.write(

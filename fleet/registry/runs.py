@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-import msgspec
 from msgspec import Raw
 
 from fleet.errors import ConflictError, NotFoundError
@@ -92,12 +91,7 @@ class Runs:
 
     def journal(self, run: str) -> list[bytes]:
         """Return the journalled events as JSON, oldest first."""
-        found: list[bytes] = []
-        after = 0
-        while entries := self._events.read(after=after, kinds=("run.step",), subject=run):
-            found.extend(msgspec.json.encode(entry.body["event"]) for entry in entries)
-            after = entries[-1].number
-        return found
+        return self._events.steps("run.step", run)
 
     def answer_keep(self, run: str, task: str, device: str, payload: bytes, *, at_ms: int) -> bool:
         """Spool the answer to a task; False if there is one already, which stays."""
