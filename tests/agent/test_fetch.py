@@ -157,6 +157,16 @@ def test_a_changed_chunk_is_refused_and_asked_for_again(tmp_path: Path) -> None:
     assert stored(tmp_path, path) == path.body
 
 
+def test_a_chunk_that_is_not_the_signed_one_is_never_written(tmp_path: Path) -> None:
+    path, disk = link(5), FaultyDisk(tmp_path)
+    one = fetch(disk, path)
+    name = bytes.fromhex(path.artifact.digest[:16])
+    for wrong in (bytes(CHUNK), path.body[CHUNK : 2 * CHUNK], b""):
+        progress = one.take(Piece(name=name, index=0, total=5, content=wrong), 0.0)
+        assert progress == Fetching(digest=path.artifact.digest, chunks=0, of=5)
+    assert disk.log == []
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -250,6 +260,17 @@ def test_a_map_of_a_newer_version_is_refused_and_left_untouched(tmp_path: Path) 
     assert Disk(tmp_path).read(f"store/{path.artifact.digest}.map") == newer
 
 
+def test_the_map_names_every_chunk_that_is_on_the_medium(tmp_path: Path) -> None:
+    path = link(100)
+    first, name = fetch(Disk(tmp_path), path), bytes.fromhex(path.artifact.digest[:16])
+    last = range(100 - PERSIST_CHUNKS, 100)
+    for index in last:
+        chunk = path.body[index * CHUNK : (index + 1) * CHUNK]
+        first.take(Piece(name=name, index=index, total=100, content=chunk), 0.0)
+    assert isinstance(path.carry(fetch(Disk(tmp_path), path)), Fetched)
+    assert set(path.asked).isdisjoint(last)
+
+
 @pytest.mark.parametrize("damaged", [b"", b"{", b'{"v":1}'])
 def test_a_damaged_map_only_costs_time(tmp_path: Path, damaged: bytes) -> None:
     path = link(100)
@@ -270,7 +291,9 @@ def test_the_first_schema_of_the_map_is_read_for_ever(tmp_path: Path) -> None:
 
 
 def test_a_power_cut_at_every_operation_costs_at_most_one_stretch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)  # its order is tested, not the medium
     healthy = FaultyDisk(tmp_path / "healthy")
@@ -292,4 +315,4 @@ def test_a_power_cut_at_every_operation_costs_at_most_one_stretch(
         assert Disk(root).names("store") == [later.artifact.digest], f"cut at {cut.log[-1]}"
         assert len(later.asked) <= 150 - arrived + PERSIST_CHUNKS + 1
         shutil.rmtree(root)
-    print(f"cut the power at {healthy.used} operations of a fetch")
+    record_property("measured", f"power cut: fetch, at each of {healthy.used} durable operations")

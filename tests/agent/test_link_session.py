@@ -141,6 +141,36 @@ def test_what_was_not_settled_comes_again(mosquitto: Mosquitto, password: str) -
 
 
 @pytest.mark.broker
+def test_a_receipt_of_an_old_connection_settles_nothing_on_the_new_one(
+    mosquitto: Mosquitto, password: str
+) -> None:
+    inbox = Inbox()
+    fleet = Listener(mosquitto.manager(), *TOPICS.of_manager())
+    broker = link(connection(mosquitto.url, password), inbox)
+    broker.start()
+    next_of(inbox, Connected)
+    fleet.link.publish(Message(topic=TOPICS.write(ACK.at(DEVICE)), payload=b"wish"))
+    fleet.turn()
+    old = next_of(inbox, Arrived)
+    cut(broker)
+    again = next_of(inbox, Arrived)
+    assert old.receipt is not None
+    assert again.receipt is not None
+    assert (old.payload, old.receipt.mid) == (again.payload, again.receipt.mid)
+    eventually(lambda: broker.connected)
+    broker.settle(old)
+    broker.stop()
+    later = link(connection(mosquitto.url, password), inbox)
+    later.start()
+    message = next_of(inbox, Arrived)
+    assert message.payload == b"wish"
+    eventually(lambda: later.connected)
+    later.settle(message)
+    later.stop()
+    fleet.close()
+
+
+@pytest.mark.broker
 def test_a_dying_agent_leaves_its_will_and_a_stopping_one_its_last_word(
     mosquitto: Mosquitto, password: str
 ) -> None:

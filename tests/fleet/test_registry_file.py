@@ -15,12 +15,14 @@ from fleet.registry.sqlite import open_registry
 from fleet.rollout import journal
 from tests.small_fleet import NOW, add_device, device_id, new_registry
 
-FROZEN = Path(__file__).parents[1] / "fixtures" / "registry-v1.db"
+FROZEN = Path(__file__).parents[1] / "fixtures"
 
 
-def test_the_frozen_registry_of_version_1_is_read_for_ever(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version):
     path = tmp_path / "registry.db"
-    shutil.copy(FROZEN, path)
+    shutil.copy(FROZEN / f"registry-v{version}.db", path)
+    assert schema.version_of(path) == version
 
     registry = open_registry(path, create=False)
 
@@ -50,17 +52,22 @@ def test_the_frozen_registry_of_version_1_is_read_for_ever(tmp_path):
     assert journal.load(registry, "rollout-1").status == "soaking"
     assert registry.runs.answer("run-1", "task-1") == b"answer"
     assert registry.runs.blob("run-1", "weights") == b"weights"
+    assert schema.version_of(path) == len(schema.STEPS)
+    answered = [registry.tokens.is_answered(nonce * 16) for nonce in ("ab", "cd", "ef")]
+    assert answered == [version == 2, False, False]
+    registry.tokens.open_nonce("ef" * 16, "d-0000", at_ms=NOW)
+    assert registry.tokens.is_answered("cd" * 16) == (version == 2)
 
 
 def test_a_registry_of_a_newer_version_is_refused_untouched(tmp_path):
     registry = new_registry(tmp_path)
     registry.close()
     with sqlite3.connect(registry.path) as connection:
-        connection.execute("UPDATE registry_schema SET version = 2")
+        connection.execute("UPDATE registry_schema SET version = 3")
     connection.close()
     before = registry.path.read_bytes()
 
-    with pytest.raises(NewerStateError, match="has schema version 2, this program knows 1"):
+    with pytest.raises(NewerStateError, match="has schema version 3, this program knows 2"):
         open_registry(registry.path, create=False)
 
     assert registry.path.read_bytes() == before
@@ -119,12 +126,12 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path):
 
     database = Database(registry.path)
     with pytest.raises(RegistryError, match="power"):
-        schema.migrate(database, 1, (*schema.STEPS, second, torn))
-    assert schema.version_of(registry.path) == 1
+        schema.migrate(database, 2, (*schema.STEPS, second, torn))
+    assert schema.version_of(registry.path) == 2
     assert database.rows("SELECT id FROM devices")[0]["id"] == device_id(0)
 
-    schema.migrate(database, 1, (*schema.STEPS, second))
-    assert schema.version_of(registry.path) == 2
+    schema.migrate(database, 2, (*schema.STEPS, second))
+    assert schema.version_of(registry.path) == 3
     assert database.row("SELECT shoe_size FROM devices")["shoe_size"] is None
     database.close()
 
@@ -193,3 +200,11 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(tmp_path):
     fillers = registry.events.read(kinds=("filler",))
     assert registry.reports.totals().accepted == len(fillers)
     registry.events.verify_chain()
+
+
+def test_what_a_transaction_committed_is_on_the_medium(tmp_path):
+    registry = new_registry(tmp_path)
+    asked = ("PRAGMA journal_mode", "PRAGMA synchronous", "PRAGMA foreign_keys")
+    said = [registry._database.rows(pragma)[0][0] for pragma in asked]
+    assert said == ["wal", 2, 1]  # 2 is FULL: the log is synced at every commit
+    registry.close()

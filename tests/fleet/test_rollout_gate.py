@@ -61,6 +61,13 @@ def test_the_gate_judges_completed_devices_and_says_why(wave, verdict, words):
     assert (found, words in why) == (verdict, True), why
 
 
+def test_all_waves_so_far_are_judged_by_their_completed_devices_too():
+    so_far = counted(succeeded=3, failed_rolled_back=2, absent=15)  # 40% of 5, 10% of 20
+    verdict, why = GATE.judge(counted(asked=4), so_far)
+    assert verdict is Verdict.HALT
+    assert "40% of 5 finished devices so far failed" in why
+
+
 def test_late_failures_of_earlier_waves_stop_the_wave_of_the_moment():
     wave, so_far = counted(succeeded=1, asked=3), counted(failed_rolled_back=3, succeeded=4)
 
