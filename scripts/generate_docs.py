@@ -257,13 +257,12 @@ def command_help(group: click.Command, name: str) -> str:
     parts: list[str] = []
 
     def visit(command: click.Command, path: str, parent: click.Context | None) -> None:
+        width = {"terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH}
         context = click.Context(
             command,
             info_name=path.rpartition(" ")[2],
             parent=parent,
-            terminal_width=HELP_WIDTH,
-            max_content_width=HELP_WIDTH,
-            **command.context_settings,
+            **{**command.context_settings, **width},
         )
         parts.append(f"## `{path}`\n\n```text\n{command.get_help(context)}\n```")
         if isinstance(command, click.Group):
