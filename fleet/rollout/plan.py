@@ -10,7 +10,7 @@ Rule 4: whoever is passed over is named with the reason.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated
@@ -135,21 +135,10 @@ def make_plan(
         require_name(rollout, "rollout")
     except MalformedError as why:
         raise RefusedError(str(why)) from why
-    slot = release.slot
-    passed_over: dict[str, str] = {}
-    asked: list[Device] = []
-    for device in select(selector, devices):
-        before = desired.get(device.id, {}).get(slot)
-        reason = _unfit(device, slot, assigned, before)
-        if reason is not None:
-            passed_over[device.id] = reason
-            continue
-        if before and before.digest not in release.rollback_to and not one_way:
-            raise RefusedError(
-                f"device {device.id} is wanted to run {before.target}, which {assigned.target} "
-                "does not list in rollback_to: it could not be taken back"
-            )
-        asked.append(device)
+    before = {device.id: desired.get(device.id, {}).get(release.slot) for device in devices}
+    asked, passed_over = _sift(select(selector, devices), release.slot, assigned, before)
+    if not one_way:
+        _require_way_back(asked, release, before)
     if not asked:
         raise RefusedError(
             f"selector {selector.text!r} leaves nobody to ask ({len(passed_over)} passed over"
@@ -157,7 +146,7 @@ def make_plan(
         )
     return Plan(
         id=rollout,
-        slot=slot,
+        slot=release.slot,
         release=assigned,
         selector=selector.text,
         waves=_waves(rollout, asked, canary, waves),
@@ -165,6 +154,36 @@ def make_plan(
         created_ms=at_ms,
         passed_over=passed_over,
     )
+
+
+def _sift(
+    chosen: Iterable[Device],
+    slot: str,
+    assigned: Assigned,
+    before: Mapping[str, Assigned | None],
+) -> tuple[list[Device], dict[str, str]]:
+    """Return who is asked, and why each of the others is not."""
+    asked: list[Device] = []
+    passed_over: dict[str, str] = {}
+    for device in chosen:
+        reason = _unfit(device, slot, assigned, before[device.id])
+        if reason is None:
+            asked.append(device)
+        else:
+            passed_over[device.id] = reason
+    return asked, passed_over
+
+
+def _require_way_back(
+    asked: Iterable[Device], release: Release, before: Mapping[str, Assigned | None]
+) -> None:
+    for device in asked:
+        running = before[device.id]
+        if running and running.digest not in release.rollback_to:
+            raise RefusedError(
+                f"device {device.id} is wanted to run {running.target}, which {release.target} "
+                "does not list in rollback_to: it could not be taken back"
+            )
 
 
 def _unfit(device: Device, slot: str, assigned: Assigned, before: Assigned | None) -> str | None:
