@@ -64,6 +64,7 @@ class FleetConfig:
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
         minimum_replies: Fewer usable replies than this fail a round.
+        retention_days: Telemetry windows and alarms older than this are removed; 0 keeps all.
 
     """
 
@@ -77,6 +78,7 @@ class FleetConfig:
     tick_seconds: float = 1.0
     task_seconds: int = 120
     minimum_replies: int = 2
+    retention_days: int = 30
 
     def __post_init__(self) -> None:
         for name in ("fleet", "manager"):
@@ -87,6 +89,10 @@ class FleetConfig:
                 )
         if self.tick_seconds <= 0 or self.task_seconds < 1 or self.assignment_seconds < 1:
             raise ConfigError("tick_seconds, task_seconds and assignment_seconds must be positive")
+        if self.task_seconds > _DAY_SECONDS:
+            raise ConfigError(f"task_seconds {self.task_seconds} is more than a day")
+        if self.retention_days < 0:
+            raise ConfigError(f"retention_days {self.retention_days} is below 0")
 
     @property
     def socket(self) -> Path:
@@ -178,7 +184,13 @@ class FleetConfig:
         return "\n".join(lines) + "\n"
 
 
-_NUMBERS = ("assignment_seconds", "tick_seconds", "task_seconds", "minimum_replies")
+_NUMBERS = (
+    "assignment_seconds",
+    "tick_seconds",
+    "task_seconds",
+    "minimum_replies",
+    "retention_days",
+)
 
 
 def default_home() -> Path:

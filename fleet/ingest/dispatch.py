@@ -13,6 +13,9 @@ from agent.contract.messages import Assignment
 from fleet.registry.devices import Device, Signed
 from fleet.registry.sqlite import Registry
 
+MAX_REPORTED_SEQUENCE = 2**52
+"""A device that reports more is lying: no director signs so often, and beyond 2**53 none can."""
+
 RENEW_SHARE = 0.5
 """An assignment is signed again when this share of its life is left."""
 
@@ -42,8 +45,9 @@ def sign_next(
     orders = [0]
     if kept is not None and kept.director_epoch == epoch:
         orders.append(kept.sequence)
-    if device.reported is not None and device.reported.director_epoch == epoch:
-        orders.append(device.reported.sequence)
+    told = device.reported
+    if told is not None and told.director_epoch == epoch and told.sequence <= MAX_REPORTED_SEQUENCE:
+        orders.append(told.sequence)
     assignment = Assignment(
         device=device.id,
         fleet=fleet,

@@ -3,8 +3,11 @@
 Rule 1: the topic names the device, and the device's own key must have signed the exact
         payload for that topic; a broker that mixes devices up is noticed here.
 Rule 2: requests for chunks and metadata carry nothing that changes state and need no
-        signature; everything else does.
-Rule 3: nothing is recorded here. ``service.inbox`` records a batch of reports in one
+        signature, only an enrolled device; everything else does.
+Rule 3: a report of an outbox that its device signed and nobody can read is ``Unreadable``:
+        it has a number, and a device that is never told so would send it for ever. One of a
+        newer version is refused: a newer manager may read it.
+Rule 4: nothing is recorded here. ``service.inbox`` records a batch of reports in one
         transaction and acknowledges after it.
 """
 
@@ -44,6 +47,14 @@ from agent.contract.topics import (
 )
 from agent.errors import MalformedError, UnsignedError
 
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A signed report that does not parse, and why."""
+
+    why: str
+
+
 Body = (
     Presence
     | Inventory
@@ -54,6 +65,7 @@ Body = (
     | MetaRequest
     | ChunkRequest
     | TaskAnswer
+    | Unreadable
 )
 
 _KINDS: dict[Channel, type[msgspec.Struct]] = {
@@ -116,17 +128,23 @@ def read(
         raise MalformedError(f"{address.logical} is not a topic that devices write")
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise MalformedError(f"payload of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
+    key = key_of(address.who)
+    if key is None:
+        raise UnsignedError(f"{address.who} is not an enrolled device of this fleet")
     stamp = None
     if address.channel not in _UNSIGNED:
-        key = key_of(address.who)
-        if key is None:
-            raise UnsignedError(f"{address.who} is not an enrolled device of this fleet")
         stamp = Stamp.read(properties)
         check_report(key, address.logical, stamp, payload)
     attachment = b""
     if kind is TaskAnswer:
         payload, attachment = unpack_parcel(payload)
-    body = decode(kind, payload, limit=max(MAX_PAYLOAD_BYTES, MAX_DOCUMENT_BYTES))
+    body: object
+    try:
+        body = decode(kind, payload, limit=max(MAX_PAYLOAD_BYTES, MAX_DOCUMENT_BYTES))
+    except MalformedError as why:
+        if address.channel not in _SPOOLED:
+            raise
+        body = Unreadable(str(why)[:500])
     if isinstance(body, TaskAnswer) and body.digest is not None:
         check_attachment(attachment, body.digest)
     return Said(

@@ -84,27 +84,41 @@ class ChunkServer:
             if (request.a, index) not in known:
                 lane.waiting.append((request.a, index))
 
-    def ready(self, now: float) -> list[tuple[Address, bytes]]:
-        """Return the pieces that the budgets let go at ``now`` (monotonic seconds)."""
+    def ready(self, now: float, *, room_bytes: float = float("inf")) -> list[tuple[Address, bytes]]:
+        """Return the pieces that may leave now, one for each device in turn.
+
+        Args:
+            now: Monotonic seconds, for the budgets.
+            room_bytes: What the connection takes beside them before other messages wait.
+
+        """
         self._all.refill(now)
-        pieces: list[tuple[Address, bytes]] = []
-        for device in list(self._lanes):
-            lane = self._lanes[device]
+        for device, lane in list(self._lanes.items()):
             lane.bucket.refill(now)
-            while lane.waiting and min(lane.bucket.level, self._all.level) >= CHUNK_BYTES:
-                digest, index = lane.waiting.popleft()
-                piece = self._piece(digest, index)
-                if piece is not None:
-                    lane.bucket.level -= CHUNK_BYTES
-                    self._all.level -= CHUNK_BYTES
-                    pieces.append((ARTIFACT.at(device, digest[:_DIGEST_HEAD]), piece))
             if not lane.waiting and lane.bucket.level >= lane.bucket.burst_bytes:
                 del self._lanes[device]
+        pieces: list[tuple[Address, bytes]] = []
+        turn = deque(device for device, lane in self._lanes.items() if lane.waiting)
+        while turn and min(self._all.level, room_bytes) >= CHUNK_BYTES:
+            device = turn.popleft()
+            lane = self._lanes.pop(device)
+            self._lanes[device] = lane  # last in the next turn, so that everybody has one
+            if lane.bucket.level < CHUNK_BYTES:
+                continue
+            digest, index = lane.waiting.popleft()
+            piece = self._piece(digest, index)
+            if piece is not None:
+                lane.bucket.level -= CHUNK_BYTES
+                self._all.level -= CHUNK_BYTES
+                room_bytes -= CHUNK_BYTES
+                pieces.append((ARTIFACT.at(device, digest[:_DIGEST_HEAD]), piece))
+            if lane.waiting:
+                turn.append(device)
         return pieces
 
     @property
     def waiting(self) -> bool:
-        """Whether a budget holds something back."""
+        """Whether a budget, or the connection, holds something back."""
         return any(lane.waiting for lane in self._lanes.values())
 
     def _piece(self, digest: str, index: int) -> bytes | None:

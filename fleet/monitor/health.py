@@ -3,7 +3,8 @@
 Rule 1: nothing is a percentage of the whole group; what has not answered is counted
         apart, as pending, silent or absent.
 Rule 2: *silent* heard from us, was seen since, and never answered; that speaks against
-        a release. *Absent* was never seen since; that says nothing about it.
+        a release. *Absent* was never seen since; that says nothing about it. Who *left*
+        the fleet is not counted at all.
 """
 
 from collections import Counter
@@ -22,6 +23,7 @@ class Standing(StrEnum):
     ASKED = "asked"
     SILENT = "silent"
     ABSENT = "absent"
+    LEFT = "left"
     SUCCEEDED = "succeeded"
     FAILED_NO_CHANGE = "failed_no_change"
     FAILED_ROLLED_BACK = "failed_rolled_back"
@@ -49,7 +51,7 @@ class Tally:
     """Devices of one wave, or of all waves so far, by standing.
 
     Attributes:
-        asked: All of them.
+        asked: All of them but those who left the fleet before they answered.
         pending: Waiting or asked, no answer yet.
         failed: Devices that said so, by outcome.
 
@@ -83,7 +85,7 @@ def tally(standings: Iterable[Standing]) -> Tally:
     """Count devices by standing."""
     counts = Counter(standings)
     return Tally(
-        asked=counts.total(),
+        asked=counts.total() - counts[Standing.LEFT],
         pending=counts[Standing.WAITING] + counts[Standing.ASKED],
         succeeded=counts[Standing.SUCCEEDED],
         silent=counts[Standing.SILENT],

@@ -55,6 +55,27 @@ class Database:
             raise
 
     @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Run the block inside the open transaction so that, if it raises, it alone is undone.
+
+        Raises:
+            RegistryError: No transaction is open, or the disk refuses.
+
+        """
+        if not self.connection.in_transaction:
+            raise RegistryError(f"{self.path}: no transaction is open")
+        self._execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            # A full disk may have ended the whole transaction already.
+            if self.connection.in_transaction:
+                self._execute("ROLLBACK TO part")
+                self._execute("RELEASE part")
+            raise
+        self._execute("RELEASE part")
+
+    @contextmanager
     def joined(self) -> Iterator[None]:
         """Run the block in the open transaction, or in one of its own."""
         if self.connection.in_transaction:

@@ -165,10 +165,12 @@ class Devices(DesiredState):
             self._events.record("device.quarantined", device, {"why": why}, at_ms=at_ms)
 
     def saw(self, device: str, at_ms: int) -> None:
-        """Remember when the device was last heard; not an event of the log."""
+        """Remember when the device was last heard; not an event of the log.
+
+        Also when the clock was put back: the last word is the last, whatever its time.
+        """
         self._database.write(
-            "UPDATE devices SET last_seen_ms = ?1 "
-            "WHERE id = ?2 AND (last_seen_ms IS NULL OR last_seen_ms < ?1)",
+            "UPDATE devices SET last_seen_ms = ?1 WHERE id = ?2 AND last_seen_ms IS NOT ?1",
             at_ms,
             device,
         )

@@ -59,16 +59,22 @@ class Numbers:
             min([first, *(pair[0] for pair in touched)]),
             max([last, *(pair[1] for pair in touched)]),
         )
-        if len(before) + 1 + len(after) > MAX_RANGES:
-            raise RefusedError(f"more than {MAX_RANGES} holes in the numbers of one boot")
-        return Numbers((*before, made, *after))
+        return Numbers(tuple(_bounded([*before, made, *after])))
 
     def union(self, other: "Numbers") -> "Numbers":
-        """Return the numbers of either set."""
-        made = self
-        for first, last in other.ranges:
-            made = made.add(first, last)
-        return made
+        """Return the numbers of either set.
+
+        Raises:
+            RefusedError: It would have too many ranges.
+
+        """
+        made: list[tuple[int, int]] = []
+        for first, last in sorted(self.ranges + other.ranges):
+            if made and first <= made[-1][1] + 1:
+                made[-1] = (made[-1][0], max(made[-1][1], last))
+            else:
+                made.append((first, last))
+        return Numbers(tuple(_bounded(made)))
 
     def write(self) -> str:
         """Return the JSON text."""
@@ -78,3 +84,9 @@ class Numbers:
     def read(cls, text: str) -> Self:
         """Read the JSON text back; the inverse of ``write``."""
         return cls(msgspec.json.decode(text, type=tuple[tuple[int, int], ...]))
+
+
+def _bounded(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(ranges) > MAX_RANGES:
+        raise RefusedError(f"more than {MAX_RANGES} holes in the numbers of one boot")
+    return ranges

@@ -6,6 +6,7 @@ Rule 2: an event is unique on (device, id), so that it counts once even when a d
         reports it again under another number.
 Rule 3: numbers that a device dropped count as recorded, so that the acknowledgement
         can pass them; one that arrives after all is accepted and no longer dropped.
+Rule 4: windows and alarms may be forgotten by age; counts, updates and evaluations stay.
 """
 
 import sqlite3
@@ -173,6 +174,31 @@ class Reports:
             )
             for row in reversed(rows)
         ]
+
+    def forget(self, before_ms: int, *, limit: int = 1000) -> int:
+        """Remove windows and alarms that the manager took before a moment; returns how many.
+
+        The counts in ``totals`` stay. Call it again until it returns less than ``limit``.
+        """
+        if not self._database.row(
+            "SELECT 1 FROM windows WHERE at_ms < ?1 UNION ALL "
+            "SELECT 1 FROM device_events WHERE type = 'alarm' AND at_ms < ?1 LIMIT 1",
+            before_ms,
+        ):
+            return 0
+        with self._database.joined():
+            windows = self._database.write(
+                "DELETE FROM windows WHERE rowid IN "
+                "(SELECT rowid FROM windows WHERE at_ms < ? LIMIT ?)",
+                before_ms,
+                limit,
+            )
+            return windows + self._database.write(
+                "DELETE FROM device_events WHERE rowid IN (SELECT rowid FROM device_events "
+                "WHERE type = 'alarm' AND at_ms < ? LIMIT ?)",
+                before_ms,
+                limit - windows,
+            )
 
     def update_add(self, device: str, event: Event, *, at_ms: int) -> bool:
         """Keep the end of one update, unique on (device, id); False if it is known."""

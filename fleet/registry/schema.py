@@ -226,7 +226,21 @@ def _plans(tables: Tables) -> None:
     )
 
 
-STEPS: Final[tuple[Step, ...]] = (_first,)
+def _second(tables: Tables) -> None:
+    """Enrolment nonces survive a restart; what is old can be found and removed."""
+    tables["enrol_nonces"].create(
+        {"nonce": str, "device": str, "answered": int, "at_ms": int},
+        pk="nonce",
+        not_null={"device", "answered", "at_ms"},
+        foreign_keys=[("device", "devices", "id")],
+        strict=True,
+    )
+    tables["enrol_nonces"].create_index(["device", "answered"])
+    tables["windows"].create_index(["at_ms"])
+    tables["device_events"].create_index(["type", "at_ms"])
+
+
+STEPS: Final[tuple[Step, ...]] = (_first, _second)
 
 
 def version_of(path: Path) -> int | None:

@@ -47,6 +47,17 @@ class Registry:
             yield
 
     @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Run the block so that, if it raises, it alone is undone in the open transaction.
+
+        Raises:
+            RegistryError: No transaction is open, or the disk refuses.
+
+        """
+        with self._database.savepoint():
+            yield
+
+    @contextmanager
     def joined(self) -> Iterator[None]:
         """Run the block in the open transaction, or in one of its own."""
         with self._database.joined():

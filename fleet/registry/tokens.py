@@ -1,12 +1,22 @@
-"""Who may still join: enrolment tokens, known by their public key only."""
+"""Who may still join: enrolment tokens, known by their public key only.
+
+Rule 1: a token is known by its public key; its seed is never here.
+Rule 2: a request carries no time, so its nonce is remembered for ever: an old one that
+        somebody recorded must not reset a device's password, after a restart neither.
+        ``MAX_NONCES`` bounds what one device can make the manager remember.
+"""
 
 import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from fleet.errors import ConflictError, RefusedError
 from fleet.registry.database import Database
 from fleet.registry.events import Events
+
+MAX_NONCES: Final = 50_000
+"""Requests of one device: waiting for approval for two days, asking every few seconds."""
 
 
 class Approval(StrEnum):
@@ -108,6 +118,46 @@ class Tokens:
             )
             self._events.record("token.used", key, {"device": device}, at_ms=at_ms)
             return True
+
+    def is_answered(self, nonce: str) -> bool:
+        """Return whether a request under this nonce must not be acted upon again."""
+        row = self._database.row("SELECT answered FROM enrol_nonces WHERE nonce = ?", nonce)
+        return row is not None and bool(row["answered"])
+
+    def open_nonce(self, nonce: str, device: str, *, at_ms: int) -> None:
+        """Remember the newest request of a device; every older one is answered with it.
+
+        The same request again changes nothing: after a crash the broker delivers it once
+        more, and then it still is to be answered.
+
+        Raises:
+            RefusedError: The device asked ``MAX_NONCES`` times.
+
+        """
+        with self._database.joined():
+            if self._database.row("SELECT 1 FROM enrol_nonces WHERE nonce = ?", nonce):
+                return
+            self.close_nonces(device)
+            asked = self._database.row(
+                "SELECT count(*) AS asked FROM enrol_nonces WHERE device = ?", device
+            )
+            if asked and asked["asked"] >= MAX_NONCES:
+                raise RefusedError(
+                    f"device {device} asked {MAX_NONCES} times to join: a factory reset makes it "
+                    "a new one"
+                )
+            self._database.write(
+                "INSERT INTO enrol_nonces (nonce, device, answered, at_ms) VALUES (?, ?, 0, ?)",
+                nonce,
+                device,
+                at_ms,
+            )
+
+    def close_nonces(self, device: str) -> None:
+        """Let no request that a device made so far be acted upon again."""
+        self._database.write(
+            "UPDATE enrol_nonces SET answered = 1 WHERE device = ? AND answered = 0", device
+        )
 
     def listing(self) -> list[Token]:
         """Return every token, newest first."""

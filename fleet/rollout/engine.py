@@ -13,7 +13,8 @@ Rule 4: whoever was asked remembers what it was wanted to run before, and on HAL
         back to that: also those that succeeded, also in a paused rollout.
 Rule 5: late and repeated news changes nothing; a failure outweighs a success of the
         same device, in either order.
-Rule 6: an effect and the ``Given`` or ``Returned`` that answers it are one transaction;
+Rule 6: who left the fleet is neither asked nor waited for, and proves nothing.
+Rule 7: an effect and the ``Given`` or ``Returned`` that answers it are one transaction;
         until that is durable, every event repeats the effect.
 """
 
@@ -88,6 +89,7 @@ class Member(Struct, frozen=True, kw_only=True):
     Attributes:
         previous: What it was wanted to run before it was asked.
         asked_ms: When that was; None before.
+        seen_ms: When it was first known to have been heard after that; None before.
         why: The device's last sentence.
         returned: Whether it is wanted back to ``previous``.
 
@@ -98,6 +100,7 @@ class Member(Struct, frozen=True, kw_only=True):
     standing: Standing = Standing.WAITING
     previous: Assigned | None = None
     asked_ms: int | None = None
+    seen_ms: int | None = None
     why: str = ""
     returned: bool = False
 
@@ -170,6 +173,21 @@ class Silent(Struct, frozen=True, kw_only=True, tag=True):
     at_ms: int
 
 
+class Seen(Struct, frozen=True, kw_only=True, tag=True):
+    """Devices that were asked are there: from now on their silence counts."""
+
+    devices: tuple[Name, ...]
+    at_ms: int
+
+
+class Left(Struct, frozen=True, kw_only=True, tag=True):
+    """A device is of the fleet no more; what it said before still counts."""
+
+    device: Name
+    why: str
+    at_ms: int
+
+
 class Returned(Struct, frozen=True, kw_only=True, tag=True):
     """Devices are wanted back."""
 
@@ -199,7 +217,17 @@ class AbortAsked(Struct, frozen=True, kw_only=True, tag=True):
 
 
 Event = (
-    Started | Tick | Given | Completed | Silent | Returned | PauseAsked | ResumeAsked | AbortAsked
+    Started
+    | Tick
+    | Given
+    | Completed
+    | Silent
+    | Seen
+    | Left
+    | Returned
+    | PauseAsked
+    | ResumeAsked
+    | AbortAsked
 )
 
 
@@ -240,25 +268,73 @@ def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
     """Return the state after an event, and what is to be done."""
     if not state.active:
         return state, ()
-    return _settle(_hear(state, event), event.at_ms)
+    return _settle(_hear(_put_back(state, event.at_ms), event), event.at_ms)
 
 
-def silences(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> tuple[Silent, ...]:
+def sightings(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> tuple[Seen, ...]:
+    """Return the asked devices that were heard since, for the first time.
+
+    ``last_seen_ms`` says when each device was last heard; a device may be missing, and a
+    moment after ``at_ms`` is of a clock that was put back.
+    """
+    seen = tuple(
+        m.device
+        for m in state.members.values()
+        if m.standing is Standing.ASKED
+        and m.asked_ms is not None
+        and m.seen_ms is None
+        and m.asked_ms < last_seen_ms.get(m.device, 0) <= at_ms
+    )
+    return (Seen(devices=seen, at_ms=at_ms),) if seen else ()
+
+
+def silences(state: State, at_ms: int) -> tuple[Silent, ...]:
     """Return the asked devices whose time is up.
 
-    ``last_seen_ms`` says when each device was last heard; a device may be missing.
+    The time of a device that was away begins when it is there: an update that a device
+    could only just begin does not speak against the release.
     """
     deadline_ms = at_ms - round(state.plan.gate.silence_seconds * 1000)
     return tuple(
-        Silent(device=m.device, absent=last_seen_ms.get(m.device, 0) <= m.asked_ms, at_ms=at_ms)
+        Silent(device=m.device, absent=m.seen_ms is None, at_ms=at_ms)
         for m in state.members.values()
-        if m.standing is Standing.ASKED and m.asked_ms is not None and m.asked_ms <= deadline_ms
+        if m.standing is Standing.ASKED
+        and m.asked_ms is not None
+        and (m.asked_ms if m.seen_ms is None else m.seen_ms) <= deadline_ms
     )
+
+
+def _put_back(state: State, at_ms: int) -> State:
+    """Return the state with no moment that a clock, now put back, lays out of reach."""
+    until_ms = at_ms + round(state.plan.gate.soak_seconds * 1000)
+
+    def sooner(phase: Phase) -> Phase:
+        match phase:
+            case Asking(since_ms=since_ms) if since_ms > at_ms:
+                return Asking(since_ms=at_ms)
+            case Soaking(until_ms=end_ms) if end_ms > until_ms:
+                return Soaking(until_ms=until_ms)
+            case Paused(then=then):
+                sooner_then = sooner(then)
+                if isinstance(sooner_then, Asking | Soaking) and sooner_then != then:
+                    return replace(phase, then=sooner_then)
+        return phase
+
+    moved = {
+        device: replace(
+            member,
+            asked_ms=min(member.asked_ms, at_ms),
+            seen_ms=None if member.seen_ms is None else min(member.seen_ms, at_ms),
+        )
+        for device, member in state.members.items()
+        if member.asked_ms is not None and max(member.asked_ms, member.seen_ms or 0) > at_ms
+    }
+    return replace(state, phase=sooner(state.phase), members=state.members | moved)
 
 
 def _hear(state: State, event: Event) -> State:
     match event:
-        case Given() | Completed() | Silent() | Returned():
+        case Given() | Completed() | Silent() | Seen() | Left() | Returned():
             return _hear_device(state, event)
         case Started() | PauseAsked() | ResumeAsked() | AbortAsked():
             return replace(state, phase=_hear_operator(state.phase, event))
@@ -282,27 +358,28 @@ def _hear_operator(phase: Phase, event: Started | PauseAsked | ResumeAsked | Abo
             return phase
 
 
-def _hear_device(state: State, event: Given | Completed | Silent | Returned) -> State:
+def _hear_device(state: State, event: Given | Completed | Silent | Seen | Left | Returned) -> State:
     if isinstance(state.phase, Planned):
         return state
     match event:
         case Given(previous=previous):
             named: Iterable[str] = previous
-        case Returned(devices=devices):
+        case Returned(devices=devices) | Seen(devices=devices):
             named = devices
-        case Completed(device=device) | Silent(device=device):
+        case Completed(device=device) | Silent(device=device) | Left(device=device):
             named = (device,)
         case _:
             assert_never(event)
     heard = {
         device: _member(member, event)
         for device in named
-        if (member := state.members.get(device)) is not None and member.wave <= state.wave
+        if (member := state.members.get(device)) is not None
+        and (member.wave <= state.wave or isinstance(event, Left))
     }
     return replace(state, members=state.members | heard)
 
 
-def _member(member: Member, event: Given | Completed | Silent | Returned) -> Member:
+def _member(member: Member, event: Given | Completed | Silent | Seen | Left | Returned) -> Member:
     standing = member.standing
     match event:
         case Given(previous=previous, at_ms=at_ms) if standing is Standing.WAITING:
@@ -310,6 +387,10 @@ def _member(member: Member, event: Given | Completed | Silent | Returned) -> Mem
             return replace(member, standing=Standing.ASKED, previous=before, asked_ms=at_ms)
         case Silent(absent=absent) if standing is Standing.ASKED:
             return replace(member, standing=Standing.ABSENT if absent else Standing.SILENT)
+        case Seen(at_ms=at_ms) if standing is Standing.ASKED and member.seen_ms is None:
+            return replace(member, seen_ms=at_ms)
+        case Left(why=why) if _weight(standing) < _weight(Standing.SUCCEEDED):
+            return replace(member, standing=Standing.LEFT, why=why)
         case Returned() if standing is not Standing.WAITING:
             return replace(member, returned=True)
         case Completed(outcome=outcome, why=why, retryable=retryable) if (
@@ -329,6 +410,8 @@ def _weight(standing: Standing) -> int:
             return 1
         case Standing.SUCCEEDED:
             return 2
+        case Standing.LEFT:
+            return 4
         case _:
             return 3
 
@@ -355,6 +438,9 @@ def _settle(state: State, at_ms: int) -> tuple[State, tuple[Effect, ...]]:
 def _follow(state: State, at_ms: int) -> State:
     match state.phase:
         case Asking() | Soaking() | Paused():
+            if not state.so_far().asked:
+                why = "every device asked so far has left the fleet: nothing is proven"
+                return replace(state, phase=Returning(aborted=True, why=why))
             verdict, why = state.verdict()
             if verdict is Verdict.HALT:
                 return replace(state, phase=Returning(aborted=False, why=why))

@@ -7,7 +7,7 @@ Rule 2: an event that changes nothing is not journalled, so that a clock that ti
 Rule 3: a device is taken back only while it is still wanted to run this release.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ from fleet.rollout.engine import (
     Effect,
     Event,
     Given,
+    Left,
     Member,
     Phase,
     Returned,
@@ -35,6 +36,7 @@ from fleet.rollout.engine import (
     State,
     Tick,
     initial,
+    sightings,
     silences,
     step,
 )
@@ -155,6 +157,17 @@ def hear_update(
         )
 
 
+def hear_left(registry: Registry, device: str, why: str, *, at_ms: int) -> tuple[str, ...]:
+    """Tell active rollouts that a device is of the fleet no more; returns those it moved."""
+    gone = Left(device=device, why=why, at_ms=at_ms)
+    with registry.joined():
+        return tuple(
+            row.id
+            for row in registry.rollouts.listing(active=True)
+            if _moved(row, advance(registry, row.id, (gone,), at_ms=at_ms))
+        )
+
+
 def tick(registry: Registry, *, at_ms: int) -> tuple[str, ...]:
     """Let time pass for every active rollout; returns the rollouts that it moved."""
     with registry.joined():
@@ -168,11 +181,19 @@ def tick(registry: Registry, *, at_ms: int) -> tuple[str, ...]:
                 advance(
                     registry,
                     row.id,
-                    (*silences(_unpack(row), last_seen_ms, at_ms), Tick(at_ms=at_ms)),
+                    _time_passes(_unpack(row), last_seen_ms, at_ms),
                     at_ms=at_ms,
                 ),
             )
         )
+
+
+def _time_passes(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> tuple[Event, ...]:
+    # Who is seen now is not silent now.
+    seen = sightings(state, last_seen_ms, at_ms)
+    here = {device for event in seen for device in event.devices}
+    mute = (event for event in silences(state, at_ms) if event.device not in here)
+    return (*seen, *mute, Tick(at_ms=at_ms))
 
 
 def _moved(row: RolloutRow, state: State) -> bool:

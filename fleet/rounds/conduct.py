@@ -87,6 +87,8 @@ class Conductor:
         self._waits_for: int | None = None
         self._messages: dict[str, bytes] = {}
         self._offer_again: dict[str, int] = {}
+        self._left: set[str] = set()
+        self._due: tuple[int, int] = (0, 0)
         self.late = self.duplicates = 0
 
     @property
@@ -149,16 +151,26 @@ class Conductor:
         if device in engine.awaited(self._plan, self._state):
             self._ask_evaluation([device], now_ms)
 
+    def left(self, device: str, now_ms: int) -> None:
+        """Go on without a device that is of the fleet no more."""
+        self._left.add(device)
+        self._answer_for_the_gone(now_ms)
+
+    def fail(self, why: str, now_ms: int) -> None:
+        """End the run: something in it went wrong."""
+        self._happen(Failed(why=why[:500], at_ms=now_ms), now_ms)
+
     def tick(self, now_ms: int) -> None:
         """Let time pass: deadlines, and offers to devices that asked for a later one."""
         match self._state.phase:
             case engine.Driving() if self._state.sends:
                 send = self._state.sends[-1]
-                if not send.closed and now_ms >= send.deadline_ms:
+                if not send.closed and now_ms >= self._due_ms(send.deadline_ms, now_ms):
                     self._happen(TimedOut(ordinal=send.ordinal, at_ms=now_ms), now_ms)
-            case engine.Evaluating(deadline_ms) if now_ms >= deadline_ms:
+            case engine.Evaluating(deadline_ms) if now_ms >= self._due_ms(deadline_ms, now_ms):
                 self._happen(EvaluationClosed(at_ms=now_ms), now_ms)
-        due = {t for t, at in self._offer_again.items() if at <= now_ms}
+        soon = range(now_ms + 1, now_ms + OFFER_AGAIN_MS + 1)
+        due = {t for t, at in self._offer_again.items() if at not in soon}
         for task in due:
             del self._offer_again[task]
         if due:
@@ -217,6 +229,7 @@ class Conductor:
 
     def _pushed(self, push: Push, now_ms: int) -> None:
         tasks = []
+        self._messages.clear()  # those of earlier sends are closed
         for instruction in push.instructions:
             device, kind = self._devices.get(instruction.node), instruction.kind.partition(".")[0]
             size = len(instruction.content)
@@ -235,6 +248,17 @@ class Conductor:
         self._waits_for = push.ordinal
         event = Pushed(ordinal=push.ordinal, tasks=tuple(tasks), at_ms=now_ms)
         self._happen(event, now_ms)
+        self._answer_for_the_gone(now_ms)
+
+    def _answer_for_the_gone(self, now_ms: int) -> None:
+        why = "it is of the fleet no more"
+        for posted in self._open_tasks():
+            if posted.device in self._left:
+                event = Answered(task=posted.task, outcome="declined", why=why, at_ms=now_ms)
+                self._happen(event, now_ms)
+        for device in engine.awaited(self._plan, self._state):
+            if device in self._left:
+                self._happen(NotEvaluated(device=device, why=why, at_ms=now_ms), now_ms)
 
     def _done(self, arrays: bytes, now_ms: int) -> None:
         try:
@@ -245,6 +269,7 @@ class Conductor:
         self._doors.keep(FINAL, arrays)
         digest = sha256(self._doors.read(FINAL) or arrays).hexdigest()
         self._happen(ChildFinished(digest=digest, at_ms=now_ms), now_ms)
+        self._answer_for_the_gone(now_ms)
 
     def _gone(self, why: str, now_ms: int) -> None:
         self.close()
@@ -265,7 +290,7 @@ class Conductor:
             content = self._messages.get(posted.task)
             if content is None:
                 continue  # a restarted child has not come this far again
-            left_ms = self._state.sends[-1].deadline_ms - now_ms
+            left_ms = self._due_ms(self._state.sends[-1].deadline_ms, now_ms) - now_ms
             self._send_task(posted.device, posted.task, posted.kind, content, left_ms)
 
     def _ask_evaluation(self, devices: Iterable[str], now_ms: int) -> None:
@@ -275,7 +300,16 @@ class Conductor:
         for device in devices:
             task = engine.task_name(self._plan.run, 0, device)
             content = evaluation_message(self._plan, task, device, candidate, self._head)
-            self._send_task(device, task, "evaluate", content, phase.deadline_ms - now_ms)
+            left_ms = self._due_ms(phase.deadline_ms, now_ms) - now_ms
+            self._send_task(device, task, "evaluate", content, left_ms)
+
+    def _due_ms(self, deadline_ms: int, now_ms: int) -> int:
+        """Return a deadline, no farther away than one was ever set: clocks are put back."""
+        latest = now_ms + self._plan.deadline_seconds * 1000
+        known, due_ms = self._due
+        due_ms = min(due_ms if known == deadline_ms else deadline_ms, latest)
+        self._due = (deadline_ms, due_ms)
+        return due_ms
 
     def _send_task(self, device: str, name: str, kind: str, content: bytes, left_ms: int) -> None:
         task = Task(

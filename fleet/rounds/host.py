@@ -60,6 +60,7 @@ class FlowerChild:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise RefusedError("the Flower child has no pipes")
+        self._reaper: threading.Thread | None = None
         self._out: SimpleQueue[Begin | Replies | None] = SimpleQueue()
         self._out.put(begin)
         self._threads = (
@@ -79,17 +80,27 @@ class FlowerChild:
         self._out.put(word)
 
     def close(self) -> None:
-        """End it and give back what it held; safe to call twice."""
-        self._out.put(None)
-        self._process.terminate()
+        """End it and give back what it held, without waiting for it; safe to call twice."""
+        if self._reaper is None:
+            self._out.put(None)
+            self._process.terminate()
+            # No daemon: the manager's process waits for it, so that no child outlives it.
+            self._reaper = threading.Thread(target=self._reap, name="flower-reaper")
+            self._reaper.start()
+
+    def join(self) -> None:
+        """Wait until nothing of it is left, after ``close``."""
+        if self._reaper is not None:
+            self._reaper.join()
+
+    def _reap(self) -> None:
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(STOP_SECONDS)
+            thread.join(STOP_SECONDS)
         self._home.cleanup()
 
     def _read(self, stream: BinaryIO, put: Put) -> None:

@@ -2,8 +2,11 @@
 
 Rule 1: the manager's thread never waits for the broker's control topic; it hands an
         errand over and hears the result as a use case of its own.
-Rule 2: an errand that fails is tried again after a pause, for as long as the manager
-        runs: a revoked device must not keep its account because the broker was away.
+Rule 2: an errand that fails is tried again after a pause, behind the others, for as long
+        as the manager runs: a revoked device must not keep its account because the broker
+        was away, nor because another errand cannot be done.
+Rule 3: the newest errand of a device is the only one: an older one done after it would
+        set another password than the device was told.
 """
 
 import logging
@@ -64,12 +67,14 @@ class ErrandRunner:
         self._connect = connect
         self._post = post
         self._waiting: SimpleQueue[Errand] = SimpleQueue()
+        self._newest: dict[str, Errand] = {}
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="errands", daemon=True)
         self._thread.start()
 
     def put(self, errand: Errand) -> None:
-        """Queue an errand."""
+        """Queue an errand; older ones of the same device are void."""
+        self._newest[errand.device] = errand
         self._waiting.put(errand)
 
     def stop(self) -> None:
@@ -79,21 +84,27 @@ class ErrandRunner:
 
     def _run(self) -> None:
         accounts: Accounts | None = None
-        errand: Errand | None = None
         while not self._stopping.is_set():
             try:
-                errand = errand or self._waiting.get(timeout=_LOOK_SECONDS)
-                accounts = accounts or self._connect()
-                self._perform(accounts, errand)
-                errand = None
+                errand = self._waiting.get(timeout=_LOOK_SECONDS)
             except Empty:
                 continue
-            except FleetError as why:
-                LOG.warning("errand=%s code=%s why=%s", errand, why.code, why)
+            if self._newest.get(errand.device) is not errand:
+                continue
+            try:
+                accounts = accounts or self._connect()
+                self._perform(accounts, errand)
+            except Exception as why:  # noqa: BLE001  # the errands after it must be done
+                told = LOG.warning if isinstance(why, FleetError) else LOG.exception
+                told("errand=%s device=%s why=%s", type(errand).__name__, errand.device, why)
                 if accounts is not None:
                     accounts.close()
                 accounts = None
+                self._waiting.put(errand)
                 self._stopping.wait(_PAUSE_SECONDS)
+            else:
+                if self._newest.get(errand.device) is errand:
+                    del self._newest[errand.device]
         if accounts is not None:
             accounts.close()
 
@@ -104,3 +115,4 @@ class ErrandRunner:
                 self._post(lambda desk: membership.granted(desk, grant, password))
             case Withdrawal(device):
                 accounts.revoke(device)
+                self._post(lambda desk: membership.withdrawn(desk, device))

@@ -1,14 +1,19 @@
 """What devices say, recorded: a batch of messages, one transaction.
 
 Rule 1: recorded first, acknowledged after; a message that arrives twice changes nothing.
-Rule 2: a message that cannot be believed is counted and dropped; it stops no other.
-Rule 3: answers are put on the desk and leave after the transaction.
+Rule 2: a message that cannot be believed is dropped whole and stops no other; nor does one
+        that this program stumbles over, which a broker would deliver again at every start.
+        Only a registry that cannot record stops the manager: nothing is acknowledged then.
+Rule 3: a numbered report that its device signed is counted even when it cannot be used,
+        because a device repeats what is never acknowledged.
+Rule 4: answers are put on the desk and leave after the transaction.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from agent.contract.envelope import Boot
 from agent.contract.messages import (
@@ -26,9 +31,9 @@ from agent.contract.messages import (
 )
 from agent.contract.topics import ACK, ENROL_REQUEST, FRESH
 from agent.errors import AgentError
-from fleet.errors import RefusedError
+from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.ingest import intake
-from fleet.ingest.intake import Said
+from fleet.ingest.intake import Said, Unreadable
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.devices import BootSeen
@@ -37,6 +42,7 @@ from fleet.service.desk import Desk
 from fleet.signing.assignment import sign_ack, sign_fresh
 
 LOG = logging.getLogger(__name__)
+R = TypeVar("R")
 
 
 def take(desk: Desk, arrived: Iterable[Arrived], chunks: ChunkServer) -> None:
@@ -44,17 +50,37 @@ def take(desk: Desk, arrived: Iterable[Arrived], chunks: ChunkServer) -> None:
     due: dict[tuple[str, Boot], None] = {}
     with desk.registry.transaction():
         for message in arrived:
-            try:
-                said = _read(desk, message)
-                if said is None:
-                    continue
-                if said.spooled and said.stamp is not None:
-                    due[said.device, said.stamp.boot] = None
-                _take(desk, said, chunks)
-            except (AgentError, RefusedError) as why:
-                LOG.warning("refused topic=%s code=%s why=%s", message.topic, why.code, why)
+            said = _alone(desk, message.topic, partial(_read, desk, message))
+            if said is None:
+                continue
+            taken = _alone(desk, message.topic, partial(_take, desk, said, chunks))
+            if said.spooled and said.stamp is not None:
+                if taken is None:
+                    _alone(desk, message.topic, partial(_count_unusable, desk, said))
+                due[said.device, said.stamp.boot] = None
         for device, boot in due:
             _acknowledge(desk, device, boot)
+
+
+def _alone(desk: Desk, topic: str, take_one: Callable[[], R]) -> R | None:
+    """Return what became of one message; None if it was refused, and then it left no trace."""
+    try:
+        with desk.registry.savepoint():
+            return take_one()
+    except RegistryError:
+        raise
+    except (AgentError, FleetError) as why:
+        LOG.warning("refused topic=%s code=%s why=%s", topic, why.code, why)
+    except Exception:  # a bug; delivered again at every start, it would keep the manager down
+        LOG.exception("dropped topic=%s", topic)
+    return None
+
+
+def _count_unusable(desk: Desk, said: Said) -> None:
+    if said.stamp is not None:
+        desk.registry.reports.accept(
+            said.device, said.stamp.boot, said.stamp.sequence, "unusable", at_ms=desk.now_ms()
+        )
 
 
 def _read(desk: Desk, message: Arrived) -> Said | None:
@@ -62,27 +88,30 @@ def _read(desk: Desk, message: Arrived) -> Said | None:
     if address.channel is ENROL_REQUEST:
         membership.ask_to_join(desk, address.who, message.payload)
         return None
-    if not message.payload and message.retained:
-        return None
+    if not message.payload:
+        return None  # somebody cleared a retained topic
     return intake.read(
         address, message.payload, message.properties, lambda d: membership.key_of(desk, d)
     )
 
 
-def _take(desk: Desk, said: Said, chunks: ChunkServer) -> None:
+def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
+    """Record and answer what was said; True, for whoever asks whether it was refused."""
     registry, now_ms = desk.registry, desk.now_ms()
     match said.body:
         case MetaRequest() as wanted:
             files = desk.repository.bundle(wanted.root, wanted.targets)
             for address, payload in metadata_pieces(said.device, wanted, files):
                 desk.send(address, payload)
-            return
+            return True
         case ChunkRequest() as ranges:
             chunks.ask(said.device, ranges)
-            return
+            return True
+        case Unreadable(why):
+            raise RefusedError(why)
         case _:
             if said.stamp is None:
-                return
+                return True
             boot = said.stamp.boot
     match said.body:
         case Presence() as presence:
@@ -106,6 +135,7 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> None:
         case _:
             assert_never(said.body)
     registry.devices.saw(said.device, now_ms)
+    return True
 
 
 def _present(desk: Desk, device: str, boot: Boot, presence: Presence) -> None:

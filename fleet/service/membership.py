@@ -1,16 +1,20 @@
 """Who belongs to the fleet: tokens, enrolment, approval, revocation."""
 
+from msgspec.structs import replace
 from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.messages import Assigned, EnrolmentFile, EnrolReply, EnrolRequest
-from agent.contract.topics import ENROL_REPLY
+from agent.contract.topics import CHANNELS, ENROL_REPLY, Way
 from fleet.ingest.mosquitto import ENROL_USER
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.tokens import Approval, Token
+from fleet.service import rollouts, runs
 from fleet.service.desk import Desk, Grant, Withdrawal
-from fleet.service.overview import name_of
+from fleet.service.overview import alarms, name_of, updates
 from fleet.service.views import DeviceView, SlotView, TokenView, TokenWish
 from fleet.signing import enrolment
+
+SHOWN_ALARMS = 5
 
 
 def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
@@ -68,7 +72,12 @@ def device(desk: Desk, device_id: str) -> DeviceView:
         NotFoundError: There is none with this id.
 
     """
-    return _view(desk, desk.registry.devices.require(device_id))
+    view = _view(desk, desk.registry.devices.require(device_id))
+    return replace(
+        view,
+        last_update=next(iter(updates(desk, view.id, limit=1)), None),
+        alarms=tuple(alarms(desk, view.id, limit=SHOWN_ALARMS)),
+    )
 
 
 def approve(desk: Desk, device_id: str) -> DeviceView:
@@ -79,21 +88,44 @@ def approve(desk: Desk, device_id: str) -> DeviceView:
 
     """
     with desk.registry.transaction():
-        return _view(desk, desk.registry.devices.approve(device_id, at_ms=desk.now_ms()))
+        approved = desk.registry.devices.approve(device_id, at_ms=desk.now_ms())
+        # What it asked while it waited was answered: a recording of it opens nothing now.
+        desk.registry.tokens.close_nonces(device_id)
+        return _view(desk, approved)
 
 
 def revoke(desk: Desk, device_id: str) -> DeviceView:
     """Shut a device out for good: its broker account goes and its connection is cut.
 
+    Nothing is wanted of it any more, rollouts and runs go on without it, and what the
+    broker retained from and for it is cleared when its account is gone.
+
     Raises:
         NotFoundError: There is none with this id.
 
     """
+    now_ms = desk.now_ms()
     with desk.registry.transaction():
-        revoked = desk.registry.devices.revoke(device_id, at_ms=desk.now_ms())
+        desk.registry.devices.revoke(device_id, at_ms=now_ms)
+        for slot in desk.registry.devices.desired(device_id):
+            desk.registry.devices.want(device_id, slot, None, at_ms=now_ms)
+        rollouts.left(desk, device_id, "it was revoked")
+    runs.left(desk, device_id)
     desk.device_keys.pop(device_id, None)
     desk.errands.append(Withdrawal(device_id))
-    return _view(desk, revoked)
+    return device(desk, device_id)
+
+
+def withdrawn(desk: Desk, device_id: str) -> None:
+    """Forget what the broker retained of a device whose account is gone."""
+    clear_retained(desk, device_id)
+
+
+def clear_retained(desk: Desk, device_id: str) -> None:
+    """Have the broker forget the last words from and for a device."""
+    for channel in CHANNELS:
+        if channel.retain and channel.way in {Way.UP, Way.DOWN}:
+            desk.send(channel.at(device_id), b"")
 
 
 def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
@@ -110,10 +142,9 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
         nonce=nonce,
         token=lambda key: _token(desk.registry.tokens.find(key)),
         known=lambda found: _state(desk.registry.devices.find(found)),
-        seen=lambda used: used in desk.nonces,
+        seen=desk.registry.tokens.is_answered,
         now_ms=now_ms,
     )
-    desk.nonces.append(nonce)
     match judged:
         case enrolment.Refused(request=request, device=device_id, why=why):
             _reply(desk, request, device_id, "refused", why)
@@ -127,6 +158,10 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
 
 def granted(desk: Desk, grant: Grant, password: str | None) -> None:
     """Send a device its credentials; None where the broker has no accounts."""
+    if _state(desk.registry.devices.find(grant.device)) != "enrolled":
+        return  # revoked meanwhile; its account is taken away by an errand of its own
+    if not desk.registry.tokens.is_answered(grant.request.nonce):
+        desk.registry.tokens.close_nonces(grant.device)
     reply = EnrolReply(
         device=grant.device,
         nonce=grant.request.nonce,
@@ -163,6 +198,7 @@ def _add(desk: Desk, request: EnrolRequest, device_id: str, state: DeviceState) 
         state=state,
         at_ms=now_ms,
     )
+    registry.tokens.open_nonce(request.nonce, device_id, at_ms=now_ms)
     if state is DeviceState.ENROLLED:
         registry.devices.approve(device_id, at_ms=now_ms)
 

@@ -7,6 +7,8 @@ from fleet.registry.reports import DeviceEvent
 from fleet.service.desk import Desk
 from fleet.service.views import AlarmView, EvaluationView, StatusView, UpdateView
 
+_DAY_MS = 86_400_000
+
 
 def status(desk: Desk) -> StatusView:
     """Return the fleet's counts."""
@@ -32,16 +34,16 @@ def status(desk: Desk) -> StatusView:
     )
 
 
-def alarms(desk: Desk) -> list[AlarmView]:
-    """Return the newest alarms, oldest first."""
+def alarms(desk: Desk, device: str | None = None, limit: int = 1000) -> list[AlarmView]:
+    """Return the newest alarms of one device, or of all, oldest first."""
     return [
         AlarmView(device=e.device, code=e.event.code or "", why=e.event.why, at_ms=e.at_ms)
-        for e in desk.registry.reports.alarms()
+        for e in desk.registry.reports.alarms(device, limit)
     ]
 
 
-def updates(desk: Desk) -> list[UpdateView]:
-    """Return how updates ended, oldest first."""
+def updates(desk: Desk, device: str | None = None, limit: int = 1000) -> list[UpdateView]:
+    """Return how the newest updates of one device, or of all, ended, oldest first."""
     return [
         UpdateView(
             device=e.device,
@@ -51,7 +53,7 @@ def updates(desk: Desk) -> list[UpdateView]:
             at_ms=e.at_ms,
             findings=e.event.findings,
         )
-        for e in desk.registry.reports.updates()
+        for e in desk.registry.reports.updates(device, limit=limit)
     ]
 
 
@@ -68,6 +70,13 @@ def _evaluation(desk: Desk, e: DeviceEvent) -> EvaluationView:
         withheld=e.event.withheld,
         at_ms=e.at_ms,
     )
+
+
+def forget_old(desk: Desk) -> None:
+    """Remove some of the windows and alarms that are older than the operator wants."""
+    if desk.config.retention_days:
+        before_ms = desk.now_ms() - desk.config.retention_days * _DAY_MS
+        desk.registry.reports.forget(before_ms)
 
 
 def name_of(desk: Desk, digest: str | None) -> str:

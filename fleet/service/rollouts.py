@@ -107,6 +107,12 @@ def heard(desk: Desk, device: str, event: Event) -> None:
     )
 
 
+def left(desk: Desk, device: str, why: str) -> None:
+    """Let active rollouts go on without a device; call it inside a transaction."""
+    for rollout in journal.hear_left(desk.registry, device, why, at_ms=desk.now_ms()):
+        LOG.info("rollout id=%s goes on without device=%s why=%s", rollout, device, why)
+
+
 def tick(desk: Desk) -> None:
     """Let time pass for every active rollout."""
     with desk.registry.transaction():

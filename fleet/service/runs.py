@@ -9,12 +9,14 @@ Rule 3: whether a device receives the candidate is decided by its *decide* windo
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 from agent.contract.codec import decode, encode
 from agent.contract.manifest import Head, Release
 from agent.contract.messages import Task, TaskAnswer
 from agent.contract.topics import ROUND_OFFER
-from fleet.errors import ConflictError, NotFoundError, RefusedError
+from fleet.errors import ConflictError, NotFoundError, RefusedError, RegistryError
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.models import Published
 from fleet.registry.runs import RunRow
@@ -29,6 +31,7 @@ from fleet.service.views import CandidateView, JudgedView, RunView, RunWish
 from fleet.signing.assignment import sign_task
 
 LOG = logging.getLogger(__name__)
+R = TypeVar("R")
 _MAX_PLAN_BYTES = 4 * 1024 * 1024
 
 
@@ -72,8 +75,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
     conductor = _conductor(desk, plan, history=[])
     registry.runs.create(plan.run, plan=encode(plan), state=b"{}", status="training", at_ms=now_ms)
     desk.conductors[plan.run] = conductor
-    conductor.begin(now_ms)
-    _project(desk, plan.run)
+    _drive(desk, plan.run, lambda begun: begun.begin(now_ms))
     return show(desk, plan.run)
 
 
@@ -145,8 +147,10 @@ def take_up(desk: Desk) -> None:
         plan = _plan(row)
         conductor = _conductor(desk, plan, history=desk.registry.runs.journal(row.id))
         desk.conductors[row.id] = conductor
-        conductor.begin(desk.now_ms())
-        _project(desk, row.id)
+        _drive(desk, row.id, lambda taken_up: taken_up.begin(desk.now_ms()))
+        revoked = {d.id for d in desk.registry.devices.listing(DeviceState.REVOKED)}
+        for device in sorted(revoked & {*plan.participants, *plan.evaluators}):
+            left(desk, device)
         LOG.info("run id=%s taken up again", row.id)
 
 
@@ -159,15 +163,19 @@ def put_down(desk: Desk) -> None:
 def tick(desk: Desk) -> None:
     """Let time pass for every active run."""
     for run in _active(desk):
-        desk.conductors[run].tick(desk.now_ms())
-        _project(desk, run)
+        _drive(desk, run, lambda conductor: conductor.tick(desk.now_ms()))
 
 
 def heard(desk: Desk, run: str, word: object) -> None:
     """Take what a run's child said."""
     if run in desk.conductors:
-        desk.conductors[run].heard(word, desk.now_ms())
-        _project(desk, run)
+        _drive(desk, run, lambda conductor: conductor.heard(word, desk.now_ms()))
+
+
+def left(desk: Desk, device: str) -> None:
+    """Let active runs go on without a device."""
+    for run in _active(desk):
+        _drive(desk, run, lambda conductor: conductor.left(device, desk.now_ms()))
 
 
 def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> None:
@@ -175,7 +183,7 @@ def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> 
     if answer.run not in desk.conductors:
         LOG.info("answer device=%s run=%s made=unknown", device, answer.run)
         return
-    made = desk.conductors[answer.run].answered(device, answer, attachment, desk.now_ms())
+    made = _drive(desk, answer.run, lambda c: c.answered(device, answer, attachment, desk.now_ms()))
     LOG.info(
         "answer device=%s run=%s task=%s outcome=%s made=%s why=%s",
         device,
@@ -185,13 +193,27 @@ def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> 
         made,
         answer.why,
     )
-    _project(desk, answer.run)
 
 
 def returned(desk: Desk, device: str) -> None:
     """Offer a device that came back its open tasks again."""
     for run in _active(desk):
-        desk.conductors[run].returned(device, desk.now_ms())
+        _drive(desk, run, lambda conductor: conductor.returned(device, desk.now_ms()))
+
+
+def _drive(desk: Desk, run: str, act: Callable[[Conductor], R]) -> R | None:
+    """Move a run; what goes wrong in it ends it, and not the manager."""
+    conductor = desk.conductors[run]
+    made = None
+    try:
+        made = act(conductor)
+    except RegistryError:
+        raise
+    except Exception as why:  # an operator's app and devices' bytes meet here
+        LOG.exception("run id=%s", run)
+        conductor.fail(str(why) or type(why).__name__, desk.now_ms())
+    _project(desk, run)
+    return made
 
 
 def _conductor(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:

@@ -108,8 +108,8 @@ def judge_request(
     key = VerifyKey(bytes.fromhex(request.device_key))
     try:
         key.to_curve25519_public_key()
-    except (CryptoError, RuntimeError) as why:
-        raise MalformedError("the device key cannot receive a sealed reply") from why
+    except (CryptoError, RuntimeError) as unfit:
+        raise MalformedError("the device key cannot receive a sealed reply") from unfit
     device = device_id(key)
     found, state = token(request.token_key), known(device)
     objections = (

@@ -27,12 +27,14 @@ from fleet.rollout.engine import (
     Event,
     Given,
     Halted,
+    Left,
     PauseAsked,
     Paused,
     ResumeAsked,
     Returned,
     Returning,
     Revert,
+    Seen,
     Silent,
     Soaking,
     Started,
@@ -82,7 +84,7 @@ def a_plan(waves: tuple[tuple[str, ...], ...], **gate: float) -> Plan:
 
 
 def perform(
-    state: State, effects: tuple[object, ...], wanted: dict[str, Assigned | None]
+    state: State, effects: tuple[object, ...], wanted: dict[str, Assigned | None], at_ms: int
 ) -> tuple[State, tuple[Conclude, ...]]:
     """Do what the engine wants and tell it, until it wants nothing more."""
     concluded: list[Conclude] = []
@@ -95,13 +97,13 @@ def perform(
         concluded += [e for e in effects if isinstance(e, Conclude)]
         heard: list[Event] = []
         if asked:
-            heard.append(Given(previous={d: wanted[d] for d in asked}, at_ms=0))
+            heard.append(Given(previous={d: wanted[d] for d in asked}, at_ms=at_ms))
             wanted.update(dict.fromkeys(asked, NEW))
         for revert in back:
             assert wanted[revert.device] == NEW
             wanted[revert.device] = revert.previous
         if back:
-            heard.append(Returned(devices=tuple(r.device for r in back), at_ms=0))
+            heard.append(Returned(devices=tuple(r.device for r in back), at_ms=at_ms))
         effects = ()
         for event in heard:
             state, effects = step(state, event)
@@ -110,7 +112,7 @@ def perform(
 
 def timeless(state: State) -> State:
     members = {
-        name: replace(m, asked_ms=None if m.asked_ms is None else 0, why="")
+        name: replace(m, asked_ms=None if m.asked_ms is None else 0, seen_ms=None, why="")
         for name, m in state.members.items()
     }
     match state.phase:
@@ -142,6 +144,8 @@ def alphabet(state: State) -> list[Event]:
         events += [Silent(device=device, absent=absent, at_ms=0) for absent in (True, False)]
         failed = Standing.FAILED_NO_CHANGE
         events.append(Completed(device=device, outcome=failed, why="", at_ms=0, retryable=True))
+        events.append(Left(device=device, why="", at_ms=0))
+        events.append(Seen(devices=(device,), at_ms=0))
     return events
 
 
@@ -174,7 +178,9 @@ def check(before: World, event: Event, after: World, concluded: tuple[Conclude, 
 def check_passed(state: State, wave: int) -> None:
     """The gate again, in other words than the engine's."""
     gate = state.plan.gate
-    of_wave = [m.standing for m in state.members.values() if m.wave == wave]
+    stayed = [m for m in state.members.values() if m.standing is not Standing.LEFT]
+    of_wave = [m.standing for m in stayed if m.wave == wave]
+    assert any(m.wave <= wave for m in stayed), "advanced on the word of nobody"
     bad = sum(s in FAILURES or s is Standing.SILENT for s in of_wave)
     good = sum(s is Standing.SUCCEEDED for s in of_wave)
     assert bad + good >= min(gate.min_completed, len(of_wave)), "advanced without a sample"
@@ -193,7 +199,7 @@ def explore(plan: Plan) -> dict[object, World]:
         for event in alphabet(before.state):
             wanted = dict(before.wanted)
             state, effects = step(before.state, event)
-            state, concluded = perform(state, effects, wanted)
+            state, concluded = perform(state, effects, wanted, event.at_ms)
             repeated, again = step(state, event)
             assert repeated == state, "repeated news changed something"
             assert not again, "repeated news did something"
@@ -207,7 +213,7 @@ def explore(plan: Plan) -> dict[object, World]:
     assert can_reach(into, {k for k, w in seen.items() if not w.state.active}) == set(seen), (
         "somewhere it hangs for ever"
     )
-    good = {key for key, world in seen.items() if world.state.active and not spoken_against(world)}
+    good = {key for key, world in seen.items() if world.state.active and may_pass(world)}
     done = {key for key, world in seen.items() if isinstance(world.state.phase, Done)}
     assert good <= can_reach(into, done), "a good release cannot get through"
     return seen
@@ -222,9 +228,12 @@ def can_reach(into: dict[object, set[object]], goal: set[object]) -> set[object]
     return reached
 
 
-def spoken_against(world: World) -> bool:
+def may_pass(world: World) -> bool:
+    """Nothing speaks against the release, and somebody may yet speak for it."""
+    state = world.state
     against = FAILURES | {Standing.SILENT}
-    return any(m.standing in against for m in world.state.members.values())
+    so_far = [m.standing for m in state.members.values() if m.wave <= state.wave]
+    return not against & set(so_far) and any(s is not Standing.LEFT for s in so_far)
 
 
 PLANS = [

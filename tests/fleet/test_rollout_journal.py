@@ -154,12 +154,67 @@ def test_silence_counts_after_the_deadline_only_of_devices_seen_since(
     journal.begin(registry, plan, at_ms=NOW)
     if seen_after:
         registry.devices.saw(canary, NOW + 1000)
+        assert journal.tick(registry, at_ms=NOW + 1000) == ("rollout-1",)
 
     assert journal.tick(registry, at_ms=NOW + 59_000) == ()
-    journal.tick(registry, at_ms=NOW + 60_000)
+    journal.tick(registry, at_ms=NOW + (61_000 if seen_after else 60_000))
 
     state = journal.load(registry, "rollout-1")
     assert (state.members[canary].standing, state.status) == (standing, status)
+
+
+def test_the_time_of_a_device_that_was_away_begins_when_it_is_there(tmp_path):
+    registry = a_fleet(tmp_path, 3)
+    plan = a_plan(registry)
+    (canary,) = plan.waves[0]
+    journal.begin(registry, plan, at_ms=NOW)
+    back = NOW + 59_000
+    registry.devices.saw(canary, back)
+
+    journal.tick(registry, at_ms=back)
+    assert journal.tick(registry, at_ms=back + 59_000) == ()
+    assert journal.load(registry, "rollout-1").members[canary].standing is Standing.ASKED
+    journal.tick(registry, at_ms=back + 60_000)
+    assert journal.load(registry, "rollout-1").status == "halted"
+    assert journal.load(registry, "rollout-1") == journal.replay(registry, "rollout-1")
+
+
+def test_a_clock_that_was_put_back_neither_holds_a_rollout_up_nor_convicts_anybody(tmp_path):
+    registry = a_fleet(tmp_path, 2)
+    plan = a_plan(registry)
+    (canary,) = plan.waves[0]
+    year = 365 * 86_400_000
+    journal.begin(registry, plan, at_ms=NOW + year)
+    registry.devices.saw(canary, NOW + year + 1)
+
+    journal.tick(registry, at_ms=NOW)
+    assert journal.load(registry, "rollout-1").members[canary].asked_ms == NOW
+    journal.tick(registry, at_ms=NOW + 60_000)
+    assert journal.load(registry, "rollout-1").members[canary].standing is Standing.ABSENT
+    says(registry, canary, "succeeded", NOW + 61_000)
+    assert journal.load(registry, "rollout-1").status == "soaking"
+    journal.tick(registry, at_ms=NOW)
+    state = journal.load(registry, "rollout-1")
+    assert state.phase.until_ms == NOW + round(plan.gate.soak_seconds * 1000)
+    assert state == journal.replay(registry, "rollout-1")
+
+
+def test_a_rollout_goes_on_without_a_device_that_left_and_stops_when_nobody_is_left(tmp_path):
+    registry = a_fleet(tmp_path, 3)
+    plan = a_plan(registry)
+    (canary,) = plan.waves[0]
+    journal.begin(registry, plan, at_ms=NOW)
+
+    (waiting,) = plan.waves[1][:1]
+    assert journal.hear_left(registry, waiting, "revoked", at_ms=NOW) == ("rollout-1",)
+    assert journal.load(registry, "rollout-1").status == "asking"
+    journal.hear_left(registry, canary, "revoked", at_ms=NOW)
+
+    state = journal.load(registry, "rollout-1")
+    assert (state.status, state.members[canary].standing) == ("aborted", Standing.LEFT)
+    assert "nothing is proven" in state.phase.why
+    assert registry.devices.desired(canary).get("motion") != plan.release
+    assert state == journal.replay(registry, "rollout-1")
 
 
 def test_a_wave_without_a_verdict_pauses_and_goes_on_when_resumed_and_answered(tmp_path):
