@@ -84,6 +84,9 @@ def test_a_manual_token_waits_for_an_operator(desk: Desk):
 def test_a_revoked_device_loses_its_account_and_its_voice(desk: Desk):
     device = join(desk)
     desk.errands.clear()
+    device.says(desk, FRESH_REQUEST.at(device.id), FreshRequest(nonce="cd" * 16))
+    assert len(sent(desk, FRESH)) == 1
+    desk.outgoing.clear()
     membership.revoke(desk, device.id)
     assert list(desk.errands) == [Withdrawal(device.id)]
     assert membership.key_of(desk, device.id) is None

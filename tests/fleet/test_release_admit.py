@@ -14,7 +14,7 @@ from agent.infer.onnx import OnnxRuntime
 from fleet.errors import AdmissionError
 from fleet.release.admit import admit_onnx
 from fleet.release.build import Placement, build_release, find_head
-from fleet.release.candidate import read_head, with_head
+from fleet.release.candidate import _check_only_head_changed, read_head, with_head
 from fleet.release.golden import golden_inputs
 from fleet.release.quantise import quantise_static
 
@@ -239,3 +239,11 @@ def test_quantisation_keeps_answers_and_the_float_head():
 def test_a_model_without_windows_is_not_quantised():
     with pytest.raises(AdmissionError, match="calibration windows"):
         quantise_static((BASE / "motion-fp32.onnx").read_bytes(), [])
+
+
+def test_a_candidate_that_differs_outside_of_its_head_is_refused():
+    head = find_head(MOTION)
+    other = load_from_string(MOTION)
+    other.graph.node[0].name += "x"
+    with pytest.raises(AdmissionError, match="outside its head"):
+        _check_only_head_changed(MOTION, other.SerializeToString(), head)

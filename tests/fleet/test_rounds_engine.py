@@ -1,5 +1,6 @@
 """The run engine: replayable, patient with devices, and crash-safe at every moment."""
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ from fleet.rounds.events import (
 from tests.small_rounds import (
     DEVICES,
     CrashError,
+    ThreadChild,
     World,
     conductor,
     drive,
@@ -213,6 +215,30 @@ def test_a_crash_at_every_journalled_moment_ends_in_the_same_weights():
         assert state == wanted, f"moment {moment}"
         assert len(world.journal) == len(healthy.journal), f"moment {moment}: something twice"
     assert healthy.moments == 2 * len(healthy.journal) + len(healthy.spool)
+
+
+def test_nothing_is_offered_or_delivered_before_the_event_behind_it_is_journalled():
+    world, devices, told = World(), three_devices(), []
+
+    def newest(*kinds: type) -> bool:
+        return isinstance(decode_event(world.journal[-1]), kinds)
+
+    def offer(task, content):
+        # an offer follows from a push, or from the end of the training
+        told.append(("offer", newest(Pushed, ChildFinished)))
+        world.offers.append((task, content))
+
+    class Child(ThreadChild):
+        def send(self, word):
+            # replies follow from the last answer to their push
+            told.append(("deliver", newest(Answered, TimedOut)))
+            super().send(word)
+
+    world.doors = dataclasses.replace(world.doors, offer=offer)
+    run = conductor(world, launch=Child)
+    state = drive(run, world, devices)
+    assert state.status == "finished"
+    assert sorted(told) == [("deliver", True)] * 2 + [("offer", True)] * 7
 
 
 def test_answers_are_counted_once_and_only_from_their_own_device():
