@@ -94,6 +94,29 @@ def failing() -> bytes:
     return _model(nodes, [("x", TensorProto.FLOAT, (1, 3, SAMPLES))], outputs, weights, 17)
 
 
+def hungry() -> bytes:
+    """Right in shape, but each inference fills a tensor of 40 GB."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["many"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("ReduceSum", ["flat"], ["total"], keepdims=0),
+        helper.make_node("Add", ["total", "nothing"], ["sum"]),
+        helper.make_node("Mul", ["three", "sum"], ["probabilities"]),
+        helper.make_node("Mul", ["four", "sum"], ["embedding"]),
+    ]
+    outputs = [
+        ("probabilities", TensorProto.FLOAT, (1, 3)),
+        ("embedding", TensorProto.FLOAT, (1, 4)),
+    ]
+    weights = {
+        "many": np.array([10**10], np.int64),
+        "three": np.ones((1, 3), np.float32),
+        "four": np.ones((1, 4), np.float32),
+    }
+    return _model(nodes, [("x", TensorProto.FLOAT, (1, 3, SAMPLES))], outputs, weights, 17)
+
+
 def release_of(
     model: bytes, *, version: str = "1", classes: Sequence[str] = CLASSES, hop: int = 4
 ) -> Release:

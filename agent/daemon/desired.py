@@ -6,6 +6,8 @@ Rule 2: a document that the trust so far cannot explain (an unknown key, a highe
         once. Held documents cannot make the device ask faster than its own pace.
 Rule 3: one refresh at a time, on behalf of everything that is wanted by then.
 Rule 4: a refusal is an alarm with its code and sentence; what runs goes on running.
+        Only an older order that the broker had kept is first just refused: a broker that
+        was restored keeps an old one for each device until the fleet writes the next.
 """
 
 from collections import deque
@@ -13,46 +15,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.contract.belief import (
-    Accepted,
     Believed,
     believe_ack,
     believe_assignment,
     believe_fresh,
     believe_task,
 )
-from agent.contract.codec import Versioned, encode
+from agent.contract.codec import encode
 from agent.contract.frames import Piece
-from agent.contract.manifest import Name
 from agent.contract.messages import (
     Ack,
     Assigned,
     Authority,
-    Count,
+    Fresh,
     FreshRequest,
     MetaRequest,
     Task,
 )
+from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.agenda import Agenda
 from agent.daemon.gathering import Gathering
 from agent.daemon.host import event, log
 from agent.disk import Disk, read_versioned
-from agent.errors import AgentError, MalformedError, MismatchError, StoreError, UnsignedError
+from agent.errors import (
+    AgentError,
+    MalformedError,
+    MismatchError,
+    RollbackError,
+    StoreError,
+    UnsignedError,
+)
 from agent.identity.clock import TrustedClock
 from agent.update import trust
 from agent.worker.jobs import Limits
 from agent.worker.start import Finished
 
-ACCEPTED = "accepted.json"
 REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
 MAX_HELD = 4
-
-
-class AcceptedAssignment(Versioned, frozen=True, kw_only=True):
-    """``accepted.json``: the newest assignment that was believed, and what it wishes."""
-
-    accepted: Accepted
-    slots: dict[Name, Assigned]
-    expires_ms: Count
+STALE_UNALARMED = 2  # older orders that the broker kept; the next one is an alarm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +121,7 @@ class Desired:
         )
         self._refreshing: tuple[str, ...] | None = None
         self._nonce: str | None = None
+        self._stale = 0
 
     @property
     def accepted(self) -> AcceptedAssignment | None:
@@ -134,25 +135,33 @@ class Desired:
 
     def raise_wishes(self) -> None:
         """Tell again what is wanted of each slot; repeated wishes change nothing."""
-        if self._held and self._refreshing is None and not self._gathering.under_way:
-            self._retry_held()
+        if self._refreshing is None and not self._gathering.under_way:
+            if self._held:
+                self._retry_held()
+            if self._targets:  # what a full disk or a dead child left unanswered
+                self._gathering.begin_at_our_pace()
         if self._accepted is not None:
             for slot, assigned in self._accepted.slots.items():
                 self._around.wish(slot, assigned)
 
-    def take_assignment(self, payload: bytes) -> None:
-        """Judge an assignment that arrived; hold it while the trust so far is too old for it."""
+    def take_assignment(self, payload: bytes, *, retained: bool = False) -> None:
+        """Judge an assignment that arrived; hold it while the trust so far is too old for it.
+
+        ``retained``: the broker says that it had kept it. A lie buys two silent refusals.
+        """
         try:
             believed = self._believe(payload)
         except (UnsignedError, MismatchError) as why:
             log.info(event("assignment-held", why=why))
             self._held.append(payload)
             self._explain()
-            return
+        except RollbackError as why:
+            self._stale += 1
+            self._refuse("assignment", why, alarmed=not retained or self._stale > STALE_UNALARMED)
         except AgentError as why:
             self._refuse("assignment", why)
-            return
-        self._settle(believed, payload)
+        else:
+            self._settle(believed, payload)
 
     def take_fresh(self, payload: bytes) -> None:
         """Take over signed time, if it answers our own open question."""
@@ -164,7 +173,7 @@ class Desired:
             fresh = believe_fresh(
                 payload, authority=self._authority, device=self._device, nonce=nonce
             )
-            self._clock.believe(fresh, nonce, root_expires_ms=self._state.root_expires_ms)
+            self._believe_time(fresh, nonce)
         except (UnsignedError, MismatchError) as why:
             log.info(event("fresh-held", why=why))
             self._explain()
@@ -176,6 +185,12 @@ class Desired:
             self._agenda.at("fresh", later, self.ask_fresh)
             if first:
                 self._around.time_known()
+
+    def _believe_time(self, fresh: Fresh, nonce: str) -> None:
+        try:
+            self._clock.believe(fresh, nonce, root_expires_ms=self._state.root_expires_ms)
+        except StoreError as why:  # the time is known all the same, only the floor did not rise
+            self._refuse("time-floor", why)
 
     def take_ack(self, payload: bytes) -> Ack | None:
         """Return an acknowledgement that the director signed, or None."""
@@ -285,6 +300,7 @@ class Desired:
                 self._held.append(payload)  # tried again with the standing wishes
                 raise
             self._accepted = accepted
+            self._stale = 0
             log.info(event("assigned", sequence=believed.accepted.sequence))
             self._around.accepted()
         self.raise_wishes()
@@ -294,9 +310,8 @@ class Desired:
             self._gathering.begin_at_our_pace()
 
     def _retry_held(self) -> None:
-        held = list(self._held)
-        self._held.clear()
-        for payload in held:
+        for _ in range(len(self._held)):
+            payload = self._held.popleft()
             try:
                 believed = self._believe(payload)
             except AgentError as why:
@@ -328,6 +343,7 @@ class Desired:
             if assigned is not None:
                 self._around.manifest_failed(assigned, why)
 
-    def _refuse(self, what: str, why: AgentError) -> None:
+    def _refuse(self, what: str, why: AgentError, *, alarmed: bool = True) -> None:
         log.warning(event("refused", what=what, code=why.code, why=why))
-        self._around.alarm(why.code, f"{what}: {why}")
+        if alarmed:
+            self._around.alarm(why.code, f"{what}: {why}")

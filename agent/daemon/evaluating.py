@@ -54,7 +54,6 @@ class Evaluating:
             return
         if answer.labels is None or (slot, digest) in self._told:
             return
-        self._told.add((slot, digest))
         ts, up = self._around.moment()
         self._around.report(
             Event(
@@ -68,3 +67,4 @@ class Evaluating:
                 withheld=answer.labels.withheld,
             )
         )
+        self._told.add((slot, digest))

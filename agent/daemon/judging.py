@@ -33,8 +33,10 @@ class Measures:
 
     def ask(self, digest: str, then: Learned, *, anew: bool = False) -> None:
         """Call ``then`` with what is known, or is found out, about a release."""
+        if anew:
+            self._known.pop(digest, None)
         known = self._known.get(digest)
-        if known is not None and not anew:
+        if known is not None:
             then(known)
             return
         self._waiting.setdefault(digest, []).append(then)
@@ -53,8 +55,14 @@ class Measures:
                 del self._known[next(iter(self._known))]
         waiting = self._waiting.pop(digest, [])
         self._next()
+        refused: AgentError | None = None
         for then in waiting:
-            then(answer)
+            try:
+                then(answer)
+            except AgentError as why:  # a full disk at one of them must not cost the others
+                refused = why
+        if refused is not None:
+            raise refused
 
     def _next(self) -> None:
         if self._busy is None and self._waiting:
@@ -95,9 +103,10 @@ class Judging:
     def begin(self, slot: str, prove: machine.Prove) -> None:
         """Begin a probation; its end comes by ``conclude``."""
         self._trials[slot] = (prove, self._around.monotonic() + self._probation_seconds)
-        for assigned in (prove.candidate, prove.against):
-            if assigned is not None:
-                self._measures.ask(assigned.digest, lambda _: None)
+        self._measures.ask(prove.candidate.digest, lambda _: None)
+        if prove.against is not None:
+            new, old = (self._measures.known(a.digest) for a in (prove.candidate, prove.against))
+            self._measures.ask(prove.against.digest, lambda _: None, anew=_relabelled(new, old))
         self._later(slot)
 
     def stop(self, slot: str) -> None:
@@ -111,14 +120,13 @@ class Judging:
         if trial is None:
             return
         prove, deadline = trial
+        self._later(slot)  # an error below must not end the looking
         expired = self._around.monotonic() >= deadline
         evidence = self._evidence(slot, prove, expired=expired)
         if evidence is None:
-            self._later(slot)
             return
         verdict, findings = judge(evidence, self._limits)
         if verdict is Verdict.WAIT:
-            self._later(slot)
             return
         log.info(
             event(
@@ -143,13 +151,17 @@ class Judging:
         self._agenda.at(f"judge {slot}", later, lambda: self.look(slot))
 
     def _evidence(self, slot: str, prove: machine.Prove, *, expired: bool) -> Evidence | None:
+        shown = self._around.comparison(slot)
+        if shown is not None and shown.serving.release != prove.candidate.digest:
+            shown = None
+        alone = shown is not None and prove.against is not None and shown.beside is None
         new = self._measures.known(prove.candidate.digest)
         old = self._measures.known(prove.against.digest) if prove.against else None
-        if not expired and (new is None or (prove.against is not None and old is None)):
+        unmeasured = new is None or (prove.against is not None and old is None)
+        if unmeasured and not expired and not alone:
             return None
-        shown = self._around.comparison(slot)
-        decide = None
-        if new and old and new.labels and old.labels:
+        decide, relabelled = None, _relabelled(new, old)
+        if new and old and new.labels and old.labels and not relabelled:
             decide = Labelled.pair(new.labels.decide, old.labels.decide)
         return Evidence(
             golden=prove.checked,
@@ -159,7 +171,34 @@ class Judging:
             running=measured(shown.beside if shown else None, old) if prove.against else None,
             decide=decide,
             expired=expired,
+            unlike=_unlike(shown, new, old),
+            missing=_missing(alone=alone, unmeasured=unmeasured, relabelled=relabelled),
         )
+
+
+def _relabelled(new: CheckAnswer | None, old: CheckAnswer | None) -> bool:
+    """Return whether the labelled windows changed between the two measurements."""
+    if not (new and old and new.labels and old.labels):
+        return False
+    return len(new.labels.decide) != len(old.labels.decide)
+
+
+def _unlike(shown: Comparison | None, new: CheckAnswer | None, old: CheckAnswer | None) -> str:
+    if shown is not None and shown.why_not:
+        return shown.why_not
+    if new and old and (new.labels is None) != (old.labels is None):
+        return "only one of the two releases answers the labelled windows"
+    return ""
+
+
+def _missing(*, alone: bool, unmeasured: bool, relabelled: bool) -> str:
+    if alone:
+        return "the running release could not be loaded beside the candidate to compare them"
+    if unmeasured:
+        return "a worker could not measure both releases, so they cannot be compared"
+    if relabelled:
+        return "the labelled windows changed between the measurements of the two releases"
+    return ""
 
 
 def measured(side: Side | None, answer: CheckAnswer | None) -> Measured:

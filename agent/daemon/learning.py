@@ -69,7 +69,9 @@ class Learning:
             settle()
             return
         if self._task is not None and self._task.task == task.task:
-            settle()  # offered again while it is being done: the first offer stands
+            # offered anew on another connection, where the first one can be settled no more
+            earlier, self._settle = self._settle, settle
+            earlier()
             return
         busy = self._task.task if self._task else None
         match decide(task, self._around.conditions(busy)):

@@ -127,7 +127,7 @@ class Loop:
         rooms = self._rooms
         match message.address.channel:
             case channel if channel is ASSIGNMENT:
-                rooms.desired.take_assignment(message.payload)
+                rooms.desired.take_assignment(message.payload, retained=message.retained)
             case channel if channel is ACK:
                 ack = rooms.desired.take_ack(message.payload)
                 if ack is not None:

@@ -10,10 +10,7 @@ import time
 
 from agent.config import Config
 from agent.contract.codec import encode
-from agent.contract.messages import (
-    Assigned,
-    Telemetry,
-)
+from agent.contract.messages import Assigned, Telemetry
 from agent.daemon import desired, evaluating, judging, learning, transfers, updating
 from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
@@ -104,7 +101,14 @@ class Rooms:
 
     def probe(self) -> None:
         """Find out, in a child, what this device can run; what ran before runs again after."""
-        self.children.probe()
+        try:
+            self.children.probe()
+        except AgentError as why:
+            self._not_probed(why)
+
+    def _not_probed(self, why: AgentError) -> None:
+        self.reporting.alarm(why.code, f"runtimes cannot be probed: {why}")
+        self.agenda.at("probe", time.monotonic() + PROBE_AGAIN_SECONDS, self.probe)
 
     def worker_finished(self, finished: Finished) -> None:
         """Hand a child's answer to who asked for it."""
@@ -117,8 +121,7 @@ class Rooms:
             case "probe", ProbeAnswer() as answer:
                 self._resume(answer)
             case "probe", AgentError() as why:
-                self.reporting.alarm(why.code, f"runtimes cannot be probed: {why}")
-                self.agenda.at("probe", time.monotonic() + PROBE_AGAIN_SECONDS, self.probe)
+                self._not_probed(why)
             case "learn", LearnAnswer() | AgentError() as answer:
                 self.learning.finished(answer)
             case _:
@@ -194,11 +197,13 @@ class Rooms:
 
     def wind_down(self) -> None:
         """End what works, and report what it did last."""
-        self.updating.stop()
-        self.children.stop()
-        self.inference.stop()
-        if self.local is not None:
-            self.local.stop()
+        try:
+            self.updating.stop()
+        finally:
+            self.children.stop()
+            self.inference.stop()
+            if self.local is not None:
+                self.local.stop()
         self.report_windows()
         self.reporting.send_due()
 
@@ -290,6 +295,12 @@ class Rooms:
             ),
         )
 
+    def _want_manifest(self, assigned: Assigned) -> None:
+        self.desired.want_manifest(assigned)
+
+    def _tell(self, slot: str, news: machine.SlotEvent) -> None:
+        self.updating.tell(slot, news)
+
     def _around_updating(self) -> updating.Surroundings:
         return updating.Surroundings(
             want_manifest=self._want_manifest,
@@ -309,31 +320,25 @@ class Rooms:
             digest, lambda answer: self.updating.checked(slot, digest, answer), anew=True
         )
 
-    def _want_manifest(self, assigned: Assigned) -> None:
-        self.desired.want_manifest(assigned)
-
     def _serve(self, slot: str, model: Assigned | None, beside: Assigned | None) -> None:
         proving, installed = self.updating.is_probing(slot), self.children.installed
         self.inference.serve(slot, model, beside, measure=proving, installed=installed)
 
-    def _conclude(self, slot: str, end: machine.Proved | machine.Failed) -> None:
-        self.updating.tell(slot, end)
-
     def _around_judging(self) -> judging.Surroundings:
         return judging.Surroundings(
             comparison=self.inference.comparison,
-            conclude=self._conclude,
+            conclude=self._tell,
             monotonic=time.monotonic,
         )
 
     def _around_transfers(self) -> transfers.Surroundings:
         def failed(slot: str, release: str, failure: FetchFailed) -> None:
             news = machine.FetchFailed(release, failure.code, failure.why, failure.retryable)
-            self.updating.tell(slot, news)
+            self._tell(slot, news)
 
         return transfers.Surroundings(
             ask=self.reporting.ask,
-            done=lambda slot, release: self.updating.tell(slot, machine.Fetched(release)),
+            done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             monotonic=time.monotonic,
         )

@@ -10,8 +10,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from agent.config import LearnConfig
-from agent.contract.messages import Inventory, Reported, SlotReport
-from agent.daemon.desired import AcceptedAssignment
+from agent.contract.messages import Assigned, Inventory, Reported, SlotReport
+from agent.daemon.accepted import AcceptedAssignment
 from agent.daemon.host import AGENT_VERSION
 from agent.learn.offer import Conditions
 from agent.observe.resources import Machine
@@ -48,6 +48,21 @@ class StateTeller:
             return
         if self._send(replace(message, rev=self._revisions[kind], ts=self._wall_ms())):
             self._sent.add(kind)
+
+
+def describe_slot(state: State) -> SlotReport:
+    """Return what a slot really runs, as it is reported."""
+    return SlotReport(
+        current=_digest(state.current),
+        candidate=_digest(state.candidate),
+        last_good=_digest(state.last_good),
+        phase=state.phase_name,
+        denied=state.denied,
+    )
+
+
+def _digest(assigned: Assigned | None) -> str | None:
+    return assigned.digest if assigned else None
 
 
 def inventory_of(

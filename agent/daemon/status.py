@@ -6,21 +6,24 @@ Rule 2: the same values for people and, as JSON, for programs. Never a key or a 
 
 import fcntl
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from agent.contract.messages import SlotReport
-from agent.daemon.desired import ACCEPTED, AcceptedAssignment
+from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.moments import awake_seconds
-from agent.daemon.updating import describe_slot
+from agent.daemon.state import describe_slot
 from agent.disk import Disk, read_versioned
-from agent.errors import ConfigError
+from agent.errors import AgentError, ConfigError
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import BOOT, BootFile, find_key
 from agent.identity.enrol import load_credentials
 from agent.link.ledger import Totals, read_totals
 from agent.update import journal, trust
+from agent.update.store import Store
 
 
 class OutboxStatus(Struct, frozen=True, kw_only=True):
@@ -45,6 +48,7 @@ class Status(Struct, frozen=True, kw_only=True):
     """One device, as its state directory has it.
 
     Attributes:
+        releases: Family and version by manifest digest, where the store holds the manifest.
         running: Whether an agent holds the directory now.
         boots: How many lives it has begun.
         slots: What each slot runs.
@@ -61,6 +65,7 @@ class Status(Struct, frozen=True, kw_only=True):
     boots: int
     root_version: int | None
     slots: dict[str, SlotReport]
+    releases: dict[str, str]
     outbox: OutboxStatus
     accepted: AcceptedOrder | None
     trusted_floor_ms: int
@@ -85,6 +90,7 @@ def read_status(state_dir: Path) -> Status:
     boot = read_versioned(disk, BOOT, BootFile)
     newest = read_versioned(disk, ACCEPTED, AcceptedAssignment)
     clock = TrustedClock(disk, awake_seconds, time.time)
+    slots = {slot: describe_slot(journal.load(disk, slot)) for slot in journal.slots(disk)}
     return Status(
         state_dir=str(state_dir),
         device=key.device if key else None,
@@ -93,7 +99,8 @@ def read_status(state_dir: Path) -> Status:
         running=_is_locked(state_dir / "lock"),
         boots=boot.counter if boot else 0,
         root_version=trusted.root_version if trusted else None,
-        slots={slot: describe_slot(journal.load(disk, slot)) for slot in journal.slots(disk)},
+        slots=slots,
+        releases=_names(Store(disk), slots.values()),
         outbox=_outbox(read_totals(disk)),
         accepted=_order(newest),
         trusted_floor_ms=clock.floor_ms,
@@ -113,8 +120,8 @@ def describe(status: Status) -> str:
         order = status.accepted
         lines.append(f"assignment {order.sequence} of director epoch {order.director_epoch}")
     for slot, report in status.slots.items():
-        running = report.current[:16] if report.current else "nothing"
-        trying = f", trying {report.candidate[:16]}" if report.candidate else ""
+        running = _named(status, report.current) if report.current else "nothing"
+        trying = f", trying {_named(status, report.candidate)}" if report.candidate else ""
         lines.append(f"slot       {slot}: {running} ({report.phase}{trying})")
     outbox = status.outbox
     lines.append(
@@ -122,6 +129,22 @@ def describe(status: Status) -> str:
         f" {outbox.pending} waiting, {outbox.dropped} dropped"
     )
     return "\n".join(lines)
+
+
+def _named(status: Status, digest: str) -> str:
+    name = status.releases.get(digest)
+    return f"{name} {digest[:16]}" if name else digest[:16]
+
+
+def _names(store: Store, slots: Iterable[SlotReport]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for report in slots:
+        for digest in (report.current, report.candidate, report.last_good):
+            if digest is not None and digest not in names:
+                with suppress(AgentError):  # not there yet, or rotten: the digest must do
+                    release = store.read_manifest(digest)
+                    names[digest] = f"{release.family} {release.version}"
+    return names
 
 
 def _outbox(totals: Totals) -> OutboxStatus:

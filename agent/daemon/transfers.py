@@ -82,6 +82,8 @@ class Transfers:
         self._agenda.cancel("chunks")
         while self._orders:
             order = self._orders[0]
+            # stands where the disk refuses what follows of this order, so that others go on
+            self._agenda.at("chunks", self._around.monotonic() + 1.0, self._ask)
             if order.active is None and not self._open(order):
                 continue
             fetch = order.active

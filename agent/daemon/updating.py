@@ -4,7 +4,8 @@ Rule 1: the machine decides; here a new state is saved, and then its effects are
 Rule 2: effects answer by events that wait in a queue, so no effect runs inside another.
 Rule 3: a manifest is believed before the first byte of an artifact is asked for.
 Rule 4: a try that failed for want of network or room is repeated with growing patience.
-Rule 5: only what this device will run is fetched: one variant's model and the golden file.
+Rule 5: bytes that rotted on the medium are removed and fetched again; no release is
+        condemned for them. An effect that the disk refuses does not cost the ones after it.
 """
 
 import time
@@ -13,25 +14,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from agent.contract.belief import believe_release
-from agent.contract.manifest import Artifact, Release
+from agent.contract.manifest import Artifact
 from agent.contract.messages import Assigned, Finding, Hosted, SlotReport
+from agent.daemon.admitting import Admitting
 from agent.daemon.host import event, log
+from agent.daemon.state import describe_slot
 from agent.disk import Disk
 from agent.errors import (
     AgentError,
-    DiskFullError,
+    CorruptError,
     PlatformError,
     RuntimeMissingError,
     StoreError,
 )
-from agent.infer.variants import choose
 from agent.update import journal, machine
 from agent.update.slot import Fetching, Probing
-from agent.update.store import Store, require_room
+from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer
 
 MAX_DOUBLINGS = 6
+OUTSIDE = (RuntimeMissingError, StoreError, PlatformError, CorruptError)
+"""What keeps a release from being loaded and speaks of the device, not of the release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +85,13 @@ class Updating:
         self._disk = disk
         self._store = store
         self._slots = slots
-        self._hardware = hardware
-        self._reserve_bytes = reserve_bytes
+        self._admitting = Admitting(store, hardware=hardware, reserve_bytes=reserve_bytes)
         self._retry_seconds = retry_seconds
         self._retries: dict[str, tuple[str, int, float]] = {}
         self._around = around
-        self._installed: tuple[Hosted, ...] = ()
         self._states = {slot: journal.load(disk, slot) for slot in journal.slots(disk)}
         self._events: deque[tuple[str, machine.SlotEvent]] = deque()
+        self._unresumed: list[str] = []
         self._performing = False
 
     @property
@@ -103,11 +105,9 @@ class Updating:
 
     def resume(self, installed: tuple[Hosted, ...]) -> None:
         """Go on where the last life ended; the attempt that begins now is counted first."""
-        self._installed = installed
-        for slot in sorted(self._states.keys() & set(self._slots)):
-            state, effects = machine.resume(self._states[slot])
-            self._adopt(slot, state)
-            self._perform(slot, effects)
+        self._admitting.installed = installed
+        self._unresumed = sorted(self._states.keys() & set(self._slots))
+        self._resume_rest()
         self._drain()
 
     def want(self, slot: str, assigned: Assigned) -> None:
@@ -129,6 +129,7 @@ class Updating:
 
     def go_on(self) -> None:
         """Try again what a full disk kept from being remembered or reported."""
+        self._resume_rest()
         self._drain()
         for slot in sorted(self._states):
             for outcome in self._states[slot].unreported:
@@ -168,28 +169,41 @@ class Updating:
             case CheckAnswer():
                 self.tell(slot, machine.CheckFailed(digest, answer.findings))
             case AgentError():
-                finding = Finding(check="load", held=False, why=str(answer)[:500])
-                passes = isinstance(answer, RuntimeMissingError | StoreError | PlatformError)
-                self.tell(
-                    slot,
-                    machine.CheckFailed(digest, (finding,), code=answer.code, retryable=passes),
+                self._admitting.discard_rotten(digest, answer)
+                failed = machine.CheckFailed(
+                    digest,
+                    (_not_loaded(answer),),
+                    code=answer.code,
+                    retryable=isinstance(answer, OUTSIDE),
+                    undecided=answer.code == AgentError.code,
                 )
+                self.tell(slot, failed)
             case _:
                 assert_never(answer)
-
-    def needed(self, release: Release) -> tuple[Artifact, ...]:
-        """Return what this device needs of a release.
-
-        Raises:
-            MismatchError: No variant is for this hardware.
-            RuntimeMissingError: No installed runtime can run it.
-
-        """
-        return (choose(release, self._hardware, self._installed).model, release.golden)
 
     def report(self) -> dict[str, SlotReport]:
         """Return what every slot really runs."""
         return {slot: describe_slot(state) for slot, state in sorted(self._states.items())}
+
+    def _resume_rest(self) -> None:
+        """Go on in the slots where the last life ended; what a full disk refuses waits."""
+        waiting, self._unresumed = self._unresumed, []
+        refused: StoreError | None = None
+        for slot in waiting:
+            state, effects = machine.resume(self._states[slot])
+            try:
+                self._adopt(slot, state)
+            except StoreError as why:  # an attempt that is not counted does not begin
+                refused = why
+                self._unresumed.append(slot)
+                self._serve(slot, self._states[slot].current, None)
+                continue
+            try:
+                self._perform(slot, effects)
+            except StoreError as why:
+                refused = why
+        if refused is not None:
+            raise refused
 
     def _drain(self) -> None:
         if self._performing:
@@ -214,6 +228,7 @@ class Updating:
             case (
                 machine.FetchFailed(digest=digest, retryable=True)
                 | machine.CheckFailed(digest=digest, retryable=True)
+                | machine.CheckFailed(digest=digest, undecided=True)
             ):
                 failed, times, _ = self._retries.get(slot, (digest, 0, 0.0))
                 times = times + 1 if failed == digest else 1
@@ -241,32 +256,42 @@ class Updating:
         self._around.changed()
 
     def _perform(self, slot: str, effects: tuple[machine.Effect, ...]) -> None:
+        refused: StoreError | None = None
         for effect in effects:
-            match effect:
-                case machine.Fetch(wanted):
-                    self._fetch(slot, wanted)
-                case machine.Check(wanted):
-                    self._around.check(slot, wanted.digest)
-                case machine.Serve(release, beside):
-                    self._serve(slot, release, beside)
-                case machine.Prove():
-                    self._around.prove(slot, effect)
-                case machine.Report(outcome):
-                    self._report(slot, outcome)
-                case machine.Forget():
-                    self._evict()
-                case _:
-                    assert_never(effect)
+            try:
+                self._do(slot, effect)
+            except StoreError as why:
+                refused = refused or why
+        if refused is not None:
+            raise refused
+
+    def _do(self, slot: str, effect: machine.Effect) -> None:
+        match effect:
+            case machine.Fetch(wanted):
+                self._fetch(slot, wanted)
+            case machine.Check(wanted):
+                self._around.check(slot, wanted.digest)
+            case machine.Serve(release, beside):
+                self._serve(slot, release, beside)
+            case machine.Prove():
+                self._around.prove(slot, effect)
+            case machine.Report(outcome):
+                self._report(slot, outcome)
+            case machine.Forget():
+                self._evict()
+            case _:
+                assert_never(effect)
 
     def _fetch(self, slot: str, wanted: Assigned) -> None:
         if not self._store.has(wanted.digest):
             self._around.want_manifest(wanted)
             return
         try:
-            release = self._believe(slot, wanted)
-            missing = self._store.missing(self.needed(release))
-            require_room(self._disk, sum(a.size for a in missing), self._reserve_bytes)
-        except (DiskFullError, RuntimeMissingError) as why:
+            missing = self._admitting.admit(slot, wanted, self._states.get(slot, machine.State()))
+        except CorruptError as why:
+            self._admitting.discard_rotten(wanted.digest, why)
+            self._around.want_manifest(wanted)
+        except (RuntimeMissingError, StoreError) as why:
             self._fail_fetch(slot, wanted, why, retryable=True)
         except AgentError as why:
             self._fail_fetch(slot, wanted, why, retryable=False)
@@ -275,20 +300,6 @@ class Updating:
                 self._around.download(slot, wanted.digest, missing)
             else:
                 self._events.append((slot, machine.Fetched(wanted.digest)))
-
-    def _believe(self, slot: str, wanted: Assigned) -> Release:
-        state = self._states.get(slot, machine.State())
-        running = state.current
-        content = self._store.path(wanted.digest).read_bytes()
-        return believe_release(
-            content,
-            wanted,
-            slot=slot,
-            hardware=self._hardware,
-            running=self._store.read_manifest(running.digest) if running else None,
-            running_digest=running.digest if running else None,
-            floor=state.floor,
-        )
 
     def _fail_fetch(self, slot: str, wanted: Assigned, why: AgentError, *, retryable: bool) -> None:
         log.warning(event("fetch-failed", slot=slot, code=why.code, why=why))
@@ -302,9 +313,12 @@ class Updating:
             self._around.serve(slot, release, beside)
         except AgentError as why:
             log.warning(event("serve-failed", slot=slot, code=why.code, why=why))
+            if release is not None:
+                self._admitting.discard_rotten(release.digest, why)
             if release is not None and proving:
-                finding = Finding(check="load", held=False, why=str(why)[:500])
-                self._events.append((slot, machine.Failed(release.digest, (finding,))))
+                outside = isinstance(why, OUTSIDE)
+                failed = machine.Failed(release.digest, (_not_loaded(why),), retryable=outside)
+                self._events.append((slot, failed))
             elif release is not None:
                 self._events.append(
                     (slot, machine.Broken(release.digest, why.code, str(why)[:500]))
@@ -327,16 +341,5 @@ class Updating:
         ]
 
 
-def _digest(assigned: Assigned | None) -> str | None:
-    return assigned.digest if assigned else None
-
-
-def describe_slot(state: machine.State) -> SlotReport:
-    """Return what a slot really runs, as it is reported."""
-    return SlotReport(
-        current=_digest(state.current),
-        candidate=_digest(state.candidate),
-        last_good=_digest(state.last_good),
-        phase=state.phase_name,
-        denied=state.denied,
-    )
+def _not_loaded(why: AgentError) -> Finding:
+    return Finding(check="load", held=False, why=str(why)[:500])

@@ -2,8 +2,9 @@
 
 Rule 1: one thread feeds; ``serve`` may be called from any other. It never waits, and the
         models change between two windows: none is dropped, none is answered by a mixture.
-Rule 2: the model beside sees the same window after the answer is out, and its answers go
-        nowhere but into the ``Comparison``.
+Rule 2: the model beside sees the same window, and its answers go nowhere but into the
+        ``Comparison``. The two take turns in going first: who goes second finds the window
+        in the caches, and is faster for it.
 Rule 3: a model that fails costs its own answer; nothing a model or a sink does ends the
         feeding thread.
 Rule 4: runtimes handed over belong to ``Serving``, which closes those no longer used.
@@ -108,6 +109,11 @@ class _Pair:
     comparing: Comparing | None = None
 
     @property
+    def shadow(self) -> Loaded | None:
+        """The model beside, where its answers can be compared."""
+        return None if self.comparing is None or self.comparing.why_not else self.beside
+
+    @property
     def runtimes(self) -> tuple[Runtime, ...]:
         return tuple(loaded.runtime for loaded in (self.model, self.beside) if loaded)
 
@@ -184,7 +190,7 @@ class Serving:
         self._adopt_if_idle()
 
     def answer(self, window: NDArray[np.float32]) -> None:
-        """Answer one window: infer, record, hand to the sinks, then compare."""
+        """Answer one window: infer, record, hand to the sinks, and compare."""
         with self._feeding:
             if self._wanted is not self._pair:
                 self._adopt()
@@ -208,11 +214,11 @@ class Serving:
     def _answer(self, window: NDArray[np.float32]) -> None:
         pair = self._pair
         if pair.model is not None:
+            shadow = pair.shadow
+            first = _shadow(shadow, window) if shadow and self.windows % 2 else None
             seen = self._run(pair.model, window)
             if pair.comparing is not None:
-                beside = None
-                if pair.beside is not None and not pair.comparing.why_not:
-                    beside = _shadow(pair.beside, window)
+                beside = _shadow(shadow, window) if shadow and first is None else first
                 pair.comparing.add(seen, beside)
         self.windows += 1
 

@@ -44,12 +44,17 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class CheckFailed:
-    """They were not; retryable only when the cause lies outside of the release."""
+    """They were not; retryable only when the cause lies outside of the release.
+
+    ``undecided`` when the child was killed, ran out of time or of memory: that may be the
+    release or the device, so it is tried as often as a probation without evidence.
+    """
 
     digest: str
     findings: tuple[Finding, ...]
     code: str = "check"
     retryable: bool = False
+    undecided: bool = False
 
 
 @dataclass(frozen=True, slots=True)

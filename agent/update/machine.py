@@ -11,7 +11,8 @@ Rule 3: ``current`` changes in one step, after the candidate proved itself. Unti
         old release stays whole, runs beside the candidate, and is what a cut returns to.
 Rule 4: a release that failed its check or its probation is denied for good. One that may
         not be believed is refused as long as the wish for it stands. What may pass by
-        itself (no network, a full disk, too few windows) is retryable.
+        itself (no network, a full disk) is retryable; what may (too few windows, a child
+        that was killed) is, ``MAX_ATTEMPTS`` times.
 Rule 5: a release that stops the agent is tried ``MAX_ATTEMPTS`` times: the counter is in
         the state, and ``resume`` raises it. A clean stop (``Stopping``) does not count.
 Rule 6: a wish for ``last_good`` is checked but not put on probation again: it already
@@ -163,6 +164,8 @@ def _advance(
             after = _changed(state, phase=Probing(wanted=wanted, checked=found))
             serve = Serve(wanted, state.current)
             return after, (serve, Prove(wanted, state.current, found))
+        case Checking(wanted=wanted), CheckFailed(findings=found, undecided=True):
+            return _judge_failed(state, wanted, found, undecided=True)
         case Checking(wanted=wanted), CheckFailed(findings=found, code=code, retryable=retryable):
             why = reasons(found)
             return _fail(state, wanted, code=code, why=why, findings=found, retryable=retryable)

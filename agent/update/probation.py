@@ -2,8 +2,9 @@
 
 Rule 1: the judge is pure; gathering evidence and waiting are the daemon's.
 Rule 2: every check that was possible leaves one finding, a sentence with its figures.
-Rule 3: a candidate is compared with the running release on the *same* windows; where
-        none runs, the comparisons are skipped and a finding says so.
+Rule 3: a candidate is compared with the running release on the *same* windows. Where
+        none runs, or the two cannot be compared by their nature, a finding says so; where
+        the running release could not be run or measured, nothing passes: ``INCONCLUSIVE``.
 Rule 4: withheld windows decide nothing; the evidence has no place for them.
 Rule 5: what more windows cannot mend (golden vectors, accuracy, an inference that fails)
         is a failure at once; behaviour is compared from the minimum of windows on, which
@@ -114,6 +115,8 @@ class Evidence:
         running: The running release's figures; None when nothing ran before.
         decide: Labelled decide windows; None when the device has none.
         expired: Whether the time for probation is over.
+        unlike: Why the two cannot be compared by their nature (other classes or windows).
+        missing: What kept the comparison from being made, and might not the next time.
 
     """
 
@@ -124,6 +127,8 @@ class Evidence:
     running: Measured | None = None
     decide: Labelled | None = None
     expired: bool = False
+    unlike: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,20 +175,30 @@ def judge(evidence: Evidence, limits: Limits) -> tuple[Verdict, tuple[Finding, .
     decides nothing. Low agreement is not held against a candidate that is significantly
     better on the labelled windows: there it is the running release that errs.
     """
-    running, enough = evidence.running, evidence.windows >= limits.min_windows
-    findings = [*evidence.golden, *_robustness(evidence)]
-    if running is None:
+    running = None if evidence.missing else evidence.running
+    enough = evidence.windows >= limits.min_windows
+    findings = [*evidence.golden, *_robustness(evidence.candidate, running)]
+    if evidence.running is None:
         why = "no release ran before, so there was nothing to compare with"
         findings.append(Finding(check="comparison", held=True, why=why))
+    elif evidence.unlike:
+        findings.append(Finding(check="comparison", held=True, why=evidence.unlike[:500]))
     if evidence.decide is not None:
         findings.append(_accuracy(evidence.decide, limits))
     if running is not None and enough:
         findings += _behaviour(evidence, running, limits)
     sound = all(finding.held for finding in findings)
+    if evidence.missing:
+        findings.append(Finding(check="comparison", held=False, why=evidence.missing[:500]))
     why = f"{evidence.windows} live windows were seen, a pass needs {limits.min_windows}"
     given_up = evidence.expired and not enough
     sample = Finding(check="windows", held=not given_up, why=why)
-    return _verdict(sound=sound, enough=enough, given_up=given_up), (*findings, sample)
+    verdict = _verdict(
+        sound=sound,
+        enough=enough and not evidence.missing,
+        given_up=given_up or bool(evidence.missing),
+    )
+    return verdict, (*findings, sample)
 
 
 def sign_test(more: int, fewer: int) -> float:
@@ -200,14 +215,13 @@ def _verdict(*, sound: bool, enough: bool, given_up: bool) -> Verdict:
     return Verdict.INCONCLUSIVE if given_up else Verdict.WAIT
 
 
-def _robustness(evidence: Evidence) -> Iterator[Finding]:
-    failed, refused = evidence.candidate.failed, evidence.candidate.refused
-    if evidence.running is None:
+def _robustness(candidate: Measured, beside: Measured | None) -> Iterator[Finding]:
+    failed, refused = candidate.failed, candidate.refused
+    if beside is None:
         # a refused input speaks of the sensor as much as of the model: it is no window
         why = f"the candidate refused {refused} inputs and failed on {failed} windows"
         yield Finding(check="failures", held=failed == 0, why=why)
         return
-    beside = evidence.running
     why = f"the candidate failed on {failed} windows, the running release on {beside.failed}"
     yield Finding(check="failures", held=failed <= beside.failed, why=why)
     why = f"the candidate refused {refused} inputs, the running release {beside.refused}"

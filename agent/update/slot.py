@@ -95,7 +95,7 @@ class Wish(Struct, frozen=True, kw_only=True):
         digest: The release that is wanted.
         told: Codes of what was reported while this wish stood; after ``DENIED`` or
             ``REFUSED`` there is nothing more to try or to say until another wish.
-        undecided: Probations of it that ended without enough evidence.
+        undecided: Checks and probations of it that ended without enough evidence.
 
     """
 

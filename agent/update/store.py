@@ -73,6 +73,29 @@ class Store:
             if self.disk.path(_name(digest) + suffix).exists():
                 self.disk.remove(_name(digest) + suffix)
 
+    def discard_rotten(self, digest: str) -> tuple[str, ...]:
+        """Remove what of a release no longer has its digest, so that it is fetched again.
+
+        Reads every byte behind the release: only for one that was found rotten.
+
+        Returns:
+            The digests that were removed.
+
+        """
+        try:
+            behind = tuple(a.digest for a in self.read_manifest(digest).artifacts)
+        except AgentError:
+            behind = ()
+        rotten = []
+        for name in dict.fromkeys((digest, *behind)):
+            try:
+                if self.has(name):
+                    self.verify(name)
+            except CorruptError:
+                self.discard(name)
+                rotten.append(name)
+        return tuple(rotten)
+
     def read_manifest(self, digest: str) -> Release:
         """Return a release whose manifest is in the store; its hash is checked again.
 
@@ -82,10 +105,20 @@ class Store:
             ContractError: They are the right bytes, but not a manifest known here.
 
         """
+        return decode_release(self.read(digest))
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes of a manifest.
+
+        Raises:
+            StoreError: They are not there.
+            CorruptError: They are no longer the ones of their digest.
+
+        """
         content = self.disk.read(_name(digest))
         if content is None:
             raise StoreError(f"manifest {digest[:16]} is not in the store")
-        return decode_release(_verified(digest, content))
+        return _verified(digest, content)
 
     def missing(self, artifacts: Collection[Artifact]) -> tuple[Artifact, ...]:
         """Return the artifacts that are not complete in the store, in order.

@@ -10,6 +10,7 @@ Rule 3: each job imports what it needs itself, so that one child does not pay fo
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import sys
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _MAX_JOB_BYTES = 64 * 1024 * 1024
+_NO_MEMORY = re.compile("bad_alloc|bad allocation|Failed to allocate memory")
+"""How runtimes say that they got no memory; it speaks of this child's limit as well."""
 
 
 def main(arguments: list[str]) -> int:
@@ -103,6 +106,7 @@ def check(job: CheckJob) -> CheckAnswer:
         StoreError: Its bytes are not in the store.
         CorruptError: They are no longer the ones that were believed.
         RuntimeMissingError: No installed runtime can run it.
+        MemoryError: It needs more than this child may have, or than there is just now.
 
     """
     from agent.infer.golden import check_golden
@@ -118,15 +122,23 @@ def check(job: CheckJob) -> CheckAnswer:
     except RuntimeMissingError:
         raise
     except ModelError as why:
+        _require_memory(str(why))
         refused = Finding(check="load", held=False, why=str(why)[:500])
         return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes())
     golden = store.path(release.golden.digest).read_bytes()
     finding = check_golden(runtime, golden, release.golden_tolerance)
+    if not finding.held:
+        _require_memory(finding.why)
     rss_bytes = _resident_bytes()
     labels = None
     if finding.held and job.samples:
         labels = _label(runtime, release, Path(job.samples))
     return CheckAnswer(findings=(finding,), rss_bytes=rss_bytes, labels=labels)
+
+
+def _require_memory(why: str) -> None:
+    if _NO_MEMORY.search(why):
+        raise MemoryError(why)
 
 
 def _label(runtime: "Runtime", release: Release, samples: Path) -> Labels | None:

@@ -24,8 +24,9 @@ from agent.contract.messages import (
     MetaRequest,
 )
 from agent.contract.topics import ASSIGNMENT, FRESH
+from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.agenda import Agenda
-from agent.daemon.desired import ACCEPTED, AcceptedAssignment, Desired, Surroundings
+from agent.daemon.desired import Desired, Surroundings
 from agent.disk import Disk
 from agent.errors import AgentError, NewerStateError, StoreError
 from agent.identity.clock import TrustedClock
@@ -149,6 +150,51 @@ def test_an_older_assignment_is_an_alarm_and_changes_nothing(device):
     device.room.take_assignment(device.assignment(4, slots={}))
     assert device.alarms == ["rollback"]
     assert device.room.accepted.accepted.sequence == 5
+
+
+def test_an_older_assignment_that_the_broker_had_kept_is_refused_and_at_first_no_alarm(device):
+    device.room.take_assignment(device.assignment(5))
+    older = device.assignment(4, slots={})
+    for _ in range(2):
+        device.room.take_assignment(older, retained=True)
+    assert device.alarms == []
+    device.room.take_assignment(older, retained=True)
+    assert device.alarms == ["rollback"]
+    assert device.room.accepted.accepted.sequence == 5
+    device.room.take_assignment(device.assignment(6))
+    device.room.take_assignment(older, retained=True)
+    assert device.alarms == ["rollback"]
+
+
+def test_a_manifest_whose_answer_was_lost_to_a_full_disk_is_asked_for_again(tmp_path, device):
+    blocked = tmp_path / "state" / f"{ACCEPTED}.new"
+    blocked.mkdir(parents=True)
+    with pytest.raises(StoreError):
+        device.room.take_assignment(device.assignment())
+    device.room.want_manifest(assign(make_release()))
+    request = device.asked[-1]
+    for piece in split_file(bytes.fromhex(request.id), encode(MetaBundle(files={}))):
+        device.room.take_piece(piece)
+    with pytest.raises(StoreError):
+        device.room.refreshed(
+            Finished(ticket="refresh", kind="refresh", answer=AgentError("it was killed"))
+        )
+    blocked.rmdir()
+    device.room.raise_wishes()
+    device.wait(20.0)
+    again = device.asked[-1]
+    assert isinstance(again, MetaRequest)
+    assert again.id != request.id
+    assert again.targets == request.targets
+    assert device.wishes
+
+
+def test_signed_time_counts_even_where_its_floor_cannot_be_written(tmp_path, device):
+    (tmp_path / "state" / "clock.json.new").mkdir(parents=True)
+    device.room.ask_fresh()
+    device.room.take_fresh(fresh(device, device.asked[-1].nonce))
+    assert device.known == 1
+    assert device.alarms == ["store"]
 
 
 def test_a_full_disk_holds_an_assignment_until_there_is_room(tmp_path, device):

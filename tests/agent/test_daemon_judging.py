@@ -1,6 +1,6 @@
-"""What a probation is judged by: live windows, the child's figures, and never withheld ones."""
+"""The room of judging: which evidence is there, which is missing, and that it goes on looking."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -8,56 +8,63 @@ from agent.config import UpdateConfig
 from agent.contract.messages import Assigned, Finding, Quality
 from agent.daemon.agenda import Agenda
 from agent.daemon.judging import Judging, Measures, Surroundings
+from agent.errors import AgentError, StoreError
 from agent.infer.comparison import Comparison, Side
-from agent.update import machine
+from agent.update.events import Failed, Prove, Proved
 from agent.worker.jobs import CheckAnswer, Labels
 
-OLD, NEW = (Assigned(target=f"models/m/{n}.json", digest=f"{n:064x}", counter=n) for n in (1, 2))
-GOLDEN = (Finding(check="golden-vectors", held=True, why="8 of 8"),)
+GOLDEN = (Finding(check="golden-vectors", held=True, why="8 of 8 vectors"),)
 
 
-def measured(decide: int, withheld: int) -> CheckAnswer:
-    """So many of 100 windows right, in each split."""
-    labels = Labels(
-        decide=tuple(n < decide for n in range(100)), withheld=Quality(right=withheld, windows=100)
+def release(number: int) -> Assigned:
+    return Assigned(target=f"models/motion/{number}.json", digest=f"{number:064x}", counter=number)
+
+
+def labelled(windows: int) -> CheckAnswer:
+    withheld = Quality(right=0, windows=0)
+    labels = Labels(decide=(True,) * windows, withheld=withheld)
+    return CheckAnswer(findings=GOLDEN, rss_bytes=1, labels=labels)
+
+
+OLD, NEW = release(1), release(2)
+PROVE = Prove(NEW, OLD, GOLDEN)
+
+
+def side(assigned: Assigned) -> Side:
+    return Side(
+        release=assigned.digest,
+        answered=200,
+        confidence=0.8,
+        latency_p50_us=40.0,
+        latency_p95_us=50.0,
     )
-    return CheckAnswer(findings=GOLDEN, rss_bytes=2**20, labels=labels)
+
+
+BOTH = Comparison(serving=side(NEW), beside=side(OLD), windows=200, agreed=190, classified=200)
 
 
 @dataclass
-class Slot:
-    """One probation; its children have answered and its windows have been seen."""
+class Room:
+    """Judging, with its time and its live windows in our hand."""
 
-    candidate: CheckAnswer
-    running: CheckAnswer
-    windows: int = 200
+    shown: Comparison | None = BOTH
     now: float = 0.0
-    ends: list[machine.Proved | machine.Failed] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    ends: list[Proved | Failed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.agenda = Agenda()
-        self.measures = Measures(lambda _: None)
+        self.measures = Measures(self.started.append)
         self.judging = Judging(
-            UpdateConfig(probation_seconds=60.0, look_seconds=1.0),
+            UpdateConfig(),
             self.measures,
             self.agenda,
             Surroundings(
-                comparison=lambda _: self.shown(),
+                comparison=lambda _: self.shown,
                 conclude=lambda _, end: self.ends.append(end),
                 monotonic=lambda: self.now,
             ),
         )
-        self.judging.begin("m", machine.Prove(NEW, OLD, GOLDEN))
-        self.measures.answered(NEW.digest, self.candidate)
-        self.measures.answered(OLD.digest, self.running)
-
-    def shown(self) -> Comparison:
-        sides = [
-            Side(release=one.digest, answered=self.windows, latency_p50_us=100, latency_p95_us=200)
-            for one in (NEW, OLD)
-        ]
-        n = self.windows
-        return Comparison(serving=sides[0], beside=sides[1], windows=n, agreed=n, classified=n)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -65,29 +72,92 @@ class Slot:
             action()
 
 
-@pytest.mark.parametrize("withheld", [0, 100])
-def test_withheld_windows_decide_nothing_however_bad_or_good_they_are(withheld: int):
-    same = Slot(measured(90, withheld), measured(90, 50))
-    same.wait(1.0)
-    assert isinstance(same.ends[0], machine.Proved)
-    worse = Slot(measured(50, withheld), measured(90, 50))
-    worse.wait(1.0)
-    assert isinstance(worse.ends[0], machine.Failed)
-    assert not worse.ends[0].retryable
-    assert [f.check for f in worse.ends[0].findings if not f.held] == ["accuracy"]
+def told(end: Proved | Failed) -> str:
+    return "; ".join(f.why for f in end.findings if not f.held)
 
 
-def test_a_probation_without_windows_waits_and_then_says_that_it_knows_nothing():
-    slot = Slot(measured(90, 90), measured(90, 90), windows=0)
-    slot.wait(59.0)
-    assert slot.ends == []
-    slot.wait(1.0)
-    assert isinstance(slot.ends[0], machine.Failed)
-    assert slot.ends[0].retryable
+def test_both_are_measured_and_compared_before_a_candidate_stays():
+    room = Room()
+    room.judging.begin("motion", PROVE)
+    room.measures.answered(NEW.digest, labelled(40))
+    room.wait(60.0)
+    assert room.ends == []
+    room.measures.answered(OLD.digest, labelled(40))
+    room.wait(60.0)
+    (end,) = room.ends
+    assert isinstance(end, Proved)
+    assert "accuracy" in {f.check for f in end.findings}
 
 
-def test_a_probation_that_was_given_up_concludes_nothing():
-    slot = Slot(measured(90, 90), measured(90, 90))
-    slot.judging.stop("m")
-    slot.wait(100.0)
-    assert slot.ends == []
+def test_a_candidate_without_the_running_release_beside_it_does_not_pass():
+    room = Room(shown=replace(BOTH, beside=None))
+    room.judging.begin("motion", PROVE)
+    room.wait(60.0)
+    (end,) = room.ends
+    assert isinstance(end, Failed)
+    assert end.retryable
+    assert "could not be loaded beside" in told(end)
+
+
+def test_a_running_release_that_no_child_can_measure_keeps_the_candidate_from_passing():
+    room = Room()
+    room.judging.begin("motion", PROVE)
+    room.measures.answered(NEW.digest, labelled(40))
+    room.measures.answered(OLD.digest, AgentError("the check worker was killed by SIGKILL"))
+    room.wait(60.0)
+    assert room.ends == []
+    room.wait(3600.0)
+    (end,) = room.ends
+    assert isinstance(end, Failed)
+    assert end.retryable
+    assert "could not measure" in told(end)
+
+
+def test_labelled_windows_that_changed_are_measured_anew_with_both():
+    room = Room()
+    room.measures.ask(OLD.digest, lambda _: None)
+    room.measures.answered(OLD.digest, labelled(30))
+    room.measures.ask(NEW.digest, lambda _: None)
+    room.measures.answered(NEW.digest, labelled(40))
+    room.judging.begin("motion", PROVE)
+    assert room.started == [OLD.digest, NEW.digest, OLD.digest]
+    room.measures.answered(OLD.digest, labelled(40))
+    room.wait(60.0)
+    assert isinstance(room.ends[0], Proved)
+
+
+def test_windows_of_another_release_are_no_evidence():
+    room = Room(shown=replace(BOTH, serving=side(release(7))))
+    room.judging.begin("motion", PROVE)
+    for one in (NEW, OLD):
+        room.measures.answered(one.digest, labelled(40))
+    room.wait(60.0)
+    assert room.ends == []
+
+
+def test_an_error_while_looking_does_not_end_the_looking():
+    room = Room()
+    failing = Surroundings(
+        comparison=lambda _: (_ for _ in ()).throw(StoreError("the medium failed")),
+        conclude=lambda _, end: room.ends.append(end),
+        monotonic=lambda: room.now,
+    )
+    judging = Judging(UpdateConfig(), room.measures, room.agenda, failing)
+    judging.begin("motion", PROVE)
+    with pytest.raises(StoreError):
+        room.wait(60.0)
+    assert room.agenda.holds("judge motion")
+
+
+def test_one_that_waits_for_a_measurement_does_not_cost_another_its_answer():
+    room = Room()
+    heard: list[str] = []
+
+    def refuse(_: CheckAnswer | AgentError) -> None:
+        raise StoreError("no space left")
+
+    room.measures.ask(NEW.digest, refuse)
+    room.measures.ask(NEW.digest, lambda _: heard.append("second"))
+    with pytest.raises(StoreError):
+        room.measures.answered(NEW.digest, labelled(1))
+    assert heard == ["second"]

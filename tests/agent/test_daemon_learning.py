@@ -111,6 +111,18 @@ def test_a_task_offered_again_while_it_is_done_starts_nothing(tmp_path):
     assert device.started == ["t1"]
     assert device.settled == ["t1"]
     assert device.sent == []
+    device.learning.finished(DONE)
+    assert device.settled == ["t1", "t1"]
+
+
+def test_the_offer_of_a_new_connection_is_settled_only_when_it_is_answered(tmp_path):
+    device = Device(tmp_path)
+    settled: list[str] = []
+    device.learning.offered(task(), b"", lambda: settled.append("of the old connection"))
+    device.learning.offered(task(), b"", lambda: settled.append("of the new one"))
+    assert settled == ["of the old connection"]
+    device.learning.finished(DONE)
+    assert settled == ["of the old connection", "of the new one"]
 
 
 def test_a_second_task_is_deferred_while_one_is_done(tmp_path):

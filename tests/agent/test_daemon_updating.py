@@ -1,78 +1,106 @@
-"""A release that may not be believed gets no further than its manifest."""
+"""Slots of a running agent when its disk is full, rotten, or its children die."""
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from agent.contract.manifest import encode_release
-from agent.contract.messages import Assigned
-from agent.disk import Disk
+from agent.errors import AgentError, CorruptError, StoreError
+from agent.update import journal, machine
+from agent.update.slot import Checking, Fetching, Idle
 from tests.releases import Published
-from tests.slot_life import SLOT, Director, Life, Story, prepare, received
+from tests.slot_life import SLOT, Director, Disk, Life, Story, prepare
 
-OLD = Published(2)
+OLD, NEW = Published(2), Published(3)
+STORY = Story(name="update", before=(OLD,), wishes=(NEW,), ends=NEW, told=((NEW, "succeeded"),))
 
 
-def changed(number: int, **changes: object) -> Published:
-    """A release of which the fleet's signers say something else."""
-    made = Published(number)
-    del made.files[made.digest]
-    made.release = msgspec.structs.replace(made.release, **changes)
-    made.manifest, made.digest = encode_release(made.release)
-    made.assigned = Assigned(
-        target=made.release.target, digest=made.digest, counter=made.release.counter
+def begin(tmp_path: Path) -> Life:
+    """Return a device that runs the old release and has been started."""
+    prepare(STORY, tmp_path)
+    life = Life(Disk(tmp_path), STORY, Director(STORY.wishes))
+    life.start()
+    return life
+
+
+def until_checking(life: Life) -> None:
+    life.updating.tell(SLOT, machine.Wanted(NEW.assigned))
+    while not isinstance(life.state.phase, Checking):
+        life._todo.popleft()()
+
+
+def test_a_stored_artifact_that_rotted_is_fetched_again_and_condemns_nothing(tmp_path):
+    life = begin(tmp_path)
+    until_checking(life)
+    life._todo.clear()
+    model = life.store.path(NEW.model.digest)
+    model.write_bytes(b"?" + model.read_bytes()[1:])
+    life.updating.checked(SLOT, NEW.digest, CorruptError("now has another SHA-256"))
+    assert life.state.denied == ()
+    assert life.state.unreported == ()
+    assert not life.store.has(NEW.model.digest)
+    life.obey()
+    assert life.serving == NEW.digest
+
+
+def test_a_stored_manifest_that_rotted_is_asked_for_again(tmp_path):
+    life = begin(tmp_path)
+    life.store.put(NEW.digest, NEW.manifest)
+    path = life.store.path(NEW.digest)
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    life.obey()
+    assert life.serving == NEW.digest
+
+
+def test_a_rotten_manifest_of_the_running_release_refuses_no_other(tmp_path):
+    life = begin(tmp_path)
+    life.store.path(OLD.digest).write_bytes(b"rotten")
+    life.updating.tell(SLOT, machine.Wanted(NEW.assigned))
+    life._todo.popleft()()
+    assert isinstance(life.state.phase, Fetching)
+    assert life.state.wish is not None
+    assert life.state.wish.told == ()
+
+
+def test_a_child_that_dies_three_times_over_a_release_denies_it(tmp_path):
+    life = begin(tmp_path)
+    for tries in range(1, machine.MAX_ATTEMPTS + 1):
+        until_checking(life)
+        life._todo.clear()
+        life.updating.checked(SLOT, NEW.digest, AgentError("killed by SIGSEGV"))
+        assert isinstance(life.state.phase, Idle)
+        assert life.serving == OLD.digest
+        assert (NEW.digest in life.state.denied) == (tries == machine.MAX_ATTEMPTS)
+
+
+def test_a_disk_that_is_full_at_the_start_stops_no_inference_and_begins_no_attempt(tmp_path):
+    life = begin(tmp_path)
+    until_checking(life)
+    blocked = tmp_path / "slots" / f"{SLOT}.json.new"
+    blocked.mkdir()
+    again = Life(Disk(tmp_path), STORY, Director(STORY.wishes))
+    with pytest.raises(StoreError):
+        again.start()
+    assert again.serving == OLD.digest
+    assert not again._todo
+    blocked.rmdir()
+    again.updating.go_on()
+    assert journal.load(again.disk, SLOT).phase == Checking(wanted=NEW.assigned, attempts=2)
+    again.obey()
+    assert again.serving == NEW.digest
+
+
+def test_a_report_that_the_disk_refuses_does_not_cost_the_effects_after_it(tmp_path):
+    life = begin(tmp_path)
+    outcome = machine.Outcome(event_id="0" * 32, release=OLD.digest, outcome="succeeded")
+    state = machine.State(
+        current=OLD.assigned, phase=Checking(wanted=NEW.assigned), unreported=(outcome,)
     )
-    made.files[made.digest] = made.manifest
-    return made
-
-
-def misnamed(**changes: object) -> Published:
-    """A release that the director calls something else than its manifest does."""
-    made = Published(3)
-    made.assigned = msgspec.structs.replace(made.assigned, **changes)
-    return made
-
-
-VARIANT = Published(3).release.variants[0]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "code"),
-    [
-        pytest.param(changed(3, slot="other"), "mismatch", id="of another slot"),
-        pytest.param(Published(1), "rollback", id="older than the floor"),
-        pytest.param(misnamed(counter=9), "mismatch", id="of another counter"),
-        pytest.param(misnamed(target="models/motion/9.json"), "mismatch", id="of another name"),
-        pytest.param(
-            changed(3, variants=(msgspec.structs.replace(VARIANT, hardware=("other-board",)),)),
-            "mismatch",
-            id="for another board",
-        ),
-    ],
-)
-def test_what_may_not_be_believed_is_rejected_before_its_first_byte_is_fetched(
-    wanted: Published, code: str, tmp_path: Path
-):
-    story = Story(name="rejected", before=(OLD,), wishes=(wanted,), ends=OLD, told=())
-    prepare(story, tmp_path)
-    life = Life(Disk(tmp_path), story, Director((wanted,)))
-    life.start()
-    life.obey()
-    assert life.state.current == OLD.assigned
-    assert life.served == [OLD.digest]
-    assert not life.store.has(wanted.model.digest)
-    (event,) = received(life.disk)
-    assert (event.outcome, event.code, event.retryable) == ("rejected", code, False)
-    assert event.slot == SLOT
-
-
-def test_what_the_running_release_permits_to_go_back_to_is_believed(tmp_path: Path):
-    newer = changed(3, rollback_to=(OLD.digest,))
-    story = Story(name="back", before=(OLD, newer), wishes=(OLD,), ends=OLD, told=())
-    prepare(story, tmp_path)
-    life = Life(Disk(tmp_path), story, Director((OLD,)))
-    life.start()
-    life.obey()
-    assert life.serving == OLD.digest
-    assert [event.outcome for event in received(life.disk)] == ["succeeded"]
+    until_checking(life)
+    journal.save(life.disk, SLOT, state)
+    again = Life(Disk(tmp_path), STORY, Director(STORY.wishes))
+    for segment in (tmp_path / "outbox").glob("*.seg"):
+        segment.unlink()
+        segment.mkdir()
+    with pytest.raises(StoreError):
+        again.start()
+    assert again._todo, "the check was not begun"

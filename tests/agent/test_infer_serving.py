@@ -315,3 +315,22 @@ def test_windows_closed_while_recording_lose_nothing():
     assert sum(sum(w.latency_us.counts) for w in closed) == 30_000
     assert [w.number for w in closed] == list(range(5, 5 + len(closed)))
     assert all(a.closed_ms == b.opened_ms for a, b in pairwise(closed))
+
+
+def test_the_two_models_of_a_probation_take_turns_in_going_first(monkeypatch):
+    order: list[str] = []
+    new, old = loaded(0), loaded(1)
+    for name, model in (("new", new), ("old", old)):
+        infer = model.runtime.infer
+
+        def told(x, name=name, infer=infer):
+            order.append(name)
+            return infer(x)
+
+        monkeypatch.setattr(model.runtime, "infer", told)
+    serving = Serving()
+    serving.serve(new, old)
+    for _ in range(4):
+        serving.answer(window())
+    assert order == ["new", "old", "old", "new"] * 2
+    assert serving.comparison().windows == 4

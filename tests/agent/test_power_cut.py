@@ -3,9 +3,13 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.contract.manifest import Artifact
+from agent.daemon.admitting import Admitting
+from agent.errors import CorruptError, MismatchError
 from agent.update import machine
 from agent.update.store import Store
 from tests.faulty_disk import FaultyDisk
@@ -83,6 +87,7 @@ STORIES = (
     ),
 )
 BY_NAME = {story.name: story for story in STORIES}
+Record = Callable[[str, object], None]
 
 
 def wrongs(
@@ -98,18 +103,20 @@ def wrongs(
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 def test_a_cut_at_any_operation_leaves_one_whole_release_and_one_report(
-    story: Story, tmp_path: Path
+    story: Story, tmp_path: Path, record_property: Record
 ):
     count, wrong = wrongs(story, tmp_path)
-    print(f"{story.name}: {count} durable operations, the power cut at each")
+    record_property("measured", f"power cut: {story.name}, at each of {count} durable operations")
     assert wrong == []
     assert count > 10
 
 
 @pytest.mark.parametrize("name", ["update", "update-fails-probation"])
-def test_a_second_cut_anywhere_in_the_recovery_changes_nothing(name: str, tmp_path: Path):
+def test_a_second_cut_anywhere_in_the_recovery_changes_nothing(
+    name: str, tmp_path: Path, record_property: Record
+):
     count, wrong = wrongs(BY_NAME[name], tmp_path, cuts=2)
-    print(f"{name}: {count} pairs of cuts")
+    record_property("measured", f"power cut: {name}, and again while recovering: {count} pairs")
     assert wrong == []
     assert count > 200
 
@@ -142,9 +149,26 @@ class StoredInPlace(InPlace):
     folder = "store/"
 
 
-@pytest.mark.parametrize("fault", [InPlace, StoredInPlace], ids=["journal", "manifest"])
-def test_a_file_written_in_place_would_be_found(fault: type[InPlace], tmp_path: Path):
-    assert wrongs(BY_NAME["update"], tmp_path, fault)[1] != []
+def test_a_journal_written_in_place_would_be_found(tmp_path: Path):
+    assert wrongs(BY_NAME["update"], tmp_path, InPlace)[1] != []
+
+
+def test_a_torn_manifest_is_fetched_again(tmp_path: Path):
+    assert wrongs(BY_NAME["update"], tmp_path, StoredInPlace)[1] == []
+
+
+def test_a_torn_manifest_that_condemned_its_release_would_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def condemn(*given: Any) -> tuple[Artifact, ...]:
+        try:
+            return admit(*given)
+        except CorruptError as why:
+            raise MismatchError(str(why)) from why
+
+    admit = Admitting.admit
+    monkeypatch.setattr(Admitting, "admit", condemn)
+    assert wrongs(BY_NAME["update"], tmp_path, StoredInPlace)[1] != []
 
 
 def _evicts_all_but_the_newest(store: Store, keep: set[str]) -> tuple[str, ...]:

@@ -392,3 +392,21 @@ def _is_sound(state: State) -> None:
 def test_every_kind_of_event_is_in_the_random_stories():
     built = {Wanted, Fetched, FetchFailed, Checked, CheckFailed, Proved, Failed, Broken}
     assert built | {Reported, Stopping} == set(SlotEvent.__args__)
+
+
+def checking(start: State = RUNNING, wanted: Assigned = NEW) -> State:
+    return after(start, *story_of(wanted)[:2])
+
+
+def test_a_child_that_was_killed_is_tried_again_and_denies_only_after_its_tries():
+    killed = CheckFailed(NEW.digest, BAD, code="agent", undecided=True)
+    state = RUNNING
+    for _ in range(MAX_ATTEMPTS - 1):
+        state = after(checking(state), killed)
+        outcome = state.unreported[-1]
+        assert (outcome.code, outcome.retryable, state.denied) == ("inconclusive", True, ())
+        assert (state.current, state.phase) == (OLD, Idle())
+        state = settled(state)
+    state = after(checking(state), killed)
+    assert (state.denied, state.unreported[-1].retryable) == ((NEW.digest,), False)
+    assert step(settled(state), Wanted(NEW))[1] == ()

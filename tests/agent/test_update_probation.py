@@ -230,3 +230,22 @@ def test_every_finding_can_be_sent_and_a_failure_always_has_a_reason(evidence: E
         assert decode(Finding, encode(finding)) == finding
     held = all(f.held for f in findings)
     assert held == (verdict in {Verdict.PASS, Verdict.WAIT})
+
+
+def test_without_the_comparison_that_was_due_nothing_passes_and_a_finding_says_why():
+    alone = replace(SOUND, missing="the running release could not be loaded", decide=None)
+    verdict, findings = judge(alone, LIMITS)
+    assert verdict is Verdict.INCONCLUSIVE
+    assert [f.why for f in findings if not f.held] == ["the running release could not be loaded"]
+    noisy_sensor = replace(alone, candidate=replace(USUAL, refused=7))
+    assert judge(noisy_sensor, LIMITS)[0] is Verdict.INCONCLUSIVE
+    assert "failures" in {f.check for f in findings}
+    broken = replace(alone, golden=(Finding(check="golden-vectors", held=False, why="0 of 8"),))
+    assert judge(broken, LIMITS)[0] is Verdict.FAIL
+
+
+def test_releases_that_cannot_be_compared_by_nature_pass_and_a_finding_says_so():
+    other = replace(SOUND, agreement=None, unlike="the two releases have different classes")
+    verdict, findings = judge(other, LIMITS)
+    assert verdict is Verdict.PASS
+    assert next(f.why for f in findings if f.check == "comparison") == other.unlike

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -9,9 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.contract.manifest import describe_artifact, encode_release
+from agent.contract.messages import Hosted
+from agent.disk import Disk
 from agent.errors import AgentError, ModelError, StoreError
+from agent.infer.arrays import write_npz
+from agent.update.store import Store
 from agent.worker.jobs import CheckJob, Envelope, Limits, ProbeAnswer, ProbeJob
 from agent.worker.start import Finished, named_error, read_answer, start
+from tests.small_models import SAMPLES, hungry, release_of
 
 MIB = 1024 * 1024
 PATIENT = Limits(seconds=60.0, memory_bytes=4096 * MIB)
@@ -134,3 +141,31 @@ def test_errors_keep_their_class_between_processes():
     unknown = named_error("from-the-future", "bad")
     assert type(unknown) is AgentError
     assert "from-the-future" in str(unknown)
+
+
+def test_a_model_for_which_there_is_no_memory_is_no_finding_about_the_model(tmp_path):
+    store = Store(Disk(tmp_path))
+    model = hungry()
+    members = {
+        "in.x": (1, 1, 3, SAMPLES),
+        "out.probabilities": (1, 1, 3),
+        "out.embedding": (1, 1, 4),
+    }
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in members.items()}
+    golden = write_npz({"v": np.array(1, np.int64), **zeros})
+    release = msgspec.structs.replace(
+        release_of(model, version="01"), golden=describe_artifact(golden)
+    )
+    manifest, digest = encode_release(release)
+    for content in (model, golden, manifest):
+        store.put(sha256(content).hexdigest(), content)
+    job = CheckJob(
+        state_dir=str(tmp_path),
+        digest=digest,
+        hardware="generic-linux",
+        installed=(Hosted(name="onnx", version="1"),),
+    )
+    answer = run("check", job, Limits(seconds=60.0, memory_bytes=3072 * MIB))
+    assert isinstance(answer, AgentError)
+    assert answer.code == AgentError.code, answer
+    assert "more memory" in str(answer)
