@@ -85,8 +85,7 @@ class Disk:
     def patch(self, name: str, offset: int, content: bytes) -> None:
         """Write into a part file at an offset; durable only after ``sync``."""
         with _named(name):
-            self._make_parent(name)
-            handle = os.open(self.path(name), os.O_RDWR | os.O_CREAT, 0o600)
+            handle = self._open_part(name)
             try:
                 os.pwrite(handle, content, offset)
             finally:
@@ -127,6 +126,14 @@ class Disk:
         with _named("."):
             stat = os.statvfs(self.root)
             return stat.f_bavail * stat.f_frsize
+
+    def _open_part(self, name: str) -> int:
+        path, flags = self.path(name), os.O_RDWR | os.O_CREAT
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self._make_parent(name)
+            return os.open(path, flags, 0o600)
 
     def _make_parent(self, name: str) -> None:
         parent = self.path(name).parent

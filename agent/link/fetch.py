@@ -7,7 +7,9 @@
 Rule 1: a chunk is written only if its hash is the one in the signed manifest, whoever
         sent it and whether it was asked for or not.
 Rule 2: the map is written after the bytes that it speaks of are on the medium, every
-        64 chunks (4 MiB); a power cut costs at most those.
+        64 chunks (4 MiB), but on a fast link not before half a second is over or 256
+        chunks came. What the map does not know yet is looked for in the part file, so
+        that a killed process costs nothing, and a power cut at most those chunks.
 Rule 3: the whole is hashed from the medium before it gets its name. Where it differs,
         each chunk is checked again and only the bad ones are fetched again.
 Rule 4: retries are bounded, and giving up is a value. What was fetched is kept.
@@ -17,30 +19,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from os import SEEK_END
 from typing import BinaryIO
 
-from agent.contract.codec import Versioned, decode, encode
 from agent.contract.frames import Piece
-from agent.contract.limits import MAX_ARTIFACT_BYTES
-from agent.contract.manifest import Artifact, Digest
-from agent.contract.messages import ChunkRequest, Count
+from agent.contract.manifest import Artifact
+from agent.contract.messages import ChunkRequest
 from agent.disk import Disk
-from agent.errors import (
-    ContractError,
-    CorruptError,
-    DiskFullError,
-    NewerStateError,
-    StoreError,
-    UnsupportedError,
-)
+from agent.errors import CorruptError, DiskFullError, StoreError
+from agent.link.chunk_map import read_map, write_map
 from agent.link.window import Window
 
 PERSIST_CHUNKS = 64
+PERSIST_SECONDS = 0.5
+MAX_UNPERSISTED_CHUNKS = 256
 MAX_BAD_CHUNKS = 16
 MAX_WHOLE_RETRIES = 3
 RESERVE_BYTES = 4 * 1024 * 1024
+_HASHED_TOGETHER = 16
 _HASHED_AT_ONCE = 64
-_MAX_MAP_BYTES = MAX_ARTIFACT_BYTES // 1024 // 4 + 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +72,6 @@ class FetchFailed:
 Progress = Fetching | Fetched | FetchFailed
 
 
-class ChunkMap(Versioned, frozen=True, kw_only=True):
-    """Which chunks are on the medium: one bit each, lowest first, hex."""
-
-    digest: Digest
-    size: Count
-    chunk_size: Count
-    have: str
-
-
 class Fetch:
     """The transfer of one artifact; time is an argument (monotonic seconds)."""
 
@@ -112,8 +100,10 @@ class Fetch:
         self._bad = 0
         self._whole_retries = 0
         self._unpersisted = 0
+        self._persisted_seconds = now_seconds
         self._hash = sha256()
         self._hashed = 0
+        self._first_missing = 0
         self._outcome: Fetched | FetchFailed | None = None
         self._have = bytearray(artifact.count)
         self._got = 0
@@ -159,7 +149,7 @@ class Fetch:
             self._refuse(piece.index, str(why))
             return self.progress(now_seconds)
         try:
-            self._keep(piece.index, content)
+            self._keep(piece.index, content, now_seconds)
             self._last_good_seconds = now_seconds
             self._window.arrived(piece.index, now_seconds)
             if self._got == artifact.count:
@@ -187,55 +177,57 @@ class Fetch:
         path = self._disk.path(self._name)
         if not path.is_file() or path.stat().st_size != self._artifact.size:
             return False
-        self._disk.remove(f"{self._name}.map")
+        self._forget_map()
         return True
 
     def _resume(self) -> None:
-        content = self._disk.read(f"{self._name}.map")
-        part = self._disk.path(f"{self._name}.part")
-        if content is None or not part.is_file():
+        if not self._disk.path(f"{self._name}.part").is_file():
             return
-        try:
-            decode(Versioned, content, limit=_MAX_MAP_BYTES)
-            found = decode(ChunkMap, content, limit=_MAX_MAP_BYTES)
-            bits = int.from_bytes(bytes.fromhex(found.have), "little")
-        except UnsupportedError as why:
-            raise NewerStateError(f"{self._name}.map: {why}") from why
-        except (ContractError, ValueError):
-            return  # the map is only a shortcut
-        if (found.digest, found.chunk_size) == (self._artifact.digest, self._artifact.chunk_size):
-            self._have = bytearray(bits >> i & 1 for i in range(self._artifact.count))
-            self._got = sum(self._have)
+        known = read_map(self._disk, f"{self._name}.map", self._artifact)
+        if known is not None:
+            self._have, self._got = known, sum(known)
+        self._look_for_more()
+
+    def _look_for_more(self) -> None:
+        """Find chunks that came after the map was written last; they are few."""
+        size = self._artifact.chunk_size
+        with self._reading() as file:
+            written = -(-file.seek(0, SEEK_END) // size)
+            unknown = (i for i in self._missing() if i < written)
+            for _, index in zip(range(MAX_UNPERSISTED_CHUNKS), unknown, strict=False):
+                file.seek(index * size)
+                with suppress(CorruptError):
+                    self._artifact.check_chunk(index, file.read(size))
+                    self._have[index] = 1
+                    self._got += 1
+                    self._unpersisted += 1
 
     def _missing(self) -> Iterator[int]:
-        at = self._have.find(0)
+        at = self._have.find(0, self._first_missing)
+        self._first_missing = at if at >= 0 else len(self._have)
         while at >= 0:
             if not self._window.on_its_way(at):
                 yield at
             at = self._have.find(0, at + 1)
 
-    def _keep(self, index: int, content: bytes) -> None:
+    def _keep(self, index: int, content: bytes, now_seconds: float) -> None:
         self._disk.patch(f"{self._name}.part", index * self._artifact.chunk_size, content)
         self._have[index] = 1
         self._got += 1
         self._unpersisted += 1
-        if self._unpersisted >= PERSIST_CHUNKS:
+        since = now_seconds - self._persisted_seconds
+        rested = since >= PERSIST_SECONDS or self._unpersisted >= MAX_UNPERSISTED_CHUNKS
+        if self._unpersisted >= PERSIST_CHUNKS and rested:
+            self._persisted_seconds = now_seconds
             self._persist()
-        self._hash_ahead(_HASHED_AT_ONCE)
+        if self._got % _HASHED_TOGETHER == 0:
+            self._hash_ahead(_HASHED_AT_ONCE)
 
     def _persist(self) -> None:
         if not self._unpersisted:
             return
         self._disk.sync(f"{self._name}.part")
-        bits = sum(1 << i for i, have in enumerate(self._have) if have)
-        length = -(-self._artifact.count // 8)
-        chunk_map = ChunkMap(
-            digest=self._artifact.digest,
-            size=self._artifact.size,
-            chunk_size=self._artifact.chunk_size,
-            have=bits.to_bytes(length, "little").hex(),
-        )
-        self._disk.replace(f"{self._name}.map", encode(chunk_map))
+        write_map(self._disk, f"{self._name}.map", self._artifact, self._have)
         self._unpersisted = 0
 
     def _hash_ahead(self, most: int) -> None:
@@ -265,8 +257,13 @@ class Fetch:
             return
         self._disk.sync(f"{self._name}.part")
         self._disk.rename(f"{self._name}.part", self._name)
-        self._disk.remove(f"{self._name}.map")
+        self._forget_map()
         self._outcome = Fetched(digest=self._artifact.digest)
+
+    def _forget_map(self) -> None:
+        for left in (f"{self._name}.map", f"{self._name}.map.new"):
+            if self._disk.path(left).exists():
+                self._disk.remove(left)
 
     def _recheck(self) -> None:
         """Find what the medium changed, and fetch only that again."""
@@ -278,6 +275,7 @@ class Fetch:
                     self._artifact.check_chunk(index, file.read(size))
                 except CorruptError:
                     self._have[index] = 0
+        self._first_missing = 0
         self._got = sum(self._have)
         self._hash, self._hashed = sha256(), 0
         self._unpersisted = PERSIST_CHUNKS

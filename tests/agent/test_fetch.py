@@ -16,10 +16,19 @@ from agent.contract.manifest import Artifact, describe_artifact
 from agent.contract.messages import ChunkRequest
 from agent.disk import Disk
 from agent.errors import DiskFullError, NewerStateError
-from agent.link.fetch import PERSIST_CHUNKS, Fetch, Fetched, FetchFailed, Fetching, Progress
+from agent.link.fetch import (
+    MAX_UNPERSISTED_CHUNKS,
+    PERSIST_CHUNKS,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Fetching,
+    Progress,
+)
 from tests.faulty_disk import FaultyDisk, PowerCutError
 
 CHUNK = 1024
+SLOW = 100_000.0  # bytes a second: 64 chunks take longer than half a second
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "fetch-v1"
 
 
@@ -290,6 +299,33 @@ def test_the_first_schema_of_the_map_is_read_for_ever(tmp_path: Path) -> None:
     assert stored(tmp_path, path) == path.body
 
 
+def test_a_killed_process_costs_only_what_was_on_its_way(tmp_path: Path) -> None:
+    path = link(300)
+    path.carry(fetch(Disk(tmp_path), path), pieces=200)
+    assert not Disk(tmp_path).names("store")[1:], "on this link no map was due yet"
+    later = link(300)
+    assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
+    assert len(later.asked) == 100
+
+
+def test_on_a_fast_link_the_map_is_still_written_every_so_many_chunks(tmp_path: Path) -> None:
+    path = link(MAX_UNPERSISTED_CHUNKS + 10)
+    path.carry(fetch(Disk(tmp_path), path), pieces=MAX_UNPERSISTED_CHUNKS)
+    assert Disk(tmp_path).names("store")[0].endswith(".map")
+
+
+def test_what_was_found_without_a_map_is_checked_first(tmp_path: Path) -> None:
+    path = link(100)
+    path.carry(fetch(Disk(tmp_path), path), pieces=80)
+    part = tmp_path / "store" / f"{path.artifact.digest}.part"
+    rotten = bytearray(part.read_bytes())
+    rotten[7 * CHUNK] ^= 1
+    part.write_bytes(bytes(rotten))
+    later = link(100)
+    assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
+    assert sorted(later.asked) == [7, *range(80, 100)]
+
+
 def test_a_power_cut_at_every_operation_costs_at_most_one_stretch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -298,13 +334,13 @@ def test_a_power_cut_at_every_operation_costs_at_most_one_stretch(
     monkeypatch.setattr("os.fsync", lambda _: None)  # its order is tested, not the medium
     healthy = FaultyDisk(tmp_path / "healthy")
     healthy.root.mkdir()
-    path = link(150)
+    path = link(150, rate=SLOW)
     path.carry(fetch(healthy, path))
     assert healthy.used > 150
     for good in range(healthy.used):
         root = tmp_path / str(good)
         root.mkdir()
-        cut, path = FaultyDisk(root, good), link(150)
+        cut, path = FaultyDisk(root, good), link(150, rate=SLOW)
         with pytest.raises(PowerCutError):
             path.carry(fetch(cut, path))
         assert stored(root, path) in {None, path.body}, f"cut at {cut.log[-1]}"
