@@ -6,8 +6,9 @@ import click
 
 from fleet.cli.client import ManagerClient
 from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.cli.publishing import publish_described
 from fleet.config import FleetConfig
-from fleet.service.views import ReleaseView, TargetsView
+from fleet.service.views import ReleaseView
 
 
 @click.group()
@@ -35,25 +36,14 @@ def publish(
     each file stands its description (motion.onnx: motion.toml or motion.json) with
     family, slot, classes, probabilities, golden_inputs, metrics and [windowing].
     """
-    from fleet.service.publication import hand_in, read_described, sign_release
-    from fleet.signing.ceremony import load_targets_keys
+    from fleet.service.publication import read_described
 
     config = FleetConfig.load(home)
     views: list[ReleaseView] = []
     with ManagerClient(config.socket) as client:
-        signers = load_targets_keys(config.keys, "", dev=config.dev)
         for file in files:
-            targets = client.get("/targets", TargetsView)
-            built, publication = sign_release(
-                read_described(file, description), targets, signers[:1], version=version
-            )
-            hand_in(
-                built,
-                upload=lambda digest, content: client.put(f"/artifacts/{digest}", content),
-                publish=lambda publication=publication: views.append(  # type: ignore[misc]
-                    client.post("/releases", publication, ReleaseView)
-                ),
-            )
+            described = read_described(file, description)
+            views.append(publish_described(config, client, described, version))
 
     def text() -> None:
         for view in views:

@@ -7,16 +7,15 @@ import click
 from agent.contract.messages import Quality
 from fleet.cli.client import ManagerClient
 from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.cli.publishing import publish_described
 from fleet.config import FleetConfig
 from fleet.errors import ConflictError
 from fleet.service.views import (
     CandidateView,
-    ReleaseView,
     RolloutView,
     RolloutWish,
     RunView,
     RunWish,
-    TargetsView,
 )
 
 
@@ -114,10 +113,12 @@ def promote(
     Only the devices in whose own decide windows the candidate beats what they run get it;
     withheld windows decide nothing.
     """
+    from fleet.service.publication import describe_candidate
+
     config = FleetConfig.load(home)
     with ManagerClient(config.socket) as client:
         candidate = client.get(f"/runs/{run_id}/candidate", CandidateView)
-        release = _sign(config, client, candidate, version)
+        release = publish_described(config, client, describe_candidate(candidate), version)
         rollout = None
         if not no_rollout:
             if not candidate.receivers:
@@ -141,26 +142,6 @@ def promote(
             )
 
     show({"release": release, "rollout": rollout, "receivers": candidate.receivers}, output, text)
-
-
-def _sign(
-    config: FleetConfig, client: ManagerClient, candidate: CandidateView, version: str | None
-) -> ReleaseView:
-    from fleet.service.publication import describe_candidate, hand_in, sign_release
-    from fleet.signing.ceremony import load_targets_keys
-
-    signers = load_targets_keys(config.keys, "", dev=config.dev)
-    targets = client.get("/targets", TargetsView)
-    built, publication = sign_release(
-        describe_candidate(candidate), targets, signers[:1], version=version
-    )
-    views: list[ReleaseView] = []
-    hand_in(
-        built,
-        upload=lambda digest, content: client.put(f"/artifacts/{digest}", content),
-        publish=lambda: views.append(client.post("/releases", publication, ReleaseView)),
-    )
-    return views[0]
 
 
 def _print(view: RunView) -> None:

@@ -20,7 +20,7 @@ A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``mot
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,15 +158,6 @@ def sign_release(
         now=now,
     )
     return built, Publication(targets=signed, manifest=built.manifest)
-
-
-def hand_in(
-    built: BuiltRelease, upload: Callable[[str, bytes], None], publish: Callable[[], None]
-) -> None:
-    """Upload the artifacts, then publish: what devices can see is complete."""
-    for digest, content in built.artifacts.items():
-        upload(digest, content)
-    publish()
 
 
 def _read(path: Path) -> bytes:
