@@ -39,6 +39,7 @@ from agent.daemon.host import event, log
 from agent.disk import Disk, read_versioned
 from agent.errors import (
     AgentError,
+    ExpiredError,
     MalformedError,
     MismatchError,
     RollbackError,
@@ -64,7 +65,7 @@ class Surroundings:
         start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
         accepted: A new assignment is on the medium.
         time_known: Signed time came for the first time in this life.
-        wish: A slot is wanted to run a release.
+        wish: A slot is wanted to run a release; None ends a try for what was wanted.
         manifest: The verified bytes of an assigned manifest.
         manifest_failed: Why an assigned manifest cannot be had, for now.
         alarm: Something is refused: (code, sentence).
@@ -76,7 +77,7 @@ class Surroundings:
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
     accepted: Callable[[], None]
     time_known: Callable[[], None]
-    wish: Callable[[str, Assigned], None]
+    wish: Callable[[str, Assigned | None], None]
     manifest: Callable[[Assigned, bytes], None]
     manifest_failed: Callable[[Assigned, AgentError], None]
     alarm: Callable[[str, str], None]
@@ -141,8 +142,9 @@ class Desired:
             if self._targets:  # what a full disk or a dead child left unanswered
                 self._gathering.begin_at_our_pace()
         if self._accepted is not None:
+            stands = self._still_stands(self._accepted)
             for slot, assigned in self._accepted.slots.items():
-                self._around.wish(slot, assigned)
+                self._around.wish(slot, assigned if stands else None)
 
     def take_assignment(self, payload: bytes, *, retained: bool = False) -> None:
         """Judge an assignment that arrived; hold it while the trust so far is too old for it.
@@ -276,6 +278,17 @@ class Desired:
         self._retry_held()
         if self._targets:
             self._gathering.begin()
+
+    def _still_stands(self, accepted: AcceptedAssignment) -> bool:
+        """Return whether updates may follow from it; what runs goes on running in any case."""
+        now_ms = self._clock.trusted_ms()
+        if now_ms is None or now_ms < accepted.expires_ms:
+            return True
+        why = (
+            f"{accepted.accepted.sequence} ran out at {accepted.expires_ms} ms: nothing is updated"
+        )
+        self._refuse("assignment", ExpiredError(why))
+        return False
 
     def _believe(self, payload: bytes) -> Believed:
         return believe_assignment(

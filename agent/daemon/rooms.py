@@ -242,15 +242,17 @@ class Rooms:
         self.desired.raise_wishes()
         self.tell_state()
 
-    def _wish(self, slot: str, assigned: Assigned) -> None:
+    def _wish(self, slot: str, assigned: Assigned | None) -> None:
         if self._probed is None:
             return
-        if slot not in self.inference.slots:
+        if assigned is None:
+            self.updating.end_try(slot)
+        elif slot not in self.inference.slots:
             self.reporting.alarm(
                 "slot", f"{assigned.target} is assigned to {slot}, which has no pipeline here"
             )
-            return
-        self.updating.want(slot, assigned)
+        else:
+            self.updating.want(slot, assigned)
 
     def _start_check(self, digest: str) -> None:
         try:

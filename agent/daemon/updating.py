@@ -118,6 +118,11 @@ class Updating:
             return
         self.tell(slot, machine.Wanted(assigned))
 
+    def end_try(self, slot: str) -> None:
+        """Give up what is being tried in a slot, if anything; what runs goes on running."""
+        if slot in self._states:
+            self.tell(slot, machine.Wanted(None))
+
     def hurry(self) -> None:
         """Try again at once what failed: the network came back, or the wish is new."""
         self._retries.clear()

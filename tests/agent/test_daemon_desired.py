@@ -60,7 +60,7 @@ class Device:
     wall: float = NOW_MS / 1000
     known: int = 0
     asked: list[MetaRequest | FreshRequest | ChunkRequest] = field(default_factory=list)
-    wishes: list[tuple[str, Assigned]] = field(default_factory=list)
+    wishes: list[tuple[str, Assigned | None]] = field(default_factory=list)
     manifests: list[bytes] = field(default_factory=list)
     failures: list[AgentError] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
@@ -187,6 +187,18 @@ def test_a_manifest_whose_answer_was_lost_to_a_full_disk_is_asked_for_again(tmp_
     assert again.id != request.id
     assert again.targets == request.targets
     assert device.wishes
+
+
+def test_an_accepted_assignment_that_ran_out_updates_nothing_more(device):
+    device.room.take_assignment(device.assignment(expires_ms=NOW_MS - 1))
+    assert device.wishes == [("motion", assign(make_release()))]
+    device.room.ask_fresh()
+    device.room.take_fresh(fresh(device, device.asked[-1].nonce))
+    device.room.raise_wishes()
+    assert device.wishes[-1] == ("motion", None)
+    assert device.alarms == ["expired"]
+    device.room.take_assignment(device.assignment(2))
+    assert device.wishes[-1] == ("motion", assign(make_release()))
 
 
 def test_signed_time_counts_even_where_its_floor_cannot_be_written(tmp_path, device):

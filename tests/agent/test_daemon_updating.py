@@ -89,6 +89,16 @@ def test_a_disk_that_is_full_at_the_start_stops_no_inference_and_begins_no_attem
     assert again.serving == NEW.digest
 
 
+def test_a_wish_that_ran_out_ends_the_try_and_what_ran_goes_on(tmp_path):
+    life = begin(tmp_path)
+    until_checking(life)
+    life.updating.end_try(SLOT)
+    assert isinstance(life.state.phase, Idle)
+    assert (life.serving, life.state.current) == (OLD.digest, OLD.assigned)
+    life.updating.end_try("nowhere")
+    assert set(life.updating.states) == {SLOT}
+
+
 def test_a_report_that_the_disk_refuses_does_not_cost_the_effects_after_it(tmp_path):
     life = begin(tmp_path)
     outcome = machine.Outcome(event_id="0" * 32, release=OLD.digest, outcome="succeeded")
