@@ -1,0 +1,174 @@
+"""Rows 17 to 19 and 21 at a real mosquitto, configured and provisioned as Fieldfare ships it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.contract.limits import enrol_seat
+from agent.contract.topics import (
+    ASSIGNMENT,
+    ENROL_REPLY,
+    EVENT,
+    HINT,
+    MANAGER_PRESENCE,
+    PRESENCE,
+    REPORTED,
+)
+from fleet.ingest.broker import BrokerLink
+from fleet.ingest.mail import Connected, Connection, Disconnected, Message
+from fleet.ingest.provision import ENROL_USER
+from tests.brokers import TOPICS, Listener, Mosquitto, eventually
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker") / "home").start()
+    yield mosquitto
+    mosquitto.stop()
+
+
+@pytest.fixture(scope="module")
+def passwords(broker: Mosquitto) -> Iterator[dict[str, str]]:
+    provisioner = broker.provisioner()
+    yield {name: provisioner.grant(name) for name in ("d-one", "d-two")}
+    provisioner.close()
+
+
+def device(broker: Mosquitto, name: str, password: str) -> Listener:
+    return Listener(broker.connection(name, password), f"{TOPICS.root}/dn/{name}/#")
+
+
+def refusal(connection: Connection, *filters: str) -> str:
+    """Why the broker ends a connection that it must not serve."""
+    link = BrokerLink(connection, subscriptions=tuple((name, 1) for name in filters))
+    said: list[str] = []
+
+    def ended() -> bool:
+        for news in link.poll(0.1):
+            assert not isinstance(news, Connected), "the broker took it"
+            if isinstance(news, Disconnected):
+                said.append(news.why)
+        return bool(said)
+
+    try:
+        eventually(ended, 10)
+    finally:
+        link.close()
+    return said[0]
+
+
+FOREIGN = [
+    pytest.param(f"{TOPICS.root}/dn/d-two/#", id="another device's inbox"),
+    pytest.param(f"{TOPICS.root}/up/#", id="everybody's reports"),
+    pytest.param(f"{TOPICS.root}/enrol/req/+", id="strangers' requests"),
+    pytest.param("#", id="everything"),
+    pytest.param("$CONTROL/#", id="the accounts"),
+    pytest.param("$SYS/#", id="the broker's figures"),
+    pytest.param(f"$share/g/{TOPICS.root}/dn/d-two/#", id="a shared subscription"),
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_attack_17_a_device_subscribes_to_foreign_topics(broker, passwords, foreign):
+    assert "Not authorized" in refusal(broker.connection("d-one", passwords["d-one"]), foreign)
+
+
+@pytest.mark.parametrize("by_will", [False, True], ids=["publish", "will"])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        pytest.param(TOPICS.write(PRESENCE.at("d-one")), id="its own presence"),
+        pytest.param(TOPICS.write(PRESENCE.at("d-two")), id="another device's presence"),
+        pytest.param(TOPICS.write(ASSIGNMENT.at("d-two")), id="another device's inbox"),
+        pytest.param(TOPICS.write(HINT.at("all")), id="a group"),
+        pytest.param(TOPICS.write(MANAGER_PRESENCE.at("main")), id="the manager"),
+        pytest.param(TOPICS.write(ENROL_REPLY.at("00")), id="an enrolment reply"),
+    ],
+)
+def test_attack_17_a_device_writes_to_foreign_topics(broker, passwords, foreign, by_will):
+    fleet = Listener(broker.manager(), *TOPICS.of_manager())
+    victim = device(broker, "d-two", passwords["d-two"])
+    good = Message(topic=TOPICS.write(EVENT.at("d-one", "alarm")), payload=b"good")
+    evil = Message(topic=foreign, payload=b"evil")
+    culprit = BrokerLink(
+        broker.connection("d-one", passwords["d-one"]),
+        subscriptions=(),
+        will=evil if by_will else None,
+    )
+    try:
+        eventually(lambda: any(isinstance(n, Connected) for n in culprit.poll(0.1)))
+        if not by_will:
+            assert culprit.publish(evil)
+        assert culprit.publish(good)
+        culprit.poll(0.1)
+        fleet.until(lambda: any(m.payload == b"good" for m in fleet.heard))
+        if by_will:
+            drop(culprit)
+        sentinel = Message(topic=TOPICS.write(ASSIGNMENT.at("d-two")), payload=b"last")
+        assert fleet.link.publish(sentinel)
+        own = "/up/d-one/" in foreign
+        fleet.until(lambda: not own or any(m.payload == b"evil" for m in fleet.heard))
+        victim.until(lambda: any(m.payload == b"last" for m in victim.heard))
+        fleet.turn(0.2)
+        heard = [m.topic for m in (*fleet.heard, *victim.heard) if m.payload == b"evil"]
+        assert heard == ([foreign] if own else [])
+    finally:
+        culprit.close()
+        victim.close()
+        fleet.close()
+
+
+def drop(link: BrokerLink) -> None:
+    """End a connection as a dying device does, without a good-bye."""
+    import socket
+
+    link._client.socket().shutdown(socket.SHUT_RDWR)
+
+
+def test_attack_18_a_client_id_is_not_taken_over(broker, passwords):
+    victim = device(broker, "d-one", passwords["d-one"])
+    for url, user, password in (
+        (broker.url, "d-two", passwords["d-two"]),
+        (broker.enrol_url, "d-two", passwords["d-two"]),
+        (broker.enrol_url, enrol_seat(ENROL_USER, 4), broker.accounts.enrol),
+    ):
+        impostor = Connection(url=url, username=user, password=password, client_id="d-one")
+        link = BrokerLink(impostor, subscriptions=((f"{TOPICS.root}/dn/d-one/#", 1),))
+        eventually(lambda link=link: any(isinstance(n, Disconnected) for n in link.poll(0.1)))
+        link.close()
+    victim.turn(0.3)
+    assert not [news for news in victim.news if isinstance(news, Disconnected)]
+    victim.close()
+
+
+def test_attack_19_a_revoked_device_is_cut_off_and_stays_out(broker):
+    provisioner = broker.provisioner()
+    password = provisioner.grant("d-gone")
+    gone = device(broker, "d-gone", password)
+    provisioner.revoke("d-gone")
+    gone.until(lambda: any(isinstance(news, Disconnected) for news in gone.news))
+    assert "Not authorized" in refusal(broker.connection("d-gone", password))
+    gone.close()
+    provisioner.close()
+
+
+def test_attack_21_what_a_revoked_device_retained_is_cleared(broker):
+    provisioner = broker.provisioner()
+    left = device(broker, "d-left", provisioner.grant("d-left"))
+    topic = TOPICS.write(REPORTED.at("d-left"))
+    left.link.publish(Message(topic=topic, payload=b"{}", retain=True))
+    fleet = Listener(broker.manager(), f"{TOPICS.root}/up/d-left/#")
+    left.turn()
+    fleet.until(lambda: bool(fleet.heard))
+    left.close()
+    provisioner.revoke("d-left")
+    fleet.link.publish(Message(topic=topic, payload=b"", retain=True))
+    fleet.until(lambda: fleet.link.unsent_bytes == 0 and len(fleet.heard) > 1)
+    fleet.close()
+    later = Listener(broker.manager(), f"{TOPICS.root}/up/d-left/#")
+    later.turn(0.2)
+    assert not [m for m in later.heard if m.payload]
+    later.close()
+    provisioner.close()
