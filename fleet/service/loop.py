@@ -24,7 +24,7 @@ from agent.contract.messages import ManagerPresence
 from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address
 from agent.errors import AgentError
 from fleet.config import FleetConfig
-from fleet.errors import ConflictError, FleetError, RegistryError, UnreachableError
+from fleet.errors import ConflictError, FleetError, RegistryError, SigningError, UnreachableError
 from fleet.ingest import dispatch
 from fleet.ingest.broker import BrokerLink
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message
@@ -47,6 +47,8 @@ _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _MAX_UNSENT_CHUNK_BYTES = 1024 * 1024
 """Chunks that lie before an assignment in the connection's own queue."""
 _SIGNED_AT_ONCE = 200
+_UNSIGNABLE_SECONDS = 60.0
+"""After a refusal to sign for one device, the others are served before it is tried again."""
 
 
 class RunningManager:
@@ -66,6 +68,7 @@ class RunningManager:
         self._chunks = ChunkServer(self._desk.artifacts)
         self._link = self._open_link()
         self._errands = ErrandRunner(self._accounts, self.post)
+        self._unsignable: dict[str, float] = {}
         self._ticked = self._checked_metadata = 0.0
 
     def ask(self, use_case: Callable[[Desk], R], /) -> R:
@@ -78,6 +81,8 @@ class RunningManager:
         answer: Future[R] = Future()
 
         def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # the asker was told that it did not happen
             try:
                 answer.set_result(use_case(self._desk))
             except Exception as why:  # noqa: BLE001 - it belongs to the asker, who raises it
@@ -87,6 +92,7 @@ class RunningManager:
         try:
             return answer.result(timeout=_ANSWER_SECONDS)
         except TimeoutError as why:
+            answer.cancel()
             raise UnreachableError("the manager did not answer in a minute; see its log") from why
 
     def post(self, use_case: Callable[[Desk], None]) -> None:
@@ -156,30 +162,43 @@ class RunningManager:
             overview.forget_old(self._desk)
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
             self._checked_metadata = now
-            if self._desk.repository.refresh(
-                datetime.fromtimestamp(self._desk.now_ms() / 1000, UTC)
-            ):
+            self._refresh_metadata()
+
+    def _refresh_metadata(self) -> None:
+        try:
+            now = datetime.fromtimestamp(self._desk.now_ms() / 1000, UTC)
+            if self._desk.repository.refresh(now):
                 LOG.info("metadata signed again")
+        except SigningError as why:  # what is in force holds for days; the fleet is served on
+            LOG.warning("metadata not signed again why=%s", why)
 
     def _sign_assignments(self) -> None:
         desk, authority = self._desk, self._desk.repository.authority()
         now_ms, lifetime_ms = desk.now_ms(), desk.config.assignment_seconds * 1000
         due = dispatch.due(desk.registry, now_ms=now_ms, lifetime_ms=lifetime_ms)
+        since = time.monotonic() - _UNSIGNABLE_SECONDS
+        due = [device for device in due if self._unsignable.get(device, since) <= since]
         if not due:
             return
         with desk.registry.transaction():
             for device in due[:_SIGNED_AT_ONCE]:
-                signed = dispatch.sign_next(
-                    desk.registry,
-                    desk.registry.devices.require(device),
-                    fleet=desk.config.fleet,
-                    epoch=authority.director_epoch,
-                    now_ms=now_ms,
-                    lifetime_ms=lifetime_ms,
-                    sign=lambda assignment: sign_assignment(
-                        desk.keys.director, assignment, authority=authority, now_ms=now_ms
-                    ),
-                )
+                try:
+                    signed = dispatch.sign_next(
+                        desk.registry,
+                        desk.registry.devices.require(device),
+                        fleet=desk.config.fleet,
+                        epoch=authority.director_epoch,
+                        now_ms=now_ms,
+                        lifetime_ms=lifetime_ms,
+                        sign=lambda assignment: sign_assignment(
+                            desk.keys.director, assignment, authority=authority, now_ms=now_ms
+                        ),
+                    )
+                except SigningError as why:
+                    LOG.warning("unsigned device=%s why=%s", device, why)
+                    self._unsignable[device] = time.monotonic()
+                    continue
+                self._unsignable.pop(device, None)
                 desk.send(ASSIGNMENT.at(device), signed.payload)
                 LOG.info("assignment device=%s sequence=%d", device, signed.sequence)
         if len(due) > _SIGNED_AT_ONCE:

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from agent.contract.manifest import decode_release
 from fleet.errors import NotFoundError, RefusedError
+from fleet.registry.artifacts import Artifacts
 from fleet.registry.models import Published
 from fleet.service.desk import Desk
 from fleet.service.views import Publication, ReleaseView, TargetsView
@@ -31,8 +32,8 @@ def targets(desk: Desk) -> TargetsView:
     )
 
 
-def upload(desk: Desk, digest: str, content: bytes) -> None:
-    """Keep an artifact.
+def upload(artifacts: Artifacts, digest: str, content: bytes) -> None:
+    """Keep an artifact; it may be large, so any thread but the manager's calls this.
 
     Raises:
         RefusedError: The bytes are not those of ``digest``.
@@ -41,7 +42,7 @@ def upload(desk: Desk, digest: str, content: bytes) -> None:
     found = sha256(content).hexdigest()
     if found != digest:
         raise RefusedError(f"the uploaded bytes have digest {found}, not {digest}")
-    desk.artifacts.put(content)
+    artifacts.put(content)
 
 
 def publish(desk: Desk, publication: Publication) -> ReleaseView:

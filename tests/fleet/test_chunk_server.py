@@ -61,3 +61,16 @@ def test_metadata_arrives_whole_from_its_pieces():
     whole = b"".join(Piece.decode(payload).content for _, payload in answer)
     assert decode(MetaBundle, whole, limit=MAX_METADATA_BYTES).files == files
     assert len(answer) > 1
+
+
+def test_devices_take_turns_and_no_more_leaves_than_there_is_room_for(tmp_path: Path):
+    chunks, digest = server(tmp_path)
+    for device in ("d-a", "d-b", "d-c"):
+        chunks.ask(device, ChunkRequest(a=digest, r=((0, 12),)))
+    rounds = [[a.who for a, _ in chunks.ready(1.0, room_bytes=4 * CHUNK_BYTES)] for _ in range(9)]
+    assert all(len(sent) == 4 and len(set(sent)) == 3 for sent in rounds[:8])
+    assert (
+        sorted(who for sent in rounds for who in sent) == ["d-a"] * 12 + ["d-b"] * 12 + ["d-c"] * 12
+    )
+    assert not chunks.waiting
+    assert chunks.ready(1.0, room_bytes=-5) == []
