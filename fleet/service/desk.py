@@ -69,7 +69,6 @@ class Desk:
         errands: Waits for the provisioner.
         conductors: Running federated runs by id.
         device_keys: Public keys of enrolled devices that were heard since the start.
-        nonces: Enrolment nonces that were answered, newest last, bounded.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
 
@@ -88,7 +87,6 @@ class Desk:
     errands: deque[Errand] = field(default_factory=deque)
     conductors: dict[str, Conductor] = field(default_factory=dict)
     device_keys: dict[str, VerifyKey] = field(default_factory=dict)
-    nonces: deque[str] = field(default_factory=lambda: deque(maxlen=10_000))
     connected: bool = False
 
     def send(self, address: Address, payload: bytes) -> None:
