@@ -205,15 +205,17 @@ class Life:
 
 def fetch_artifact(disk: Disk, artifact: Artifact, content: bytes) -> None:
     """Fetch through the real transfer, from a fleet that answers every request."""
-    fetch = Fetch(artifact, disk, now_seconds=0.0)
+    now = 0.0
+    fetch = Fetch(artifact, disk, now_seconds=now)
     pieces = split_file(bytes.fromhex(artifact.digest[:16]), content, artifact.chunk_size)
-    while isinstance(fetch.progress(0.0), Fetching):
-        wanted = [r for request in fetch.requests(0.0) for r in request.r]
+    while isinstance(fetch.progress(now), Fetching):
+        wanted = [r for request in fetch.requests(now) for r in request.r]
         assert wanted, "the transfer asks for nothing and is not complete"
         for first, count in wanted:
             for piece in pieces[first : first + count]:
-                fetch.take(piece, 0.0)
-    assert fetch.progress(0.0) == Fetched(digest=artifact.digest)
+                now += 0.01  # slow enough that the map is written before the last piece
+                fetch.take(piece, now)
+    assert fetch.progress(now) == Fetched(digest=artifact.digest)
 
 
 def open_outbox(disk: Disk) -> Outbox:
