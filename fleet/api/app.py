@@ -11,11 +11,17 @@ from typing import TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
-from agent.contract.limits import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
+from agent.contract.limits import (
+    MAX_ARTIFACT_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_METADATA_BYTES,
+    NAME_PATTERN,
+)
 from agent.errors import AgentError
 from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
-from fleet.service import membership, overview, releases, rollouts, runs
+from fleet.service import membership, overview, releases, rollouts, runs, trust
 from fleet.service.desk import Ask, Desk
 from fleet.service.views import Problem, Publication, RolloutWish, RunWish, TokenWish
 
@@ -34,10 +40,12 @@ def make_app(ask: Ask) -> FastAPI:
     app = FastAPI(title="Fieldfare", openapi_url="/api/v1/openapi.json", docs_url=None)
     app.add_exception_handler(FleetError, _refused)
     app.add_exception_handler(AgentError, _refused)
+    app.add_exception_handler(HTTPException, _unknown)
     _add_fleet(app, ask)
     _add_releases(app, ask)
     _add_rollouts(app, ask)
     _add_runs(app, ask)
+    _add_trust(app, ask)
     return app
 
 
@@ -93,9 +101,9 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
     async def listing() -> Response:
         return await _answer(ask, releases.listing)
 
-    @app.get("/api/v1/releases/{family}/{version}")
-    async def show(family: str, version: str) -> Response:
-        return await _answer(ask, lambda desk: releases.show(desk, f"{family}/{version}"))
+    @app.get("/api/v1/releases/{name:path}")
+    async def show(name: str) -> Response:
+        return await _answer(ask, lambda desk: releases.show(desk, name))
 
     @app.post("/api/v1/releases")
     async def publish(request: Request) -> Response:
@@ -152,6 +160,21 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
         return await _answer(ask, lambda desk: runs.candidate(desk, run))
 
 
+def _add_trust(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/trust")
+    async def show() -> Response:
+        return await _answer(ask, trust.show)
+
+    @app.post("/api/v1/trust")
+    async def put_into_force(request: Request) -> Response:
+        change = await _body(request, trust.SignedChange)
+        return await _answer(ask, lambda desk: trust.put_into_force(desk, change))
+
+    @app.post("/api/v1/trust/refresh")
+    async def refresh() -> Response:
+        return await _answer(ask, trust.refresh)
+
+
 async def _answer(ask: Ask, use_case: Callable[[Desk], object]) -> Response:
     result = await run_in_threadpool(ask, use_case)
     return Response(msgspec.json.encode(result), media_type="application/json")
@@ -161,8 +184,21 @@ async def _body(request: Request, kind: type[S]) -> S:
     content = await _read(request, MAX_BODY_BYTES)
     try:
         return msgspec.json.decode(content or b"{}", type=kind)
+    except msgspec.ValidationError as why:
+        raise RefusedError(_sentence(str(why))) from why
     except (msgspec.MsgspecError, ValueError, RecursionError) as why:
         raise RefusedError(f"the request body is not a {kind.__name__}: {why}") from why
+
+
+def _sentence(why: str) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.uses``` into the asker's words."""
+    message, _, where = why.partition(" - at `$.")
+    if "matching regex" in message and repr(NAME_PATTERN) in message:
+        message = "expected 2 to 63 lower-case letters, digits and hyphens"
+    elif "matching regex" in message:
+        message = "this word is not allowed there"
+    field = where.rstrip("`").replace("_", " ")
+    return f"{field}: {message[0].lower()}{message[1:]}" if field else message
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -189,4 +225,11 @@ def _refused(_request: Request, why: Exception) -> Response | Awaitable[Response
         why=str(why),
         exit_status=getattr(why, "exit_status", 1),
     )
+    return Response(msgspec.json.encode(problem), status_code=status, media_type="application/json")
+
+
+def _unknown(request: Request, why: Exception) -> Response:
+    status = why.status_code if isinstance(why, HTTPException) else 404
+    sentence = f"there is no {request.method} {request.url.path} here"
+    problem = Problem(code=NotFoundError.code, why=sentence, exit_status=NotFoundError.exit_status)
     return Response(msgspec.json.encode(problem), status_code=status, media_type="application/json")

@@ -12,11 +12,13 @@ from typing import Protocol
 import click
 
 from agent.contract.broker_url import BrokerUrl
+from fleet.cli.keyring import read_passphrase
 from fleet.cli.output import home_option
+from fleet.cli.proposing import read_file
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, UnreachableError
 from fleet.service.desk import Ask
-from fleet.service.founding import Ports, found_dev
+from fleet.service.founding import Ports, found_dev, found_signed
 
 
 class Door(Protocol):
@@ -34,7 +36,7 @@ OpenDoor = Callable[[Path, Ask], Door]
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="Make every key here, without a passphrase. Required.")
+@click.option("--dev", is_flag=True, help="Make every key here, without a passphrase.")
 @click.option("--fleet", default="fleet-1", show_default=True, help="Name of the fleet.")
 @click.option(
     "--broker",
@@ -50,36 +52,91 @@ OpenDoor = Callable[[Path, Ask], Door]
     show_default=True,
     help="Name or address that devices reach the broker by.",
 )
-@click.option("--port", default=8883, show_default=True, help="Port for devices.")
-@click.option("--enrol-port", default=8884, show_default=True, help="Port for enrolment.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=8883,
+    show_default=True,
+    help="Port for devices.",
+)
+@click.option(
+    "--enrol-port",
+    type=click.IntRange(1, 65_535),
+    default=8884,
+    show_default=True,
+    help="Port for enrolment.",
+)
+@click.option(
+    "--founding",
+    type=click.Path(path_type=Path),
+    help="What the fleet's people signed; see 'fieldfare keys init'.",
+)
+@click.option(
+    "--online", type=click.Path(path_type=Path), help="Folder of 'fieldfare keys online'."
+)
+@click.option(
+    "--passphrase-file", type=click.Path(path_type=Path), help="Opens the keys in --online."
+)
 @home_option
 def init(
-    dev: bool, fleet: str, kind: str, host: str, port: int, enrol_port: int, home: Path
+    dev: bool,
+    fleet: str,
+    kind: str,
+    host: str,
+    port: int,
+    enrol_port: int,
+    founding: Path | None,
+    online: Path | None,
+    passphrase_file: Path | None,
+    home: Path,
 ) -> None:
-    """Make a new fleet: keys, signed metadata, registry, broker configuration."""
+    """Make a new fleet: keys, signed metadata, registry, broker configuration.
+
+    With --dev every key is made here. Otherwise the people's keys have signed elsewhere,
+    and --founding, --online and --passphrase-file bring what the manager needs.
+    """
+    ports = _ports(kind, host, port, enrol_port)
     if not dev:
-        raise ConfigError(
-            "only development fleets can be made yet: add --dev, which puts every key, also the "
-            "offline ones, in one folder without a passphrase"
+        if founding is None or online is None or passphrase_file is None:
+            raise ConfigError(
+                "say --dev, which puts every key, also the offline ones, in one folder without "
+                "a passphrase; or --founding, --online and --passphrase-file of a fleet whose "
+                "people sign elsewhere ('fieldfare keys init --help')"
+            )
+        config = found_signed(
+            home, read_file(founding), online, read_passphrase(passphrase_file),
+            kind=kind, ports=ports,
+        )  # fmt: skip
+        click.echo(f"made fleet {config.fleet} in {config.home}")
+        click.echo(f"its keys are in {config.keys}; delete {online}")
+    else:
+        config = found_dev(home, fleet, kind=kind, ports=ports)
+        click.echo(f"made fleet {config.fleet} in {config.home}")
+        click.secho(
+            "DEVELOPMENT FLEET: root, targets and online keys all lie in\n"
+            f"  {config.keys}\nwithout a passphrase. Whoever reads that folder owns every device.",
+            fg="yellow",
+            bold=True,
         )
+    if ports.bind:
+        click.echo("\nDevices on this machine only can reach it; for others make it with --host.")
+    click.echo(f"\nnext: fieldfare broker run --home {home}\n      fieldfare serve --home {home}")
+
+
+def _ports(kind: str, host: str, port: int, enrol_port: int) -> Ports:
+    if not host or not host.isprintable() or set(host) & set(" /@?#"):
+        raise ConfigError(f"--host {host!r} is neither a name nor an address")
     loopback = host in {"127.0.0.1", "localhost", "::1"}
     if kind == "embedded" and not loopback:
         raise ConfigError("the embedded broker isolates nobody and serves loopback only")
-    ports = Ports(
+    if kind == "mosquitto" and port == enrol_port:
+        raise ConfigError(f"devices and enrolment need a port each, not both {port}")
+    return Ports(
         host=host,
         bind="127.0.0.1" if loopback else "",
         devices=port,
         enrolment=port if kind == "embedded" else enrol_port,
     )
-    config = found_dev(home, fleet, kind=kind, ports=ports)
-    click.echo(f"made fleet {config.fleet} in {config.home}")
-    click.secho(
-        "DEVELOPMENT FLEET: root, targets and online keys all lie in\n"
-        f"  {config.keys}\nwithout a passphrase. Whoever reads that folder owns every device.",
-        fg="yellow",
-        bold=True,
-    )
-    click.echo(f"\nnext: fieldfare broker run --home {home}\n      fieldfare serve --home {home}")
 
 
 @click.command()
@@ -94,9 +151,9 @@ def serve(open_door: OpenDoor, passphrase_file: Path | None, home: Path) -> None
     """Run the manager until SIGTERM or Ctrl-C."""
     from fleet.service.loop import RunningManager
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
+    _log_events()
     config = FleetConfig.load(home)
-    passphrase = passphrase_file.read_text().strip() if passphrase_file else ""
+    passphrase = read_passphrase(passphrase_file) if passphrase_file else ""
     manager = RunningManager(config, passphrase=passphrase)
     door = open_door(config.socket, manager.ask)
     for wanted in (signal.SIGTERM, signal.SIGINT):
@@ -132,10 +189,16 @@ def run_broker(home: Path) -> None:
     os.execv(found, [found, "-c", str(config.broker_folder / "mosquitto.conf")])  # noqa: S606 - our own program
 
 
+def _log_events() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
+    # They tell at every signing which key has yet to sign; the refusal itself is ours to tell.
+    logging.getLogger("tuf").setLevel(logging.WARNING)
+
+
 def _run_embedded(config: FleetConfig) -> None:
     from fleet.ingest.embedded import EmbeddedBroker
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
+    _log_events()
     running = EmbeddedBroker(config.broker_folder, BrokerUrl.parse(config.broker.url).port)
     stopping = threading.Event()
     for wanted in (signal.SIGTERM, signal.SIGINT):

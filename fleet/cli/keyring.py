@@ -34,7 +34,7 @@ def read_passphrase(file: Path) -> str:
 
     """
     try:
-        return file.read_text().partition("\n")[0]
+        return file.read_text().partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as why:
         raise ConfigError(f"passphrase file {file} cannot be read: {why}") from why
 

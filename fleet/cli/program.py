@@ -2,23 +2,28 @@
 
 Rule 1: a failure is one sentence on standard error and the exit status of its error.
 Rule 2: ``-o json`` prints the view as JSON and nothing else on standard output.
-Rule 3: heavy libraries are imported by the command that needs them.
+Rule 3: what the command prints to going away or filling up is no bug of ours.
+Rule 4: heavy libraries are imported by the command that needs them.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from agent.errors import AgentError
-from fleet.cli import devices, founding, keys, models, rollouts, runs, status
+from fleet.cli import ceremony, devices, founding, models, repo, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
+_PIPE_CLOSED = 141
+_STORE_STATUS = 6
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="fieldfare")
 def fieldfare() -> None:
     """Run, update, watch and teach ML models on devices in the field.
@@ -30,6 +35,11 @@ def fieldfare() -> None:
                     fieldfare token create    write an enrolment file for devices
 
     Every command that talks to the manager finds it by --home (or FIELDFARE_HOME).
+
+    \b
+    Exit status: 0 done, 2 usage, 3 configuration, 4 refused, 5 keys or signatures,
+    6 registry or disk, 7 model, 8 manager or broker away, 11 newer state, 130 Ctrl-C.
+    Completion in bash: eval "$(_FIELDFARE_COMPLETE=bash_source fieldfare)"
     """  # noqa: D301 - click wants the control character, not a backslash
 
 
@@ -37,10 +47,11 @@ for group in (
     founding.init,
     founding.serve,
     founding.broker,
-    keys.keys,
+    ceremony.keys,
     devices.token,
     devices.device,
     models.model,
+    repo.repo,
     rollouts.rollout,
     runs.run,
     status.fleet,
@@ -57,12 +68,14 @@ def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -
 
     """
     try:
-        fieldfare.main(
+        ended = fieldfare.main(
             args=list(arguments) if arguments is not None else None,
             standalone_mode=False,
             obj=open_door,
         )
+        sys.stdout.flush()
     except click.exceptions.Abort:
+        click.echo("stopped", err=True)
         sys.exit(_INTERRUPTED)
     except click.ClickException as why:
         why.show()
@@ -71,6 +84,16 @@ def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -
         _fail(why.problem.code, str(why), why.problem.exit_status)
     except (FleetError, AgentError) as why:
         _fail(why.code, str(why), why.exit_status)
+    except OSError as why:
+        if why.errno not in {errno.EPIPE, errno.ENOSPC}:
+            raise
+        # What is still buffered has nowhere to go, and must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if why.errno == errno.EPIPE:
+            sys.exit(_PIPE_CLOSED)
+        _fail("store", f"the output cannot be written: {why.strerror}", _STORE_STATUS)
+    if ended:  # what a command that ended early leaves behind
+        sys.exit(ended)
 
 
 def _fail(code: str, sentence: str, status: int) -> None:

@@ -22,11 +22,21 @@ RENEW_SHARE = 0.5
 SignAssignment = Callable[[Assignment], bytes]
 
 
-def due(registry: Registry, *, now_ms: int, lifetime_ms: int) -> list[str]:
-    """Return the devices that need a new document, each once."""
+def due(registry: Registry, *, epoch: int, now_ms: int, lifetime_ms: int) -> list[str]:
+    """Return the devices that need a new document, each once.
+
+    A document of another director epoch than ``epoch`` is one that devices refuse.
+    """
     renew_before_ms = now_ms + int(lifetime_ms * RENEW_SHARE)
+    devices = registry.devices
     return list(
-        dict.fromkeys([*registry.devices.unsigned(), *registry.devices.expiring(renew_before_ms)])
+        dict.fromkeys(
+            [
+                *devices.unsigned(),
+                *devices.of_another_epoch(epoch),
+                *devices.expiring(renew_before_ms),
+            ]
+        )
     )
 
 

@@ -149,6 +149,15 @@ class DesiredState:
         )
         return [row["id"] for row in rows]
 
+    def of_another_epoch(self, epoch: int) -> list[str]:
+        """Return enrolled devices whose signed assignment is of another director epoch."""
+        rows = self._database.rows(
+            "SELECT id FROM devices JOIN assignments ON device = id "
+            "WHERE director_epoch != ? AND state = 'enrolled' ORDER BY devices.rowid",
+            epoch,
+        )
+        return [row["id"] for row in rows]
+
     def _mark(self, device: str) -> None:
         kept = self.assignment(device)
         unsigned = self.desired(device) != (kept.slots if kept else {})

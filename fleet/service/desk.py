@@ -21,7 +21,8 @@ from fleet.config import FleetConfig
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
-from fleet.signing.ceremony import load_online
+from fleet.signing.ceremony import Ring, choose_online, load_ring
+from fleet.signing.published import read_published
 from fleet.signing.repository import OnlineKeys, Repository
 
 R = TypeVar("R")
@@ -61,7 +62,8 @@ class Desk:
     Attributes:
         config: The manager's settings.
         registry, artifacts, repository: What it remembers and has promised.
-        keys: Its online keys.
+        keys: Its online keys, as root and authority name them now.
+        open_ring: Opens every online key file, for when they name others.
         topics: The fleet's topic tree.
         now_ms: Wall clock, ms since 1970.
         epoch: Grows with each start of the manager; part of its presence.
@@ -83,6 +85,7 @@ class Desk:
     now_ms: Callable[[], int]
     epoch: int
     heard: Callable[[str, object], None]
+    open_ring: Callable[[], Ring]
     outgoing: deque[Outgoing] = field(default_factory=deque)
     errands: deque[Errand] = field(default_factory=deque)
     conductors: dict[str, Conductor] = field(default_factory=dict)
@@ -113,7 +116,12 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         ConfigError, SigningError, RegistryError: It is not in order.
 
     """
-    keys = load_online(config.keys, passphrase, dev=config.dev)
+    published = read_published(config.repository)
+
+    def open_ring() -> Ring:
+        return load_ring(config.keys, passphrase, dev=config.dev)
+
+    keys = choose_online(open_ring(), published.root, published.authority)
     registry = open_registry(config.registry, create=False)
     return Desk(
         config=config,
@@ -125,4 +133,5 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         now_ms=wall_clock_ms,
         epoch=registry.events.record("manager.started", config.manager, {}, at_ms=wall_clock_ms()),
         heard=heard,
+        open_ring=open_ring,
     )

@@ -3,21 +3,26 @@
 Rule 1: everything is made in a folder beside the home and renamed at the end, so that a
         failure leaves nothing behind and an existing home is never touched.
 Rule 2: ``--dev`` puts every key in one place without a passphrase, and the result says so.
+        Otherwise the home gets the manager's own keys and what people signed elsewhere.
 """
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agent.contract.messages import AUTHORITY_TARGET
 from agent.contract.topics import Topics
 from fleet.config import BrokerConfig, FleetConfig
 from fleet.errors import ConfigError, ConflictError
 from fleet.ingest.mosquitto import BrokerLayout, prepare_broker
 from fleet.ingest.tls import create_dev_tls
 from fleet.registry.sqlite import open_registry
-from fleet.signing.ceremony import create_dev
+from fleet.signing.ceremony import create_dev, found, load_ring
+from fleet.signing.proposal import Proposal
+from fleet.signing.published import parse_authority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,10 @@ class Ports:
     enrolment: int = 8884
 
 
+MakeTrust = Callable[[FleetConfig], object]
+"""Puts keys and the first repository into a home."""
+
+
 def found_dev(home: Path, fleet: str, *, kind: str, ports: Ports) -> FleetConfig:
     """Make a development fleet and return its configuration.
 
@@ -51,6 +60,46 @@ def found_dev(home: Path, fleet: str, *, kind: str, ports: Ports) -> FleetConfig
         ConfigError: A name or address is not acceptable, or the folder cannot be made.
 
     """
+
+    def make_trust(config: FleetConfig) -> None:
+        create_dev(config.keys, config.repository, config.fleet, datetime.now(UTC))
+
+    return _found(home, fleet, kind=kind, ports=ports, dev=True, make_trust=make_trust)
+
+
+def found_signed(
+    home: Path, founding: Proposal, online: Path, passphrase: str, *, kind: str, ports: Ports
+) -> FleetConfig:
+    """Make the manager's home of a fleet whose people signed its founding elsewhere.
+
+    Args:
+        home: Must not exist yet, or be empty.
+        founding: Complete; see ``fleet.signing.ceremony``.
+        online: Folder of the manager's key files; they are copied.
+        passphrase: Opens them.
+        kind: ``mosquitto`` or ``embedded``.
+        ports: Where the broker will listen.
+
+    Raises:
+        ConflictError: The home holds something.
+        ConfigError: An address is not acceptable, or the folder cannot be made.
+        SigningError: The founding is not complete, or the keys are others.
+
+    """
+
+    def make_trust(config: FleetConfig) -> None:
+        shutil.copytree(online, config.keys / "online")
+        config.keys.chmod(0o700)
+        ring = load_ring(config.keys, passphrase, dev=False)
+        found(founding, ring, config.repository, datetime.now(UTC))
+
+    fleet = parse_authority(founding.files.get(AUTHORITY_TARGET)).fleet
+    return _found(home, fleet, kind=kind, ports=ports, dev=False, make_trust=make_trust)
+
+
+def _found(
+    home: Path, fleet: str, *, kind: str, ports: Ports, dev: bool, make_trust: MakeTrust
+) -> FleetConfig:
     home = home.resolve()
     if home.exists() and any(home.iterdir()):
         raise ConflictError(f"{home} is not empty: choose another --home, or remove it yourself")
@@ -58,7 +107,7 @@ def found_dev(home: Path, fleet: str, *, kind: str, ports: Ports) -> FleetConfig
     config = FleetConfig(
         home=home,
         fleet=fleet,
-        dev=True,
+        dev=dev,
         broker=BrokerConfig(
             kind=kind,
             url=f"{scheme}://{ports.host}:{ports.devices}",
@@ -69,7 +118,7 @@ def found_dev(home: Path, fleet: str, *, kind: str, ports: Ports) -> FleetConfig
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True, mode=0o700)
-        _furnish(replace(config, home=building), ports)
+        _furnish(replace(config, home=building), ports, make_trust)
         if home.exists():
             home.rmdir()
         building.rename(home)
@@ -83,8 +132,8 @@ def found_dev(home: Path, fleet: str, *, kind: str, ports: Ports) -> FleetConfig
     return config
 
 
-def _furnish(config: FleetConfig, ports: Ports) -> None:
-    create_dev(config.keys, config.repository, config.fleet, datetime.now(UTC))
+def _furnish(config: FleetConfig, ports: Ports, make_trust: MakeTrust) -> None:
+    make_trust(config)
     config.artifacts.mkdir(mode=0o700)
     open_registry(config.registry, create=True).close()
     config.broker_folder.mkdir(mode=0o700)

@@ -27,7 +27,7 @@ from fleet.config import FleetConfig
 from fleet.errors import ConflictError, FleetError, RegistryError, SigningError, UnreachableError
 from fleet.ingest import dispatch
 from fleet.ingest.broker import BrokerLink
-from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message
+from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News
 from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
@@ -121,7 +121,7 @@ class RunningManager:
 
     def _turn(self) -> None:
         arrived: list[Arrived] = []
-        for news in self._link.poll(_CHUNK_SECONDS if self._chunks.waiting else _IDLE_SECONDS):
+        for news in self._poll():
             match news:
                 case Arrived():
                     arrived.append(news)
@@ -139,6 +139,11 @@ class RunningManager:
         self._sign_assignments()
         self._publish()
         self._link.settle([message for message in arrived if message.receipt])
+
+    def _poll(self) -> list[News]:
+        if not self._chunks.waiting:
+            return self._link.poll(_IDLE_SECONDS)
+        return self._link.poll(_CHUNK_SECONDS, until_unsent_bytes=_MAX_UNSENT_CHUNK_BYTES // 2)
 
     def _hear(self) -> None:
         while True:
@@ -175,7 +180,8 @@ class RunningManager:
     def _sign_assignments(self) -> None:
         desk, authority = self._desk, self._desk.repository.authority()
         now_ms, lifetime_ms = desk.now_ms(), desk.config.assignment_seconds * 1000
-        due = dispatch.due(desk.registry, now_ms=now_ms, lifetime_ms=lifetime_ms)
+        epoch = authority.director_epoch
+        due = dispatch.due(desk.registry, epoch=epoch, now_ms=now_ms, lifetime_ms=lifetime_ms)
         since = time.monotonic() - _UNSIGNABLE_SECONDS
         due = [device for device in due if self._unsignable.get(device, since) <= since]
         if not due:
@@ -187,7 +193,7 @@ class RunningManager:
                         desk.registry,
                         desk.registry.devices.require(device),
                         fleet=desk.config.fleet,
-                        epoch=authority.director_epoch,
+                        epoch=epoch,
                         now_ms=now_ms,
                         lifetime_ms=lifetime_ms,
                         sign=lambda assignment: sign_assignment(

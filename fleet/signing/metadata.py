@@ -25,6 +25,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from agent.contract.keys import register
 from agent.contract.limits import TARGET_PATTERN, require_name
 from agent.contract.messages import AUTHORITY_TARGET
 from agent.errors import ContractError
@@ -39,27 +40,6 @@ LIFETIMES: Final = {
 _SHA256: Final = "sha256"
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
-
-
-def build_root(
-    keys: Mapping[str, Sequence[Signer]],
-    thresholds: Mapping[str, int],
-    now: datetime,
-) -> bytes:
-    """Return version 1 of root, signed by as many root keys as its threshold asks for.
-
-    Args:
-        keys: The keys of root, targets, snapshot and timestamp.
-        thresholds: How many of them must sign; 1 where a role is not named.
-        now: Aware datetime.
-
-    """
-    root = Root(expires=now + LIFETIMES["root"], consistent_snapshot=True)
-    for role, signers in keys.items():
-        for signer in signers:
-            root.add_key(signer.public_key, role)
-        root.roles[role].threshold = thresholds.get(role, 1)
-    return _sign(root, keys["root"][: thresholds.get("root", 1)])
 
 
 def first_targets(
@@ -217,12 +197,13 @@ def next_timestamp(last: Timestamp | None, snapshot: bytes, signer: Signer, now:
 
 
 def parse(kind: type[S], content: bytes) -> Metadata[S]:
-    """Read metadata of one kind; signatures are not checked.
+    """Read metadata of one kind, with Ed25519 keys only; signatures are not checked.
 
     Raises:
         SigningError: It is not metadata of this kind.
 
     """
+    register()
     try:
         found = Metadata[S].from_bytes(content)
     except RepositoryError as why:

@@ -30,8 +30,8 @@ def sign_next(registry: Registry, epoch: int = 1, now_ms: int = NOW_MS):
     )
 
 
-def due(registry: Registry, now_ms: int = NOW_MS) -> list[str]:
-    return dispatch.due(registry, now_ms=now_ms, lifetime_ms=LIFE_MS)
+def due(registry: Registry, now_ms: int = NOW_MS, epoch: int = 1) -> list[str]:
+    return dispatch.due(registry, epoch=epoch, now_ms=now_ms, lifetime_ms=LIFE_MS)
 
 
 def test_a_changed_wish_is_signed_once(tmp_path: Path):
@@ -48,6 +48,15 @@ def test_an_assignment_is_signed_again_when_half_of_its_life_is_over(tmp_path: P
     sign_next(registry)
     assert due(registry, NOW_MS + LIFE_MS // 2 - 1) == []
     assert due(registry, NOW_MS + LIFE_MS // 2 + 1) == [DEVICE]
+
+
+def test_an_assignment_of_another_director_epoch_is_signed_again(tmp_path: Path):
+    registry = new_registry(tmp_path, 1)
+    registry.devices.want(DEVICE, "motion", WISH, at_ms=NOW_MS)
+    sign_next(registry)
+    assert due(registry, epoch=2) == [DEVICE]
+    sign_next(registry, epoch=2)
+    assert due(registry, epoch=2) == []
 
 
 def test_after_a_restore_the_order_continues_above_what_the_device_reports(tmp_path: Path):

@@ -9,7 +9,7 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from agent.contract.keys import Ed25519Signer
 from agent.contract.messages import AUTHORITY_TARGET
 from fleet.errors import SigningError
-from fleet.signing.ceremony import create_dev, load_online
+from fleet.signing.ceremony import create_dev
 from fleet.signing.metadata import next_targets
 from fleet.signing.repository import Repository
 from tests.signed_fleet import NOW, SignedFleet, advance, make_release, pinned
@@ -178,7 +178,7 @@ def test_a_crash_at_any_write_leaves_the_old_or_the_new_release(fleet, tmp_path,
 
 def test_a_repository_is_opened_only_if_it_verifies(fleet, tmp_path):
     folder = fleet.home / "repository/metadata"
-    online = load_online(fleet.home / "keys", "", dev=True)
+    online = fleet.online
     keys = {"snapshot": online.snapshot, "timestamp": online.timestamp}
     Repository(fleet.home / "repository", **keys)
     with pytest.raises(SigningError, match="run init first"):

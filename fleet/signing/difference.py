@@ -1,0 +1,97 @@
+"""What a proposal would change, in the words of the person who is asked to sign it.
+
+Rule 1: every line is computed from the metadata itself, never taken from the proposal's
+        own description, which somebody else wrote.
+Rule 2: a plus adds a promise, a minus takes one away, a dot changes one.
+"""
+
+from collections.abc import Iterator
+
+from tuf.api.metadata import Role, Root, Targets
+
+from agent.contract.codec import decode
+from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
+from agent.errors import ContractError
+from fleet.errors import SigningError
+from fleet.signing.metadata import check_target, parse
+from fleet.signing.proposal import ROLES, Proposal
+
+
+def describe(proposal: Proposal) -> tuple[str, ...]:
+    """Return the difference between what is in force and what is proposed.
+
+    Raises:
+        SigningError: The proposal's metadata does not parse, or a file beside it is not
+            the one that would be signed.
+
+    """
+    lines: list[str] = []
+    if proposal.root:
+        before = parse(Root, proposal.root_before).signed if proposal.root_before else None
+        lines += _root(before, parse(Root, proposal.root).signed)
+    for role, content in proposal.metadata.items():
+        old = proposal.metadata_before.get(role, b"")
+        held = parse(Targets, old).signed if old else None
+        lines += _targets(role, held, parse(Targets, content).signed, proposal)
+    return tuple(lines)
+
+
+def _root(before: Root | None, after: Root) -> Iterator[str]:
+    yield f"root version {before.version if before else 'none'} → {after.version}"
+    yield f"  · runs out {_day(before)} → {_day(after)}"
+    for name in ROLES:
+        yield from _keys(name, before.roles[name] if before else None, after.roles[name])
+
+
+def _keys(name: str, before: Role | None, after: Role | None) -> Iterator[str]:
+    old, new = set(before.keyids if before else ()), set(after.keyids if after else ())
+    for keyid in sorted(new - old):
+        yield f"  + {name} key {keyid[:16]}"
+    for keyid in sorted(old - new):
+        yield f"  - {name} key {keyid[:16]}"
+    had, needs = (before.threshold if before else 0), (after.threshold if after else 0)
+    if had != needs or len(old) != len(new):
+        yield f"  · {name}: {had} of {len(old)} must sign → {needs} of {len(new)}"
+
+
+def _targets(
+    role: str, before: Targets | None, after: Targets, proposal: Proposal
+) -> Iterator[str]:
+    yield f"{role} version {before.version if before else 'before'} → {after.version}"
+    yield f"  · runs out {_day(before)} → {_day(after)}"
+    old = before.targets if before else {}
+    for name in sorted(set(old) - set(after.targets)):
+        yield f"  - {name}"
+    for name, file in sorted(after.targets.items()):
+        digest = file.hashes.get("sha256", "")
+        if name not in old:
+            yield f"  + {name} sha256 {digest[:16]}"
+        elif old[name] != file:
+            yield f"  · {name} sha256 {old[name].hashes.get('sha256', '')[:16]} → {digest[:16]}"
+        if name in proposal.files:
+            check_target(file, proposal.files[name])
+            yield from _content(name, proposal.files[name])
+    held = (before.delegations.roles if before and before.delegations else None) or {}
+    new = (after.delegations.roles if after.delegations else None) or {}
+    for name in sorted(set(held) | set(new)):
+        yield from _keys(name, held.get(name), new.get(name))
+
+
+def _content(name: str, content: bytes) -> Iterator[str]:
+    """Tell what the fleet's own targets say."""
+    try:
+        if name == AUTHORITY_TARGET:
+            said = decode(Authority, content)
+            yield f"      fleet {said.fleet}, director epoch {said.director_epoch}"
+            yield f"      director keys {', '.join(k[:16] for k in said.director_keys)}"
+            yield f"      enrolment keys {', '.join(k[:16] for k in said.enrolment_keys)}"
+        elif name == PERMITS_TARGET:
+            for permit in decode(Permits, content).permits:
+                whom = ", ".join(permit.devices) or "every device"
+                yield f"      {permit.release[:16]} may return to slot {permit.slot} of {whom}"
+    except ContractError as why:
+        raise SigningError(f"{name} is not in order: {why}") from why
+
+
+def _day(metadata: Root | Targets | None) -> str:
+    return f"{metadata.expires:%Y-%m-%d}" if metadata else "never signed"
