@@ -94,6 +94,17 @@ def test_a_stopped_child_is_gone():
     assert not Path(f"/proc/{running.pid}").exists()
 
 
+def test_a_child_sees_nothing_of_the_agents_environment_that_it_does_not_need(monkeypatch):
+    monkeypatch.setenv("FIELDFARE_SECRET", "not for models")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    answers: SimpleQueue[Finished] = SimpleQueue()
+    running = start("probe", ProbeJob(), ticket="t1", limits=PATIENT, deliver=answers.put)
+    seen = Path(f"/proc/{running.pid}/environ").read_bytes().split(b"\0")
+    running.stop()
+    assert b"OMP_NUM_THREADS=1" in seen
+    assert not [line for line in seen if line.startswith(b"FIELDFARE")]
+
+
 def test_a_child_of_another_parent_ends_at_once():
     envelope = Envelope(parent=1, limits=PATIENT, job=msgspec.Raw(msgspec.json.encode(ProbeJob())))
     ended = subprocess.run(
