@@ -4,6 +4,7 @@ Exit statuses are those of the errors (``agent.errors``), and 2 for wrong usage;
 is one sentence on standard error.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,9 +31,16 @@ CONFIG = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="fieldfare")
 def cli() -> None:
-    """Run, update, watch and teach ML models on this device."""
+    """Run, update, watch and teach ML models on this device.
+
+    \b
+    Exit status: 0 done, 2 usage, 3 configuration, 4 contract, 5 trust, 6 disk, 7 model,
+    8 broker away, 9 not enrolled, 10 a second agent, 11 newer state, 12 this machine.
+    Completion in bash: eval "$(_FIELDFARE_AGENT_COMPLETE=bash_source fieldfare-agent)"
+    """  # noqa: D301 - click wants the control character, not a backslash
 
 
 @cli.command()
@@ -117,6 +125,40 @@ def status(state_dir: Path | None, config_file: Path | None, output: str) -> Non
 
     found = read_status(_state_dir(state_dir, config_file))
     click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
+
+
+@cli.command()
+@STATE_DIR
+@CONFIG
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
+)
+@click.pass_context
+def doctor(
+    context: click.Context, state_dir: Path | None, config_file: Path | None, output: str
+) -> None:
+    """Say what is wrong with this device, and what to do about it.
+
+    Looks at the machine, the configuration, the state directory, trust and clock, the
+    runtimes and the way to the broker; changes nothing. Without options it goes by
+    /etc/fieldfare/agent.toml where there is one. Leaves with status 1 if a check fails.
+    Where no agent runs, it logs in to the broker in this device's name.
+    """
+    from agent.contract.checkup import describe
+    from agent.doctor.examine import examine
+    from agent.doctor.gather import gather
+
+    if state_dir is None and config_file is None and DEFAULT_CONFIG_FILE.exists():
+        config_file = DEFAULT_CONFIG_FILE
+    found = examine(gather(state_dir, config_file, os.environ))
+    click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
+    if found.failed:
+        context.exit(1)
 
 
 def _state_dir(state_dir: Path | None, config_file: Path | None) -> Path:

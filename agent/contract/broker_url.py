@@ -46,3 +46,19 @@ class BrokerUrl:
                 f"broker address {text!r} is not mqtt://host:port or mqtts://host:port"
             )
         return cls(host=host, port=port or PORTS[parts.scheme], secure=parts.scheme == "mqtts")
+
+
+def connect_failure(url: str, why: Exception) -> str:
+    """Return the sentence for a broker that could not be connected to.
+
+    >>> connect_failure("mqtt://broker.example", ConnectionRefusedError(111, "Connection refused"))
+    'broker mqtt://broker.example cannot be reached: Connection refused'
+    """
+    doubt = getattr(why, "verify_message", "")  # of ssl.SSLCertVerificationError alone
+    if doubt:
+        return (
+            f"broker {url} is not believed: {doubt}; its certificate must name this address, be in "
+            "date, and come from the authority that this side was given"
+        )
+    reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
+    return f"broker {url} cannot be reached: {reason}"

@@ -91,6 +91,7 @@ def enrol(
         )
     name = describe_machine(hardware).hardware
     deadline = time.monotonic() + wait_seconds
+    told = False
     while True:
         reply, state = _ask(disk, file, clock, name, answer_seconds)
         credentials = accept_reply(reply, file)
@@ -103,7 +104,9 @@ def enrol(
                 f"{reply.device} waits for approval{': ' if reply.why else ''}{reply.why};"
                 f" after `fieldfare device approve {reply.device}` enrol again, or use --wait"
             )
-        waiting(f"{reply.device} waits for `fieldfare device approve {reply.device}`")
+        if not told:
+            waiting(f"{reply.device} waits for `fieldfare device approve {reply.device}`")
+            told = True
         threading.Event().wait(ASK_AGAIN_SECONDS)
 
 

@@ -31,6 +31,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.contract.broker_url import connect_failure
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.topics import Topics
 from agent.errors import LinkError, MalformedError
@@ -123,8 +124,7 @@ class Wire:
                 properties=wanted,
             )
         except (OSError, ValueError) as why:
-            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
-            raise LinkError(f"broker {self._connection.url} cannot be reached: {reason}") from why
+            raise LinkError(connect_failure(self._connection.url, why)) from why
 
     def turn(self, timeout_seconds: float) -> None:
         """Wait for traffic at most so long, and move what can be moved."""

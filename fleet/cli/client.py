@@ -2,22 +2,27 @@
 
 Rule 1: an answer is a typed view; a refusal becomes the error that the manager raised,
         with its sentence and exit status.
-Rule 2: no manager, no answer: the sentence says how to start one.
+Rule 2: no manager, no answer: the sentence says how to start one. A manager that was
+        started just before is given a few seconds.
 """
 
+import time
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import quote
 
 import httpx2
 import msgspec
 
-from fleet.errors import FleetError, UnreachableError
+from fleet.errors import FleetError, NotFoundError, UnreachableError
 from fleet.service.views import Problem
 
 V = TypeVar("V")
 API = "/api/v1"
 _BAD_REQUEST = 400
 _TIMEOUT_SECONDS = 120.0
+_LOOK_AGAIN_SECONDS = 0.1
+PATIENCE_SECONDS = 5.0
 
 
 class RefusedByManagerError(FleetError):
@@ -29,10 +34,17 @@ class RefusedByManagerError(FleetError):
 
 
 class ManagerClient:
-    """Talks to the manager behind one socket; a context manager."""
+    """Talks to the manager behind one socket; a context manager.
 
-    def __init__(self, socket: Path) -> None:
+    Args:
+        socket: Where it listens.
+        patience_seconds: How long it may take to begin to.
+
+    """
+
+    def __init__(self, socket: Path, *, patience_seconds: float = 0.0) -> None:
         self._socket = socket
+        self._deadline = time.monotonic() + patience_seconds
         self._http = httpx2.Client(
             transport=httpx2.HTTPTransport(uds=str(socket)),
             base_url="http://manager",
@@ -65,7 +77,7 @@ class ManagerClient:
 
     def _call(self, method: str, path: str, content: bytes, kind: type[V]) -> V:
         try:
-            answer = self._http.request(method, API + path, content=content)
+            answer = self._request(method, API + path, content)
         except httpx2.TransportError as why:
             raise UnreachableError(
                 f"no manager answers on {self._socket}: start it with "
@@ -74,6 +86,30 @@ class ManagerClient:
         if answer.status_code >= _BAD_REQUEST:
             raise RefusedByManagerError(_problem(answer))
         return msgspec.json.decode(answer.content, type=kind)
+
+    def _request(self, method: str, path: str, content: bytes) -> httpx2.Response:
+        while True:
+            try:
+                return self._http.request(method, path, content=content)
+            except httpx2.ConnectError:  # nothing was sent, so asking again repeats nothing
+                if time.monotonic() > self._deadline:
+                    raise
+                time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def path_of(collection: str, *names: str) -> str:
+    """Return the path of one thing in a collection.
+
+    Raises:
+        NotFoundError: Nothing can have this name.
+
+    >>> path_of("devices", "d-1", "approve")
+    '/devices/d-1/approve'
+    """
+    for name in names:
+        if not name.isprintable() or not name.strip(". ") or set(name) & set("/?#%"):
+            raise NotFoundError(f"there is no {collection.removesuffix('s')} {'/'.join(names)!r}")
+    return "/".join(("", collection, *map(quote, names)))
 
 
 def _problem(answer: httpx2.Response) -> Problem:

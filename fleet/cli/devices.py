@@ -1,15 +1,18 @@
 """``fieldfare token`` and ``fieldfare device``: who belongs to the fleet."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import click
 import msgspec
 
 from agent.contract.messages import EnrolmentFile
-from fleet.cli.client import ManagerClient
+from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.output import ago, moment, show, table, with_manager
-from fleet.errors import ConflictError
+from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView, TokenWish
 
 
@@ -19,8 +22,20 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--uses", default=1, show_default=True, help="Devices that may join with it.")
-@click.option("--hours", default=24, show_default=True, help="How long it is good for.")
+@click.option(
+    "--uses",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    show_default=True,
+    help="Devices that may join with it.",
+)
+@click.option(
+    "--hours",
+    type=click.IntRange(1, 365 * 24),
+    default=24,
+    show_default=True,
+    help="How long it is good for.",
+)
 @click.option("--group", default="default", show_default=True, help="Group its devices join.")
 @click.option(
     "--approval",
@@ -42,12 +57,9 @@ def create(
     client: ManagerClient, output: str, uses: int, hours: int, group: str, approval: str, path: Path
 ) -> None:
     """Write an enrolment file and print the command that a device runs."""
-    if path.exists():
-        raise ConflictError(f"{path} exists: choose another --file")
     wish = TokenWish(uses=uses, lifetime_seconds=hours * 3600, group=group, approval=approval)
-    file = client.post("/tokens", wish, EnrolmentFile)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as target:
+    with _new_secret(path) as target:
+        file = client.post("/tokens", wish, EnrolmentFile)
         target.write(msgspec.json.format(msgspec.json.encode(file), indent=2))
 
     def text() -> None:
@@ -93,8 +105,8 @@ def list_devices(client: ManagerClient, output: str) -> None:
 @click.argument("device_id")
 @with_manager
 def show_device(client: ManagerClient, output: str, device_id: str) -> None:
-    """Show one device: slots, wishes, denials."""
-    view = client.get(f"/devices/{device_id}", DeviceView)
+    """Show one device: slots, wishes, denials, its last update and newest alarms."""
+    view = client.get(path_of("devices", device_id), DeviceView)
     show(view, output, lambda: _print(view))
 
 
@@ -103,7 +115,7 @@ def show_device(client: ManagerClient, output: str, device_id: str) -> None:
 @with_manager
 def approve(client: ManagerClient, output: str, device_id: str) -> None:
     """Let a pending device in."""
-    view = client.post(f"/devices/{device_id}/approve", None, DeviceView)
+    view = client.post(path_of("devices", device_id, "approve"), None, DeviceView)
     show(view, output, lambda: click.echo(f"{view.id} is {view.state}"))
 
 
@@ -113,8 +125,29 @@ def approve(client: ManagerClient, output: str, device_id: str) -> None:
 @with_manager
 def revoke(client: ManagerClient, output: str, device_id: str) -> None:
     """Shut a device out for good."""
-    view = client.post(f"/devices/{device_id}/revoke", None, DeviceView)
+    view = client.post(path_of("devices", device_id, "revoke"), None, DeviceView)
     show(view, output, lambda: click.echo(f"{view.id} is {view.state}"))
+
+
+@contextmanager
+def _new_secret(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that only its owner reads; what is not written whole is taken away again."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as why:
+        raise ConflictError(f"{path} exists: choose another --file") from why
+    except OSError as why:
+        raise ConfigError(f"{path} cannot be written: {why.strerror}") from why
+    whole = False
+    try:
+        with os.fdopen(handle, "wb") as target:
+            yield target
+        whole = True
+    except OSError as why:
+        raise ConfigError(f"{path} cannot be written: {why.strerror}") from why
+    finally:
+        if not whole:
+            path.unlink(missing_ok=True)
 
 
 def _runs(view: DeviceView) -> str:
@@ -152,3 +185,9 @@ def _print(view: DeviceView) -> None:
         )
         for denied in slot.denied:
             click.echo(f"{'':<12}went back from {denied} and will not try it again")
+    if view.last_update:
+        last = view.last_update
+        why = f": {last.why}" if last.why else ""
+        click.echo(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
+    for alarm in reversed(view.alarms):
+        click.echo(f"{'alarm':<12}{ago(alarm.at_ms)}, {alarm.code}: {alarm.why}")

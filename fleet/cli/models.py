@@ -4,8 +4,16 @@ from pathlib import Path
 
 import click
 
-from fleet.cli.client import ManagerClient
-from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.output import (
+    ago,
+    client_of,
+    home_option,
+    output_option,
+    show,
+    table,
+    with_manager,
+)
 from fleet.cli.publishing import publish_described
 from fleet.config import FleetConfig
 from fleet.service.views import ReleaseView
@@ -16,7 +24,7 @@ def model() -> None:
     """Releases: publish, list, show."""
 
 
-@model.command()
+@model.command(short_help="Check, sign and publish model FILES.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--description",
@@ -40,7 +48,7 @@ def publish(
 
     config = FleetConfig.load(home)
     views: list[ReleaseView] = []
-    with ManagerClient(config.socket) as client:
+    with client_of(config) as client:
         for file in files:
             described = read_described(file, description)
             views.append(publish_described(config, client, described, version))
@@ -72,7 +80,7 @@ def list_models(client: ManagerClient, output: str) -> None:
 @with_manager
 def show_model(client: ManagerClient, output: str, release: str) -> None:
     """Show one RELEASE (family/version): digest, lineage, metrics, devices."""
-    view = client.get(f"/releases/{release.replace(' ', '/')}", ReleaseView)
+    view = client.get(path_of("releases", *release.replace(" ", "/").split("/")), ReleaseView)
 
     def text() -> None:
         lines: list[tuple[str, object]] = [

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 import click
 import msgspec
 
-from fleet.cli.client import ManagerClient
+from fleet.cli.client import PATIENCE_SECONDS, ManagerClient
 from fleet.config import FleetConfig, default_home
 
 P = ParamSpec("P")
@@ -44,10 +44,15 @@ def with_manager(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(home: Path, **options: Any) -> None:
-        with ManagerClient(FleetConfig.load(home).socket) as client:
+        with client_of(FleetConfig.load(home)) as client:
             command(client=client, **options)
 
     return home_option(output_option(run))
+
+
+def client_of(config: FleetConfig) -> ManagerClient:
+    """Return a client of the manager that runs in this home."""
+    return ManagerClient(config.socket, patience_seconds=PATIENCE_SECONDS)
 
 
 def show(view: object, output: str, text: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from fleet.cli.client import RefusedByManagerError
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
-_PIPE_CLOSED = 141
+_PIPE_CLOSED = 1  # as click leaves it
 _STORE_STATUS = 6
 
 

@@ -2,14 +2,15 @@
 
 import click
 
-from fleet.cli.client import ManagerClient
+from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.output import ago, show, table, with_manager
+from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RolloutView, RolloutWish
 
 
 @click.group()
 def rollout() -> None:
-    """Rollouts: create, list, show, pause, resume, abort."""
+    """Rollouts: create, list, show, pause, resume, abort, keep."""
 
 
 @rollout.command()
@@ -28,18 +29,31 @@ def rollout() -> None:
     "--wave", "waves", multiple=True, help="Size that a further wave reaches: 25%; repeatable."
 )
 @click.option(
-    "--soak", "soak_seconds", default=60.0, show_default=True, help="Seconds between waves."
+    "--soak",
+    "soak_seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds between waves.",
 )
 @click.option(
     "--failed-percent",
+    type=click.FloatRange(0, 100),
     default=5.0,
     show_default=True,
     help="More failures than this, of finished devices, stop it and take everybody back.",
 )
-@click.option("--min-completed", default=1, show_default=True, help="Answers that a verdict needs.")
+@click.option(
+    "--min-completed",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Answers that a verdict needs.",
+)
 @click.option(
     "--silence",
     "silence_seconds",
+    type=click.FloatRange(min=0, min_open=True),
     default=3600.0,
     show_default=True,
     help="Seconds after which a device without an answer counts as silent.",
@@ -56,24 +70,33 @@ def create(
 
 
 @rollout.command("list")
+@watch_option
 @with_manager
-def list_rollouts(client: ManagerClient, output: str) -> None:
+def list_rollouts(client: ManagerClient, output: str, watch: bool) -> None:
     """Show every rollout."""
-    views = client.get("/rollouts", list[RolloutView])
-    rows = [
-        (v.id, v.release, v.status, f"{v.wave}/{v.waves}", ago(v.started_ms), v.why) for v in views
-    ]
-    headings = ("ROLLOUT", "RELEASE", "STATUS", "WAVE", "STARTED", "WHY")
-    show(views, output, lambda: table(headings, rows, "no rollouts yet"))
+    show_or_watch(
+        lambda: client.get("/rollouts", list[RolloutView]),
+        watched=watch,
+        output=output,
+        ended=lambda views: all(v.ended_ms is not None for v in views),
+        draw=_print_all,
+    )
 
 
 @rollout.command("show")
 @click.argument("rollout_id")
+@watch_option
 @with_manager
-def show_rollout(client: ManagerClient, output: str, rollout_id: str) -> None:
+def show_rollout(client: ManagerClient, output: str, rollout_id: str, watch: bool) -> None:
     """Show one rollout, device by device."""
-    view = client.get(f"/rollouts/{rollout_id}", RolloutView)
-    show(view, output, lambda: _print(view))
+    path = path_of("rollouts", rollout_id)
+    show_or_watch(
+        lambda: client.get(path, RolloutView),
+        watched=watch,
+        output=output,
+        ended=lambda view: view.ended_ms is not None,
+        draw=_print,
+    )
 
 
 def _command(word: str, about: str) -> None:
@@ -81,7 +104,7 @@ def _command(word: str, about: str) -> None:
     @click.argument("rollout_id")
     @with_manager
     def run(client: ManagerClient, output: str, rollout_id: str) -> None:
-        view = client.post(f"/rollouts/{rollout_id}/{word}", None, RolloutView)
+        view = client.post(path_of("rollouts", rollout_id, word), None, RolloutView)
         show(view, output, lambda: _print(view))
 
 
@@ -89,6 +112,14 @@ _command("pause", "Ask nobody more until it is resumed.")
 _command("resume", "Go on after a pause.")
 _command("abort", "Stop it for good and take everybody back.")
 _command("keep", "Stop it for good and leave everybody where they are.")
+
+
+def _print_all(views: list[RolloutView]) -> None:
+    rows = [
+        (v.id, v.release, v.status, f"{v.wave}/{v.waves}", ago(v.started_ms), v.why) for v in views
+    ]
+    headings = ("ROLLOUT", "RELEASE", "STATUS", "WAVE", "STARTED", "WHY")
+    table(headings, rows, "no rollouts: 'fieldfare rollout create'")
 
 
 def _print(view: RolloutView) -> None:

@@ -5,13 +5,23 @@ from pathlib import Path
 import click
 
 from agent.contract.messages import Quality
-from fleet.cli.client import ManagerClient
-from fleet.cli.output import ago, home_option, output_option, show, table, with_manager
+from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.output import (
+    ago,
+    client_of,
+    home_option,
+    output_option,
+    show,
+    table,
+    with_manager,
+)
 from fleet.cli.publishing import publish_described
+from fleet.cli.watching import show_or_watch, watch_option
 from fleet.config import FleetConfig
 from fleet.errors import ConflictError
 from fleet.service.views import (
     CandidateView,
+    ReleaseView,
     RolloutView,
     RolloutWish,
     RunView,
@@ -26,11 +36,23 @@ def run() -> None:
 
 @run.command()
 @click.argument("slot")
-@click.option("--rounds", default=3, show_default=True, help="Rounds of training.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 10_000),
+    default=3,
+    show_default=True,
+    help="Rounds of training.",
+)
 @click.option(
     "--select", default="all", show_default=True, help="Which devices, as in 'rollout create'."
 )
-@click.option("--seed", default=1, show_default=True, help="Fixes every random choice.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=1,
+    show_default=True,
+    help="Fixes every random choice.",
+)
 @click.option("--learning-rate", type=float, help="Of the built-in head trainer.")
 @click.option("--epochs", type=int, help="Passes over a device's windows in each round.")
 @click.option("--anchor", type=float, help="How strongly a head is held near the one it got.")
@@ -68,16 +90,23 @@ def list_runs(client: ManagerClient, output: str) -> None:
         for v in views
     ]
     headings = ("RUN", "FROM", "STATUS", "ROUNDS", "DEVICES", "STARTED", "WHY")
-    show(views, output, lambda: table(headings, rows, "no runs yet"))
+    show(views, output, lambda: table(headings, rows, "no runs: 'fieldfare run start'"))
 
 
 @run.command("show")
 @click.argument("run_id")
+@watch_option
 @with_manager
-def show_run(client: ManagerClient, output: str, run_id: str) -> None:
+def show_run(client: ManagerClient, output: str, run_id: str, watch: bool) -> None:
     """Show one run: rounds, replies, and the candidate on every device's own windows."""
-    view = client.get(f"/runs/{run_id}", RunView)
-    show(view, output, lambda: _print(view))
+    path = path_of("runs", run_id)
+    show_or_watch(
+        lambda: client.get(path, RunView),
+        watched=watch,
+        output=output,
+        ended=lambda view: view.ended_ms is not None,
+        draw=_print,
+    )
 
 
 @run.command()
@@ -85,7 +114,7 @@ def show_run(client: ManagerClient, output: str, run_id: str) -> None:
 @with_manager
 def stop(client: ManagerClient, output: str, run_id: str) -> None:
     """End a run without a candidate."""
-    view = client.post(f"/runs/{run_id}/stop", None, RunView)
+    view = client.post(path_of("runs", run_id, "stop"), None, RunView)
     show(view, output, lambda: _print(view))
 
 
@@ -94,7 +123,12 @@ def stop(client: ManagerClient, output: str, run_id: str) -> None:
 @click.option("--version", help="Name of the release; default: v and the counter.")
 @click.option("--canary", default="1", show_default=True, help="Size of the first wave.")
 @click.option(
-    "--soak", "soak_seconds", default=60.0, show_default=True, help="Seconds between waves."
+    "--soak",
+    "soak_seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds between waves.",
 )
 @click.option("--no-rollout", is_flag=True, help="Publish only.")
 @home_option
@@ -111,21 +145,27 @@ def promote(
     """Sign the candidate of RUN_ID and roll it out to the devices where it is better.
 
     Only the devices in whose own decide windows the candidate beats what they run get it;
-    withheld windows decide nothing.
+    withheld windows decide nothing. A candidate that was published before is not signed
+    again, only rolled out.
     """
     from fleet.service.publication import describe_candidate
 
     config = FleetConfig.load(home)
-    with ManagerClient(config.socket) as client:
-        candidate = client.get(f"/runs/{run_id}/candidate", CandidateView)
-        release = publish_described(config, client, describe_candidate(candidate), version)
+    with client_of(config) as client:
+        candidate = client.get(path_of("runs", run_id, "candidate"), CandidateView)
+        if not candidate.receivers and not no_rollout:
+            raise ConflictError(
+                f"the candidate of {run_id} is better on no device's decide windows, so nobody "
+                "would receive it; --no-rollout publishes it all the same"
+            )
+        before = _published(client, run_id)
+        if before and version not in {None, before.version}:
+            raise ConflictError(f"{run_id} was published as {before.name} already")
+        release = before or publish_described(
+            config, client, describe_candidate(candidate), version
+        )
         rollout = None
         if not no_rollout:
-            if not candidate.receivers:
-                raise ConflictError(
-                    f"published {release.name}, but it is better on no device's decide windows: "
-                    "nothing to roll out"
-                )
             wish = RolloutWish(
                 release=release.digest,
                 devices=candidate.receivers,
@@ -135,13 +175,20 @@ def promote(
             rollout = client.post("/rollouts", wish, RolloutView)
 
     def text() -> None:
-        click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")
+        when = " before" if before else ""
+        click.echo(f"published {release.name}{when} from {run_id}, {candidate.rounds} rounds")
         if rollout:
             click.echo(
                 f"{rollout.id}: to {len(candidate.receivers)} of {len(candidate.judged)} devices"
             )
 
     show({"release": release, "rollout": rollout, "receivers": candidate.receivers}, output, text)
+
+
+def _published(client: ManagerClient, run_id: str) -> ReleaseView | None:
+    """Return the release that was made of a run: a promotion may be asked for again."""
+    made = [v for v in client.get("/releases", list[ReleaseView]) if v.run == run_id]
+    return made[-1] if made else None
 
 
 def _print(view: RunView) -> None:

@@ -28,6 +28,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.contract.broker_url import connect_failure
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News, Receipt
 
 __all__ = [
@@ -223,8 +224,7 @@ class BrokerLink:
                 properties=wanted,
             )
         except (OSError, ValueError) as why:
-            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
-            self._end = f"broker {self._connection.url} cannot be reached: {reason}"
+            self._end = connect_failure(self._connection.url, why)
 
     def _notice_end(self) -> None:
         if self._client is None:

@@ -46,6 +46,26 @@ class SlotView(Struct, frozen=True, kw_only=True):
     denied: tuple[str, ...] = ()
 
 
+class AlarmView(Struct, frozen=True, kw_only=True):
+    """A refusal or fault that a device, or the manager, wants a person to know."""
+
+    device: str
+    code: str
+    why: str
+    at_ms: int
+
+
+class UpdateView(Struct, frozen=True, kw_only=True):
+    """The end of one try to update one device."""
+
+    device: str
+    release: str
+    outcome: str
+    why: str
+    at_ms: int
+    findings: tuple[Finding, ...] = ()
+
+
 class DeviceView(Struct, frozen=True, kw_only=True):
     """One device.
 
@@ -54,6 +74,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         reports_duplicates_ignored: Resends that changed nothing.
         reports_skipped: Reports that the device says it dropped for lack of room.
         reports_missing: Numbers below the highest that have not arrived (yet).
+        last_update: How its newest update ended; only where one device is asked for.
+        alarms: Its newest alarms, oldest first; only where one device is asked for.
 
     """
 
@@ -72,17 +94,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     reports_duplicates_ignored: int = 0
     reports_skipped: int = 0
     reports_missing: int = 0
-
-
-class UpdateView(Struct, frozen=True, kw_only=True):
-    """The end of one try to update one device."""
-
-    device: str
-    release: str
-    outcome: str
-    why: str
-    at_ms: int
-    findings: tuple[Finding, ...] = ()
+    last_update: UpdateView | None = None
+    alarms: tuple[AlarmView, ...] = ()
 
 
 class EvaluationView(Struct, frozen=True, kw_only=True):
@@ -266,15 +279,6 @@ class StatusView(Struct, frozen=True, kw_only=True):
     windows: int
     alarms: int
     metadata_expires_ms: int
-
-
-class AlarmView(Struct, frozen=True, kw_only=True):
-    """A refusal or fault that a device, or the manager, wants a person to know."""
-
-    device: str
-    code: str
-    why: str
-    at_ms: int
 
 
 class Problem(Struct, frozen=True, kw_only=True):

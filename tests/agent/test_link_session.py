@@ -133,6 +133,7 @@ def test_what_was_not_settled_comes_again(mosquitto: Mosquitto, password: str) -
             message = next_of(inbox, Arrived)
             assert message.payload == b"unsettled"
             if time == "again":
+                eventually(lambda broker=broker: broker.connected)
                 broker.settle(message)
         broker.stop()
         while inbox.get(0) is not None:
@@ -223,7 +224,7 @@ def test_tls_believes_only_the_pinned_authority(tmp_path: Path) -> None:
         for authority in (stranger, ""):
             doubtful = link(connection(mosquitto.url, "x", authority), inbox)
             doubtful.start()
-            assert "CERTIFICATE_VERIFY_FAILED" in next_of(inbox, Refused).reason
+            assert "is not believed" in next_of(inbox, Refused).reason
             doubtful.stop()
         broker = link(connection(mosquitto.url, "wrong", ca), inbox)
         broker.start()

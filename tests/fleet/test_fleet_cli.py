@@ -1,11 +1,13 @@
 """The command line against a running manager whose broker is away: nothing here needs one."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -16,6 +18,7 @@ from fleet.api.app import make_app
 from fleet.api.socket import SocketServer
 from fleet.cli.client import ManagerClient
 from fleet.cli.program import main
+from fleet.config import FleetConfig
 from fleet.errors import ConflictError
 from fleet.service.loop import RunningManager
 from fleet.service.views import StatusView
@@ -44,9 +47,8 @@ class Command:
         return json.loads(out)
 
 
-@pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    config = make_home(tmp_path)
+@contextmanager
+def serving(config: FleetConfig) -> Iterator[None]:
     opened: Future[RunningManager] = Future()
 
     def serve() -> None:
@@ -62,10 +64,17 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Comm
     thread = Thread(target=serve)
     thread.start()
     manager = opened.result(timeout=20)
-    yield Command(config.home, capsys)
+    yield
     manager.stop()
     thread.join(timeout=20)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    config = make_home(tmp_path)
+    with serving(config):
+        yield Command(config.home, capsys)
 
 
 def test_status_says_that_the_broker_is_away(command: Command):
@@ -115,6 +124,119 @@ def test_what_does_not_exist_is_named(command: Command):
         status, _, err = command(*words)
         assert status == 4
         assert words[-1] in err
+
+
+@pytest.mark.parametrize("name", ["../x", "a b/c", "", "..", "what?", "50%"])
+@pytest.mark.parametrize("kind", ["device", "rollout", "run", "model"])
+def test_a_name_that_nothing_can_have_is_not_found(command: Command, kind: str, name: str):
+    status, _, err = command(kind, "show", name)
+    assert status == 4, err
+    assert err.startswith("fieldfare: there is no ")
+    assert err.endswith("[not-found]\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("token", "create", "--uses", "0"),
+        ("token", "create", "--hours", "0"),
+        ("rollout", "create", "motion/v1", "--soak", "-1"),
+        ("rollout", "create", "motion/v1", "--failed-percent", "101"),
+        ("rollout", "create", "motion/v1", "--min-completed", "0"),
+        ("run", "start", "motion", "--rounds", "0"),
+        ("init", "--dev", "--port", "65536"),
+    ],
+)
+def test_a_number_outside_its_range_is_wrong_usage(words, tmp_path: Path, capsys):
+    status, _, err = Command(tmp_path / "home", capsys)(*words)
+    assert status == 2
+    assert words[-2] in err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--host", "bad host"), "neither a name nor an address"),
+        (("--host", "broker.example@elsewhere"), "neither a name nor an address"),
+        (("--port", "8884"), "a port each"),
+        (("--fleet", "Bad Fleet"), "lower-case letters"),
+    ],
+)
+def test_a_fleet_that_could_not_work_is_not_made(words, sentence, tmp_path: Path, capsys):
+    status, _, err = Command(tmp_path / "home", capsys)("init", "--dev", *words)
+    assert status == 3
+    assert sentence in err
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_enrolment_file_that_cannot_be_written_makes_no_token(command: Command, tmp_path: Path):
+    path = str(tmp_path / "nowhere" / "pi.enrol")
+    status, _, err = command("token", "create", "--file", path)
+    assert status == 3
+    assert f"{path} cannot be written" in err
+    assert command.json("token", "list") == []
+
+
+def test_a_token_that_is_refused_leaves_no_file(command: Command, tmp_path: Path):
+    path = tmp_path / "pi.enrol"
+    status, _, err = command("token", "create", "--group", "BAD", "--file", str(path))
+    assert status == 4
+    assert "group: expected 2 to 63 lower-case letters" in err
+    assert not path.exists()
+
+
+def test_an_unknown_route_is_a_problem_too(command: Command):
+    with ManagerClient(command.home / "fieldfare.sock") as client:
+        answer = client._http.get("/api/v1/nothing")
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "not-found"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("device", "list"),
+        ("model", "list"),
+        ("rollout", "list"),
+        ("rollout", "list", "--watch"),
+        ("run", "list"),
+        ("token", "list"),
+        ("fleet", "status"),
+        ("fleet", "alarms"),
+        ("fleet", "updates"),
+        ("fleet", "evaluations"),
+    ],
+)
+def test_every_listing_is_pure_json_when_asked(command: Command, words: tuple[str, ...]):
+    assert command.json(*words) is not None
+
+
+def test_output_that_goes_nowhere_is_no_crash(command: Command):
+    program = [sys.executable, "-m", "fleet", "fleet", "status", "--home", str(command.home)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            program, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
+        )
+    assert done.returncode == 6
+    assert done.stderr.count("\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    piped = subprocess.run(
+        program, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
+    )
+    os.close(writer)
+    assert (piped.returncode, piped.stderr) == (1, "")
+
+
+def test_a_manager_that_just_starts_is_waited_for(tmp_path: Path):
+    config = make_home(tmp_path)
+    program = [sys.executable, "-m", "fleet", "fleet", "status", "--home", str(config.home)]
+    asking = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with asking, serving(config):
+        out, _ = asking.communicate(timeout=30)
+    assert asking.returncode == 0
+    assert "demo" in out
 
 
 def test_a_rollout_to_nobody_is_refused(command: Command):
