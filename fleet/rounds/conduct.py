@@ -229,7 +229,8 @@ class Conductor:
 
     def _pushed(self, push: Push, now_ms: int) -> None:
         tasks = []
-        self._messages.clear()  # those of earlier sends are closed
+        open_now = {t.task for t in self._open_tasks()}
+        self._messages = {t: m for t, m in self._messages.items() if t in open_now}
         for instruction in push.instructions:
             device, kind = self._devices.get(instruction.node), instruction.kind.partition(".")[0]
             size = len(instruction.content)

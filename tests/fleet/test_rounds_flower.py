@@ -165,7 +165,7 @@ def test_an_app_that_raises_ends_the_run_with_its_reason():
 def test_a_killed_flower_process_is_started_again_and_the_result_is_the_same():
     baseline = World()
     drive(conductor(baseline), baseline, three_devices())
-    devices, world, children = three_devices(), World(), []
+    devices, world, children, killed = three_devices(), World(), [], []
 
     def launch(begin, put):
         children.append(FlowerChild(begin, put))
@@ -175,7 +175,8 @@ def test_a_killed_flower_process_is_started_again_and_the_result_is_the_same():
 
     def answer(device, task, content):
         said = devices[device].answer(task, content)
-        if len(children) == 1 and run.state.rounds_completed == 1:
+        if not killed and run.state.rounds_completed == 1:
+            killed.append(children[0].process_id)
             os.kill(children[0].process_id, signal.SIGKILL)
         return said
 
