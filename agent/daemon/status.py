@@ -96,7 +96,7 @@ def read_status(state_dir: Path) -> Status:
         device=key.device if key else None,
         fleet=credentials.fleet if credentials else None,
         broker_url=credentials.broker_url if credentials else None,
-        running=_is_locked(state_dir / "lock"),
+        running=is_locked(state_dir / "lock"),
         boots=boot.counter if boot else 0,
         root_version=trusted.root_version if trusted else None,
         slots=slots,
@@ -167,7 +167,8 @@ def _order(newest: AcceptedAssignment | None) -> AcceptedOrder | None:
     )
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Return whether an agent holds this lock file; one that is not there is not held."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -83,7 +83,9 @@ class Wire:
         """``foreign`` takes topic and payload of what is on none of our topics."""
         self.epoch = epoch
         self.session_present = False
+        self.welcome = False
         self.subscribed = False
+        self.refusal: End | None = None
         self.end: End | None = None
         self.unsettled: set[int] = set()
         self.strays = 0
@@ -275,6 +277,7 @@ class Wire:
         if reason.is_failure:
             self.end = End(f"the broker refused us: {reason.getName()}", reason.value)
             return
+        self.welcome = True
         self.session_present = flags.session_present
         self.subscribed = not self._subscriptions
         if self._subscriptions:
@@ -315,6 +318,7 @@ class Wire:
     ) -> None:
         self._acknowledged.append(mid)
         if reason.is_failure:
+            self.refusal = End(f"a message was refused: {reason.getName()}", reason.value)
             log.warning("link publish=refused reason=%r", reason.getName())
 
     def _take_foreign(self, message: MQTTMessage) -> None:

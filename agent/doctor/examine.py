@@ -1,0 +1,225 @@
+"""From what was seen to what is wrong: pure checks, in the order in which to mend.
+
+Rule 1: a check says nothing that another has said already: what follows from a cause is
+        left out where the cause is named.
+"""
+
+from collections.abc import Iterator
+
+from agent.contract.checkup import (
+    Check,
+    Checkup,
+    check_proxies,
+    check_space,
+    doubt,
+    ill,
+    well,
+)
+from agent.doctor.belief import check_assignment, check_clock, check_trust, clock_is_wrong
+from agent.doctor.facts import Facts, Held, NotTried
+from agent.doctor.login import check_way
+from agent.errors import AgentError
+from agent.identity.enrol import Credentials
+from agent.update.slot import State
+from agent.worker.jobs import CheckAnswer, ProbeAnswer
+
+_OTHERS = 0o077
+_SECRETS = ("identity.json", "enrolled.json")
+_NEARLY = 0.8
+_ENROL = "run `fieldfare-agent enrol FILE` with the file of `fieldfare token create`"
+
+
+def examine(facts: Facts) -> Checkup:
+    """Judge one device."""
+    return Checkup(checks=tuple(_all(facts)))
+
+
+def _all(facts: Facts) -> Iterator[Check]:
+    yield _machine(facts)
+    yield _config(facts)
+    match facts.held:
+        case None:
+            why = f"{facts.state_dir} does not exist: no device is enrolled here; {_ENROL}"
+            yield ill("state", why)
+        case AgentError() as why:
+            yield ill("state", f"{why}; run the doctor as the agent's user, or as root")
+        case Held() as held:
+            yield from _permissions(facts, held)
+            yield _agent(held)
+            yield _enrolment(held)
+            yield from check_trust(held, facts.now_ms)
+            yield from check_clock(held, facts.now_ms)
+            yield check_assignment(held, facts.now_ms)
+            yield _outbox(facts, held)
+            yield _space(facts, held)
+            yield from _slots(facts, held)
+    yield from _runtimes(facts)
+    yield from _sources(facts)
+    yield check_proxies(facts.environment)
+    yield from _brokers(facts)
+
+
+def _machine(facts: Facts) -> Check:
+    if facts.unsupported:
+        return ill("machine", facts.unsupported)
+    return well("machine", "64-bit Linux")
+
+
+def _config(facts: Facts) -> Check:
+    if isinstance(facts.config, AgentError):
+        return ill("config", f"{facts.config}; everything below goes by the defaults")
+    slots = ", ".join(facts.config.pipeline)
+    if not slots:
+        return doubt("config", "no [pipeline.<slot>] is set: no model will run here")
+    return well("config", f"pipelines: {slots}")
+
+
+def _permissions(facts: Facts, held: Held) -> Iterator[Check]:
+    owner = next(entry.uid for entry in held.entries if entry.name == ".")
+    foreign = [entry.name for entry in held.entries if entry.uid != owner]
+    bare = [e.name for e in held.entries if e.name in _SECRETS and e.mode & _OTHERS]
+    place = facts.state_dir
+    if not held.writable:
+        yield ill(
+            "state",
+            f"{place} cannot be written: is its medium mounted read-only, or is it another "
+            "user's? Run the doctor as the agent's user",
+        )
+    elif foreign:
+        yield ill(
+            "state",
+            f"{', '.join(foreign[:3])} belongs to another user than {place} itself, as after "
+            f"enrolling by another: chown -R --reference={place} {place}",
+        )
+    elif any(e.name == "." and e.mode & _OTHERS for e in held.entries):
+        yield doubt("state", f"{place} is open to other users: chmod 700 it")
+    else:
+        yield well("state", f"{place} belongs to its user alone")
+    if bare:
+        yield ill(
+            "secrets",
+            f"{' and '.join(bare)} can be read by other users: chmod 600; if somebody may have "
+            "copied it, revoke this device and enrol it as a new one",
+        )
+
+
+def _agent(held: Held) -> Check:
+    if held.running:
+        return well("agent", "an agent runs on this state and holds its lock")
+    return doubt("agent", "no agent runs on this state: systemctl start fieldfare-agent")
+
+
+def _enrolment(held: Held) -> Check:
+    device, credentials = held.device, held.credentials
+    for found in (device, credentials, held.boots):
+        if isinstance(found, AgentError):
+            return ill("enrolment", str(found))
+    if not isinstance(credentials, Credentials) or device is None:
+        return ill("enrolment", f"this device is not enrolled: {_ENROL}")
+    if credentials.device != device:
+        return ill(
+            "enrolment",
+            f"the credentials are of {credentials.device} and the key is of {device}: two state "
+            "directories were mixed; restore one of them whole, or enrol anew",
+        )
+    return well("enrolment", f"{device} of fleet {credentials.fleet}, boot {held.boots}")
+
+
+def _outbox(facts: Facts, held: Held) -> Check:
+    if isinstance(held.outbox, AgentError):
+        return ill("outbox", str(held.outbox))
+    totals = held.outbox
+    quota = 0 if isinstance(facts.config, AgentError) else facts.config.outbox.quota_bytes
+    if quota and totals.size_bytes >= _NEARLY * quota:
+        share = round(100 * totals.size_bytes / quota)
+        return doubt(
+            "outbox",
+            f"{totals.pending} reports fill {share}% of its quota; then the oldest are dropped: "
+            "has this device been away, or does the manager not acknowledge? Mend that, or "
+            "raise outbox.quota_bytes",
+        )
+    if totals.dropped:
+        return doubt(
+            "outbox",
+            f"{totals.dropped} of {totals.appended} reports were dropped for lack of room or by a "
+            f"damaged medium; {totals.pending} wait",
+        )
+    return well("outbox", f"{totals.pending} reports wait, none was ever dropped")
+
+
+def _space(facts: Facts, held: Held) -> Check:
+    if isinstance(facts.config, AgentError):
+        needed = quota = 0
+    else:
+        needed, quota = facts.config.update.reserve_bytes, facts.config.outbox.quota_bytes
+    spare = needed + quota
+    return check_space(
+        held.free_bytes, needed_bytes=needed, spare_bytes=spare, what="fetching a release"
+    )
+
+
+def _slots(facts: Facts, held: Held) -> Iterator[Check]:
+    known = () if isinstance(facts.config, AgentError) else tuple(facts.config.pipeline)
+    for slot, state in held.slots.items():
+        name = f"model:{slot}"
+        if isinstance(state, AgentError):
+            yield ill(name, str(state))
+        elif known and slot not in known:
+            yield doubt(name, f"a model is kept for {slot}, and no [pipeline.{slot}] is set")
+        else:
+            yield _model(name, state, facts.checked.get(slot))
+
+
+def _model(name: str, state: State, checked: CheckAnswer | AgentError | None) -> Check:
+    match checked:
+        case None:
+            nothing = state.current is None
+            return doubt(name, "no release runs yet" if nothing else "could not be loaded here")
+        case AgentError() as why:
+            return ill(
+                name,
+                f"the running release does not load: {why}; the agent fetches what is rotten "
+                "again when it starts, and rolls back where it may",
+            )
+        case CheckAnswer(findings=findings):
+            bad = [finding for finding in findings if not finding.held]
+            if bad:
+                return ill(name, f"the running release fails its own check: {bad[0].why}")
+            return well(name, "the running release loads and answers as it should")
+
+
+def _runtimes(facts: Facts) -> Iterator[Check]:
+    match facts.probe:
+        case AgentError() as why:
+            yield ill("runtime", f"runtimes cannot be tried: {why}")
+        case ProbeAnswer(runtimes=()):
+            yield ill(
+                "runtime",
+                "no installed runtime made an inference: install one beside the agent, "
+                "pip install 'fieldfare[onnx]'",
+            )
+        case ProbeAnswer(runtimes=runtimes, why=why):
+            names = ", ".join(f"{r.name} {r.version}" for r in runtimes)
+            yield well("runtime", f"{names} made an inference")
+            if why:
+                yield ill("samples", f"the labelled windows cannot be used: {why}")
+
+
+def _sources(facts: Facts) -> Iterator[Check]:
+    for slot, why in facts.sources.items():
+        if why:
+            yield ill(f"source:{slot}", f"{why}; see [pipeline.{slot}]")
+        else:
+            yield well(f"source:{slot}", "its samples may come")
+
+
+def _brokers(facts: Facts) -> Iterator[Check]:
+    wrong = isinstance(facts.held, Held) and clock_is_wrong(facts.held, facts.now_ms)
+    yield check_way("broker", facts.broker, clock_is_wrong=wrong)
+    match facts.local_broker:
+        case None:
+            return
+        case NotTried(why=why):
+            yield ill("local-broker", why)
+        case way:
+            yield check_way("local-broker", way, clock_is_wrong=wrong)
