@@ -191,6 +191,25 @@ def test_a_dying_agent_leaves_its_will_and_a_stopping_one_its_last_word(
 
 
 @pytest.mark.broker
+def test_the_will_of_each_connection_carries_its_own_epoch(
+    mosquitto: Mosquitto, password: str
+) -> None:
+    inbox = Inbox()
+    fleet = Listener(mosquitto.manager(), TOPICS.write(PRESENCE.at(DEVICE)))
+    broker = link(connection(mosquitto.url, password), inbox, will="this life, epoch")
+    broker.start()
+    for _ in range(2):
+        epoch = next_of(inbox, Connected).epoch
+        wanted = f"this life, epoch {epoch}".encode()
+        assert wanted not in [m.payload for m in fleet.heard]
+        eventually(lambda: broker.connected)
+        cut(broker)
+        fleet.until(lambda wanted=wanted: wanted in [m.payload for m in fleet.heard])
+    broker.stop()
+    fleet.close()
+
+
+@pytest.mark.broker
 def test_the_link_comes_back_after_a_killed_broker(tmp_path: Path) -> None:
     mosquitto = Mosquitto(tmp_path / "home").start()
     inbox = Inbox()
