@@ -11,6 +11,7 @@ import msgspec
 from agent.config import Config
 from agent.contract.messages import Hosted, Task
 from agent.errors import AgentError
+from agent.update.seals import Seal
 from agent.update.trust import RefreshJob
 from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob
 from agent.worker.start import Finished, Running, start
@@ -50,14 +51,17 @@ class Children:
         """Verify collected metadata."""
         self._start("refresh", "refresh", job, limits)
 
-    def check(self, digest: str, *, labelled: bool) -> None:
-        """Load and measure a release that lies in the store."""
+    def check(
+        self, digest: str, *, labelled: bool, sealed: tuple[tuple[str, Seal], ...] = ()
+    ) -> None:
+        """Load and measure a release that lies in the store; ``sealed`` was hashed lately."""
         job = CheckJob(
             state_dir=self._state_dir,
             digest=digest,
             hardware=self._hardware,
             installed=self.installed,
             samples=self._samples if labelled else None,
+            sealed=sealed,
         )
         self._start("check", digest, job, self._check_limits())
 

@@ -257,7 +257,11 @@ class Rooms:
     def _start_check(self, digest: str) -> None:
         try:
             labelled = self.store.read_manifest(digest).slot == self.config.labelled_slot
-            self.children.check(digest, labelled=labelled and self.config.learn.evaluate)
+            self.children.check(
+                digest,
+                labelled=labelled and self.config.learn.evaluate,
+                sealed=self.store.seals.fresh(),
+            )
         except AgentError as why:
             self.measures.answered(digest, why)
 
@@ -346,6 +350,7 @@ class Rooms:
         )
 
     def _around_learning(self) -> learning.Surroundings:
+            hashed=self.store.seal,
         return learning.Surroundings(
             conditions=self._conditions,
             start=self.children.learn,

@@ -186,7 +186,7 @@ class Inference:
             return known
         release = self._store.read_manifest(assigned.digest)
         variant = choose(release, self._hardware, installed)
-        self._store.verify(variant.model.digest)
+        self._store.require(variant.model.digest)
         runtime = load(variant, self._store.path(variant.model.digest))
         recorder = WindowRecorder(
             slot,

@@ -17,6 +17,7 @@ from agent.daemon.host import event, log
 from agent.disk import Disk
 from agent.errors import AgentError
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
+from agent.update.store import FOLDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class Surroundings:
         done: Every artifact of a slot's release is in the store: (slot, digest).
         failed: It is given up: (slot, digest, failure).
         monotonic: Seconds.
+        hashed: The bytes of this digest arrived, and were hashed from the disk just now;
+            a place that verifies nothing afterwards need not know.
 
     """
 
@@ -35,6 +38,7 @@ class Surroundings:
     done: Callable[[str, str], None]
     failed: Callable[[str, str, FetchFailed], None]
     monotonic: Callable[[], float]
+    hashed: Callable[[str], None] = lambda _digest: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class _Order:
     release: str
     artifacts: deque[Artifact]
     active: Fetch | None = None
+    was_there: bool = False
 
 
 class Transfers:
@@ -100,6 +105,7 @@ class Transfers:
 
     def _open(self, order: _Order) -> bool:
         artifact = order.artifacts[0]
+        order.was_there = self._disk.path(f"{FOLDER}/{artifact.digest}").exists()
         try:
             order.active = Fetch(
                 artifact,
@@ -123,6 +129,8 @@ class Transfers:
                 return
             case Fetched():
                 log.info(event("fetched", slot=order.slot, artifact=progress.digest[:16]))
+                if not order.was_there:  # otherwise it was only looked at
+                    self._around.hashed(progress.digest)
                 order.artifacts.popleft()
                 order.active = None
                 if not order.artifacts:

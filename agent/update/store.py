@@ -8,6 +8,7 @@ Rule 3: eviction never touches a kept release or an artifact behind it; when a k
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from agent.contract.limits import DIGEST_PATTERN
 from agent.contract.manifest import Artifact, Release, decode_release
 from agent.disk import Disk
 from agent.errors import AgentError, CorruptError, DiskFullError, StoreError
+from agent.update.seals import Seals, read_seal
 
 FOLDER: Final = "store"
 _UNFINISHED: Final = (".part", ".map", ".map.new", ".new")
@@ -26,8 +28,10 @@ _DIGEST: Final = re.compile(DIGEST_PATTERN)
 class Store:
     """Content-addressed files below ``store/``; manifests and artifacts alike."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, seals: Seals | None = None) -> None:
+        """``seals`` spares ``require`` from hashing again what was hashed lately."""
         self.disk = disk
+        self.seals = seals or Seals()
 
     def path(self, digest: str) -> Path:
         """Return where the bytes of a digest lie, or would lie."""
@@ -59,6 +63,7 @@ class Store:
         """
         try:
             with self.path(digest).open("rb") as file:
+                seal = read_seal(file.fileno())
                 found = file_digest(file, "sha256").hexdigest()
         except OSError as why:
             raise StoreError(f"{_name(digest)} cannot be read: {why.strerror or why}") from why
@@ -66,6 +71,23 @@ class Store:
             raise CorruptError(
                 f"{_name(digest)} now has SHA-256 {found}: the medium may be failing"
             )
+        self.seals.keep(digest, seal)
+
+    def require(self, digest: str) -> None:
+        """Return if the bytes have their digest; hashes only what no unbroken seal vouches for.
+
+        Raises:
+            CorruptError: They do not.
+            StoreError: They are not there.
+
+        """
+        if not self.seals.unbroken(digest, self.path(digest)):
+            self.verify(digest)
+
+    def seal(self, digest: str) -> None:
+        """Note that the bytes of a digest were hashed from the disk this moment."""
+        with suppress(OSError):
+            self.seals.keep(digest, read_seal(self.path(digest)))
 
     def discard(self, digest: str) -> None:
         """Remove one file and what a fetch left of it."""

@@ -113,10 +113,11 @@ def check(job: CheckJob) -> CheckAnswer:
     from agent.infer.variants import choose, load
 
     store = Store(Disk(Path(job.state_dir)))
+    store.seals.adopt(job.sealed)
     release = store.read_manifest(job.digest)
     variant = choose(release, job.hardware, job.installed)
     for artifact in (variant.model, release.golden):
-        store.verify(artifact.digest)
+        store.require(artifact.digest)
     try:
         runtime = load(variant, store.path(variant.model.digest))
     except RuntimeMissingError:

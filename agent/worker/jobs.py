@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.contract.messages import Finding, Hosted, Quality
+from agent.update.seals import Seal
 from agent.update.trust import RefreshAnswer
 
 Kind = Literal["refresh", "check", "probe", "learn"]
@@ -65,6 +66,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
         hardware: What variants are matched with.
         installed: Runtimes that made a real inference here.
         samples: The file of labelled windows, if this slot has one.
+        sealed: Files that the agent hashed lately, by digest.
 
     """
 
@@ -73,6 +75,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
     hardware: str
     installed: tuple[Hosted, ...]
     samples: str | None = None
+    sealed: tuple[tuple[str, Seal], ...] = ()
 
 
 class Labels(Struct, frozen=True, kw_only=True):
