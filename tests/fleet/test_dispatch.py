@@ -74,3 +74,12 @@ def test_a_new_director_epoch_begins_again_at_one(tmp_path: Path):
     registry.devices.reported(DEVICE, BOOT, reported, at_ms=NOW_MS)
     signed = sign_next(registry, epoch=2)
     assert (signed.director_epoch, signed.sequence) == (2, 1)
+
+
+def test_the_order_begins_anew_in_a_new_epoch_whatever_was_reported_of_the_old_one(tmp_path: Path):
+    registry = new_registry(tmp_path, 1)
+    registry.devices.want(DEVICE, "motion", WISH, at_ms=NOW_MS)
+    reported = msgspec.structs.replace(a_reported(), director_epoch=1, sequence=41)
+    registry.devices.reported(DEVICE, LATER, reported, at_ms=NOW_MS)
+    assert [sign_next(registry).sequence for _ in range(2)] == [42, 43]
+    assert [sign_next(registry, epoch=2).sequence for _ in range(2)] == [1, 2]
