@@ -12,7 +12,8 @@ from agent.doctor.facts import Deaf, Mute, NoName, NoPort, NoTls, NotTried, Open
 
 NOT_YET_VALID: Final = 9
 RAN_OUT: Final = 10
-UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+UNKNOWN_AUTHORITY: Final = frozenset({2, 7, 18, 19, 20, 21, 30})
+"""7: an authority of the same name with another key, as after a second `init`."""
 OTHER_HOST: Final = frozenset({62, 64})
 _BAD_LOGIN: Final = frozenset({0x86, 0x87})
 _BUSY: Final = frozenset({0x88, 0x89, 0x97, 0x9C, 0x9D, 0x9F})
