@@ -1,6 +1,6 @@
 """Rows 17 to 19 and 21 at a real mosquitto, configured and provisioned as Fieldfare ships it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -97,21 +97,29 @@ def test_attack_17_a_device_writes_to_foreign_topics(broker, passwords, foreign,
         subscriptions=(),
         will=evil if by_will else None,
     )
+
+    def turn_until(holds: Callable[[], bool]) -> None:
+        def turned() -> bool:
+            culprit.poll(0.01)
+            fleet.turn(0.01)
+            victim.turn(0.01)
+            return holds()
+
+        eventually(turned)
+
     try:
         eventually(lambda: any(isinstance(n, Connected) for n in culprit.poll(0.1)))
         if not by_will:
             assert culprit.publish(evil)
         assert culprit.publish(good)
-        culprit.poll(0.1)
-        fleet.until(lambda: any(m.payload == b"good" for m in fleet.heard))
+        turn_until(lambda: any(m.payload == b"good" for m in fleet.heard))
         if by_will:
             drop(culprit)
-        sentinel = Message(topic=TOPICS.write(ASSIGNMENT.at("d-two")), payload=b"last")
-        assert fleet.link.publish(sentinel)
         own = "/up/d-one/" in foreign
-        fleet.until(lambda: not own or any(m.payload == b"evil" for m in fleet.heard))
-        victim.until(lambda: any(m.payload == b"last" for m in victim.heard))
-        fleet.turn(0.2)
+        turn_until(lambda: not own or any(m.payload == b"evil" for m in fleet.heard))
+        last = Message(topic=TOPICS.write(ASSIGNMENT.at("d-two")), payload=b"last")
+        assert fleet.link.publish(last)
+        turn_until(lambda: any(m.payload == b"last" for m in victim.heard))
         heard = [m.topic for m in (*fleet.heard, *victim.heard) if m.payload == b"evil"]
         assert heard == ([foreign] if own else [])
     finally:
@@ -160,8 +168,7 @@ def test_attack_21_what_a_revoked_device_retained_is_cleared(broker):
     topic = TOPICS.write(REPORTED.at("d-left"))
     left.link.publish(Message(topic=topic, payload=b"{}", retain=True))
     fleet = Listener(broker.manager(), f"{TOPICS.root}/up/d-left/#")
-    left.turn()
-    fleet.until(lambda: bool(fleet.heard))
+    fleet.until(lambda: bool(left.turn(0.01) or fleet.heard))
     left.close()
     provisioner.revoke("d-left")
     fleet.link.publish(Message(topic=topic, payload=b"", retain=True))
