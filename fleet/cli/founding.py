@@ -31,6 +31,7 @@ class Door(Protocol):
         """Close."""
 
 
+LONGEST_SOCKET_PATH = 107  # sun_path in unix(7), without its end
 OpenDoor = Callable[[Path, Ask], Door]
 """Opens the door at a socket path; handed in, because surfaces do not import each other."""
 
@@ -96,6 +97,11 @@ def init(
     and --founding, --online and --passphrase-file bring what the manager needs.
     """
     ports = _ports(kind, host, port, enrol_port)
+    longest = LONGEST_SOCKET_PATH - len("/fieldfare.sock")
+    if len(os.fsencode(home.resolve())) > longest:
+        raise ConfigError(
+            f"--home {home} is too long a path for the socket in it: at most {longest} bytes"
+        )
     if not dev:
         if founding is None or online is None or passphrase_file is None:
             raise ConfigError(

@@ -175,8 +175,10 @@ def promote(
             rollout = client.post("/rollouts", wish, RolloutView)
 
     def text() -> None:
-        when = " before" if before else ""
-        click.echo(f"published {release.name}{when} from {run_id}, {candidate.rounds} rounds")
+        if before:
+            click.echo(f"{release.name} was published from {run_id} before")
+        else:
+            click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")
         if rollout:
             click.echo(
                 f"{rollout.id}: to {len(candidate.receivers)} of {len(candidate.judged)} devices"

@@ -77,8 +77,9 @@ def read_described(model: Path, description: Path | None = None) -> Described:
         RefusedError: A file is missing, or the description is not as above.
 
     """
+    content = _read(model)
     path = description or _beside(model)
-    content, text = _read(model), _read(path)
+    text = _read(path)
     try:
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text.decode())
         described = msgspec.convert(table, Description)

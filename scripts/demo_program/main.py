@@ -25,6 +25,9 @@ from summary import broken_promises, count_reports, gather, outbox, page
 def main() -> int:
     """Play the demo and return its exit status."""
     wanted = _arguments()
+    if wanted.summary and not os.access(Path(wanted.summary).absolute().parent, os.W_OK):
+        print(f"--summary {wanted.summary} cannot be written there", file=sys.stderr)
+        return 2
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-demo-"))
     began = time.monotonic()
     embedded = wanted.broker == "embedded" or (wanted.broker == "auto" and not _has_mosquitto())
@@ -54,15 +57,20 @@ def main() -> int:
         if wanted.keep:
             _keep(story)
     except (TimeoutError, KeyError, StopIteration) as why:
-        print(f"\ndemo failed: {why}\nlogs are in {folder}", file=sys.stderr)
-        return 1
+        print(f"\ndemo failed: {why}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         status = 130
+    except SystemExit:
+        status = 143
     finally:
+        for ignored in (signal.SIGINT, signal.SIGTERM):  # nothing is left behind half-way
+            signal.signal(ignored, signal.SIG_IGN)
         story.cast.stop()
-    if status == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        if status == 1:
+            print(f"logs and state are in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     return status
 
 

@@ -170,6 +170,14 @@ def test_a_fleet_that_could_not_work_is_not_made(words, sentence, tmp_path: Path
     assert not (tmp_path / "home").exists()
 
 
+def test_a_home_whose_socket_could_not_be_opened_is_not_made(tmp_path: Path, capsys):
+    home = tmp_path / ("x" * 100)
+    status, _, err = Command(home, capsys)("init", "--dev")
+    assert status == 3
+    assert "too long a path" in err
+    assert not home.exists()
+
+
 def test_an_enrolment_file_that_cannot_be_written_makes_no_token(command: Command, tmp_path: Path):
     path = str(tmp_path / "nowhere" / "pi.enrol")
     status, _, err = command("token", "create", "--file", path)

@@ -5,9 +5,13 @@ killed, the same releases must end on the same devices and every report be count
 """
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,8 +77,42 @@ def test_the_demo_runs_on_the_embedded_broker_and_says_what_it_does_not_enforce(
     assert told["reports_lost"] == told["reports_duplicated"] == 0
 
 
+def living(session: int) -> list[str]:
+    """Return the processes of a session that still run; a zombie does not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, _group, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append((stat.parent / "cmdline").read_text())
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", ["development fleet", "enrolling person-5-right"])
+def test_a_demo_that_is_stopped_leaves_no_process_and_no_key(how: signal.Signals, after: str):
+    with tempfile.TemporaryDirectory(prefix="ff-") as folder:  # short, for the manager's socket
+        demo = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "--broker", "embedded"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env={**os.environ, "TMPDIR": folder},
+        )  # fmt: skip
+        assert demo.stdout is not None
+        assert any(after in line for line in demo.stdout)
+        os.killpg(demo.pid, how)  # as a terminal does: everybody in the session hears it
+        demo.communicate(timeout=60)
+        assert demo.returncode == 128 + how
+        assert list(Path(folder).iterdir()) == []
+        assert living(demo.pid) == []
+
+
 def test_a_wrong_option_is_refused_before_anything_is_started(tmp_path: Path):
-    for words in (["--devices", "1"], ["--kill", "everything@once"], ["--colour"]):
+    for words in (
+        ["--devices", "1"],
+        ["--kill", "everything@once"],
+        ["--colour"],
+        ["--summary", "/no/where"],
+    ):
         done = subprocess.run(
             [sys.executable, str(PROGRAM), *words], capture_output=True, text=True, check=False
         )
