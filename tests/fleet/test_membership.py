@@ -128,6 +128,24 @@ def test_an_alarm_reaches_the_operator(desk: Desk):
     assert [e.event.why for e in desk.registry.reports.alarms()] == ["older than known"]
 
 
+def test_a_device_is_shown_with_its_own_newest_alarms_and_its_last_update(desk: Desk):
+    device, other = join(desk), join(desk)
+    for number in range(7):
+        told = Event(id=f"{number:032x}", type="alarm", ts=1, up=1, code="store", why=f"{number}")
+        device.says(desk, EVENT.at(device.id, "alarm"), told)
+    for number, outcome in enumerate(("failed_no_change", "succeeded")):
+        ended = Event(
+            id=f"{number + 100:032x}", type="update", ts=1, up=1, release="ab" * 32, outcome=outcome
+        )
+        device.says(desk, EVENT.at(device.id, "update"), ended)
+    shown = membership.device(desk, device.id)
+    assert [a.why for a in shown.alarms] == ["2", "3", "4", "5", "6"]
+    assert shown.last_update is not None
+    assert shown.last_update.outcome == "succeeded"
+    untouched = membership.device(desk, other.id)
+    assert (untouched.alarms, untouched.last_update) == ((), None)
+
+
 def test_a_cloned_card_is_quarantined_with_a_sentence(desk: Desk):
     device = join(desk)
     for counter, salt in ((5, "aa" * 8), (4, "bb" * 8)):
