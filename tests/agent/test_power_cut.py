@@ -160,9 +160,9 @@ def test_a_torn_manifest_is_fetched_again(tmp_path: Path):
 def test_a_torn_manifest_that_condemned_its_release_would_be_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def condemn(*given: Any) -> tuple[Artifact, ...]:
+    def condemn(*given: Any, **named: Any) -> tuple[Artifact, ...]:
         try:
-            return admit(*given)
+            return admit(*given, **named)
         except CorruptError as why:
             raise MismatchError(str(why)) from why
 
