@@ -1,5 +1,7 @@
 """A fleet of people with keys of their own, its manager, and a device that follows it."""
 
+import io
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -39,12 +41,15 @@ class Person:
         return out
 
     def tries(self, *words: object) -> tuple[int, str, str]:
-        """Run a command, and return its status and what it printed."""
+        """Run a command, say no where it asks, and return its status and what it printed."""
+        stdin, sys.stdin = sys.stdin, io.StringIO("n\n")
         try:
             main(open_door, [str(word) for word in words])
             status = 0
         except SystemExit as ended:
             status = int(ended.code or 0)
+        finally:
+            sys.stdin = stdin
         out, err = self._capsys.readouterr()
         return status, out, err
 

@@ -120,6 +120,7 @@ class Life:
             retry_seconds=0.0,
             around=Surroundings(
                 want_manifest=self._want_manifest,
+                permitted=lambda *_: False,
                 download=self._download,
                 stop_download=nothing,
                 check=self._check,

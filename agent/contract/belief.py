@@ -22,7 +22,7 @@ from nacl.signing import VerifyKey
 from agent.contract.codec import Versioned, decode
 from agent.contract.envelope import open_document
 from agent.contract.frames import check_attachment, unpack_parcel
-from agent.contract.limits import MAX_DOCUMENT_BYTES
+from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES
 from agent.contract.manifest import Digest, Release, decode_release
 from agent.contract.messages import (
     Ack,
@@ -32,11 +32,14 @@ from agent.contract.messages import (
     Count,
     EnrolRequest,
     Fresh,
+    Permit,
+    Permits,
     SignedRequest,
     Task,
 )
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address
 from agent.errors import (
+    ContractError,
     CorruptError,
     ExpiredError,
     MismatchError,
@@ -145,6 +148,7 @@ def believe_release(
     running: Release | None,
     running_digest: str | None,
     floor: int,
+    permitted: bool = False,
 ) -> Release:
     """Read a manifest that may be put into a slot.
 
@@ -156,13 +160,15 @@ def believe_release(
         running: The release that runs in the slot, if any.
         running_digest: The digest of its manifest.
         floor: The highest counter that this slot ever committed to; 0 for none.
+        permitted: An offline-signed permit lets this device go back to it
+            (``is_permitted``).
 
     Raises:
         CorruptError: The bytes are not the assigned ones.
         MalformedError, UnsupportedError: They are no manifest that this program knows.
         MismatchError: Target, counter, slot or hardware are not as assigned.
-        RollbackError: The counter is below the floor, and the running release does
-            not list this digest in ``rollback_to``.
+        RollbackError: The counter is below the floor, the running release does not list
+            this digest in ``rollback_to``, and no permit does.
 
     """
     digest = sha256(manifest).hexdigest()
@@ -180,12 +186,41 @@ def believe_release(
         raise MismatchError(f"{release.target} is for slot {release.slot}, not for {slot}")
     if not any(not v.hardware or hardware in v.hardware for v in release.variants):
         raise MismatchError(f"{release.target} has no variant for hardware {hardware}")
-    permitted = running is not None and digest in running.rollback_to
-    if release.counter < floor and digest != running_digest and not permitted:
+    listed = running is not None and digest in running.rollback_to
+    if release.counter < floor and digest != running_digest and not (listed or permitted):
         raise RollbackError(
             f"{release.target} has counter {release.counter}, slot {slot} is already at {floor}"
         )
     return release
+
+
+def believe_permits(content: bytes | None, *, fleet: str) -> tuple[Permit, ...]:
+    """Read the permits of a verified target; what cannot be read permits nothing.
+
+    Args:
+        content: Bytes of the TUF target ``fleet/permits.json``; None where there is none.
+        fleet: This device's fleet.
+
+    """
+    if content is None:
+        return ()
+    try:
+        said = decode(Permits, content, limit=MAX_MANIFEST_BYTES)
+    except ContractError:
+        return ()
+    return said.permits if said.fleet == fleet else ()
+
+
+def is_permitted(
+    permits: tuple[Permit, ...], *, device: str, slot: str, digest: str, now_ms: int
+) -> bool:
+    """Return whether a permit lets a device go back to a release of a slot, now."""
+    return any(
+        (permit.release, permit.slot) == (digest, slot)
+        and (not permit.devices or device in permit.devices)
+        and now_ms < permit.expires_ms
+        for permit in permits
+    )
 
 
 def believe_fresh(payload: bytes, *, authority: Authority, device: str, nonce: str) -> Fresh:

@@ -29,8 +29,16 @@ class Admitting:
         self._reserve_bytes = reserve_bytes
         self.installed: tuple[Hosted, ...] = ()
 
-    def admit(self, slot: str, wanted: Assigned, state: State) -> tuple[Artifact, ...]:
+    def admit(
+        self, slot: str, wanted: Assigned, state: State, *, permitted: bool
+    ) -> tuple[Artifact, ...]:
         """Return what is missing of a release whose manifest is in the store.
+
+        Args:
+            slot: Where it is to go.
+            wanted: What the director wants.
+            state: Of the slot.
+            permitted: An offline-signed permit lets this device go back to it.
 
         Raises:
             CorruptError: The manifest rotted in the store.
@@ -48,6 +56,7 @@ class Admitting:
             running=self._read_running(slot, running) if running else None,
             running_digest=running.digest if running else None,
             floor=state.floor,
+            permitted=permitted,
         )
         missing = self._store.missing(self.needed(release))
         require_room(self._store.disk, sum(a.size for a in missing), self._reserve_bytes)

@@ -19,7 +19,9 @@ from agent.contract.belief import (
     believe_ack,
     believe_assignment,
     believe_fresh,
+    believe_permits,
     believe_task,
+    is_permitted,
 )
 from agent.contract.codec import encode
 from agent.contract.frames import Piece
@@ -133,6 +135,16 @@ class Desired:
     def authority(self) -> Authority:
         """Who may direct this device."""
         return self._authority
+
+    def permits(self, slot: str, digest: str) -> bool:
+        """Return whether this device may go back to an older release of a slot, now."""
+        return is_permitted(
+            believe_permits(self._state.permits, fleet=self._fleet),
+            device=self._device,
+            slot=slot,
+            digest=digest,
+            now_ms=self._clock.now_ms(),
+        )
 
     def raise_wishes(self) -> None:
         """Tell again what is wanted of each slot; repeated wishes change nothing."""

@@ -304,12 +304,16 @@ class Rooms:
     def _want_manifest(self, assigned: Assigned) -> None:
         self.desired.want_manifest(assigned)
 
+    def _permitted(self, slot: str, digest: str) -> bool:
+        return self.desired.permits(slot, digest)
+
     def _tell(self, slot: str, news: machine.SlotEvent) -> None:
         self.updating.tell(slot, news)
 
     def _around_updating(self) -> updating.Surroundings:
         return updating.Surroundings(
             want_manifest=self._want_manifest,
+            permitted=self._permitted,
             download=self.transfers.begin,
             stop_download=self.transfers.stop,
             check=self._check,
@@ -346,11 +350,11 @@ class Rooms:
             ask=self.reporting.ask,
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
+            hashed=self.store.seal,
             monotonic=time.monotonic,
         )
 
     def _around_learning(self) -> learning.Surroundings:
-            hashed=self.store.seal,
         return learning.Surroundings(
             conditions=self._conditions,
             start=self.children.learn,

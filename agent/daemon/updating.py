@@ -24,6 +24,7 @@ from agent.errors import (
     AgentError,
     CorruptError,
     PlatformError,
+    RollbackError,
     RuntimeMissingError,
     StoreError,
 )
@@ -43,6 +44,7 @@ class Surroundings:
 
     Attributes:
         want_manifest: Asks for the bytes of an assigned manifest.
+        permitted: Whether a permit lets this device go back: (slot, digest).
         download: Fetches artifacts of a slot's release: (slot, digest, artifacts).
         stop_download: Gives up what a slot fetches.
         check: Starts the child that loads and measures: (slot, digest).
@@ -56,6 +58,7 @@ class Surroundings:
     """
 
     want_manifest: Callable[[Assigned], None]
+    permitted: Callable[[str, str], bool]
     download: Callable[[str, str, tuple[Artifact, ...]], None]
     stop_download: Callable[[str], None]
     check: Callable[[str, str], None]
@@ -157,7 +160,7 @@ class Updating:
             self.manifest_failed(assigned, why)
             return
         for slot in self._fetching(assigned):
-            self._fetch(slot, assigned)
+            self._fetch(slot, assigned, refreshed=True)
         self._drain()
 
     def manifest_failed(self, assigned: Assigned, why: AgentError) -> None:
@@ -287,19 +290,24 @@ class Updating:
             case _:
                 assert_never(effect)
 
-    def _fetch(self, slot: str, wanted: Assigned) -> None:
+    def _fetch(self, slot: str, wanted: Assigned, *, refreshed: bool = False) -> None:
         if not self._store.has(wanted.digest):
             self._around.want_manifest(wanted)
             return
         try:
-            missing = self._admitting.admit(slot, wanted, self._states.get(slot, machine.State()))
+            state = self._states.get(slot, machine.State())
+            permitted = self._around.permitted(slot, wanted.digest)
+            missing = self._admitting.admit(slot, wanted, state, permitted=permitted)
         except CorruptError as why:
             self._admitting.discard_rotten(wanted.digest, why)
             self._around.want_manifest(wanted)
         except (RuntimeMissingError, StoreError) as why:
             self._fail_fetch(slot, wanted, why, retryable=True)
         except AgentError as why:
-            self._fail_fetch(slot, wanted, why, retryable=False)
+            if isinstance(why, RollbackError) and not refreshed:
+                self._around.want_manifest(wanted)  # newer metadata may permit it
+            else:
+                self._fail_fetch(slot, wanted, why, retryable=False)
         else:
             if missing:
                 self._around.download(slot, wanted.digest, missing)

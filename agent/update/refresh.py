@@ -52,7 +52,7 @@ from agent.contract.marks import (
     require_distinct,
     require_distinct_keys,
 )
-from agent.contract.messages import AUTHORITY_TARGET, Authority
+from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.errors import (
     AgentError,
     CorruptError,
@@ -115,6 +115,7 @@ def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
     held = {} if job.state.authority is None else {AUTHORITY_TARGET: job.state.authority}
     authority = _take(walk, AUTHORITY_TARGET, {**held, **job.files})
     decode(Authority, authority)
+    permits = _take_permits(walk, job)
     targets: dict[str, bytes] = {}
     refused: dict[str, Refusal] = {}
     for wanted in job.wanted:
@@ -123,10 +124,19 @@ def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
         except TrustError as why:
             refused[wanted] = _refusal(why)
     return Refreshed(
-        state=msgspec.structs.replace(walk.state(), authority=authority),
+        state=msgspec.structs.replace(walk.state(), authority=authority, permits=permits),
         targets=targets,
         refused=refused,
     )
+
+
+def _take_permits(walk: "Walk", job: RefreshJob) -> bytes | None:
+    """Return the permits in force; where their bytes are not to be had, nothing is permitted."""
+    held = {} if job.state.permits is None else {PERMITS_TARGET: job.state.permits}
+    try:
+        return _take(walk, PERMITS_TARGET, {**held, **job.files})
+    except TrustError:
+        return None
 
 
 class Walk:

@@ -65,6 +65,7 @@ class TrustState(Versioned, frozen=True, kw_only=True):
         marks: The highest versions accepted, by role.
         authority: The verified bytes of ``fleet/authority.json``; None until the
             first refresh.
+        permits: The verified bytes of ``fleet/permits.json``; None where there is none.
 
     """
 
@@ -73,6 +74,7 @@ class TrustState(Versioned, frozen=True, kw_only=True):
     metadata: dict[str, bytes] = msgspec.field(default_factory=dict)
     marks: dict[str, Mark] = msgspec.field(default_factory=dict)
     authority: bytes | None = None
+    permits: bytes | None = None
 
     @property
     def root_version(self) -> int:

@@ -21,7 +21,7 @@ from agent.contract.limits import (
 )
 from agent.errors import AgentError
 from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
-from fleet.service import membership, overview, releases, rollouts, runs, trust
+from fleet.service import membership, overview, releases, rollouts, runs, trust, withdrawal
 from fleet.service.desk import Ask, Desk
 from fleet.service.views import Problem, Publication, RolloutWish, RunWish, TokenWish
 
@@ -169,6 +169,14 @@ def _add_trust(app: FastAPI, ask: Ask) -> None:
     async def put_into_force(request: Request) -> Response:
         change = await _body(request, trust.SignedChange)
         return await _answer(ask, lambda desk: trust.put_into_force(desk, change))
+
+    @app.get("/api/v1/withdrawals/{name:path}")
+    async def preview(name: str) -> Response:
+        return await _answer(ask, lambda desk: withdrawal.preview(desk, name))
+
+    @app.get("/api/v1/selections/{text}")
+    async def select(text: str) -> Response:
+        return await _answer(ask, lambda desk: withdrawal.select(desk, text))
 
     @app.post("/api/v1/trust/refresh")
     async def refresh() -> Response:

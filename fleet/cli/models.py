@@ -68,7 +68,15 @@ def list_models(client: ManagerClient, output: str) -> None:
     """Show every release and where it runs."""
     views = client.get("/releases", list[ReleaseView])
     rows = [
-        (v.name, v.slot, v.counter, ago(v.created_ms), v.size, len(v.runs_on), v.run or "-")
+        (
+            f"{v.name} (withdrawn)" if v.withdrawn else v.name,
+            v.slot,
+            v.counter,
+            ago(v.created_ms),
+            v.size,
+            len(v.runs_on),
+            v.run or "-",
+        )
         for v in views
     ]
     headings = ("RELEASE", "SLOT", "COUNTER", "MADE", "BYTES", "DEVICES", "FROM RUN")

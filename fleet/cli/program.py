@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import ceremony, devices, founding, models, repo, rollouts, runs, status
+from fleet.cli import ceremony, devices, founding, repo, rollouts, runs, status, withdrawing
 from fleet.cli.client import RefusedByManagerError
 from fleet.errors import FleetError
 
@@ -50,7 +50,7 @@ for group in (
     ceremony.keys,
     devices.token,
     devices.device,
-    models.model,
+    withdrawing.model,
     repo.repo,
     rollouts.rollout,
     runs.run,

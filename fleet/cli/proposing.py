@@ -7,6 +7,7 @@ Rule 2: keys that are here sign at once. What is then complete goes to the manag
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,57 @@ from fleet.errors import ConfigError, ConflictError, SigningError
 if TYPE_CHECKING:
     from fleet.signing.proposal import Proposal
 
-Settle = Callable[["Proposal"], None]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """Shows a proposal, signs it with the keys that are here, and publishes or writes it.
+
+    Attributes:
+        config: Of the manager in ``--home``; None where there is none.
+        addresses: Keys that sign at once.
+        passphrase_file: Opens them; None asks.
+        file: Where the proposal goes; None publishes it.
+        yes: Nobody is asked.
+
+    """
+
+    config: FleetConfig | None
+    addresses: Sequence[str]
+    passphrase_file: Path | None
+    file: Path | None
+    yes: bool
+
+    def __call__(self, proposal: "Proposal") -> None:
+        """Do it.
+
+        Raises:
+            SigningError: A key cannot sign, or signatures are missing.
+            ConfigError: Nobody says where the proposal goes.
+
+        """
+        from fleet.signing.proposal import missing, sign_proposal
+
+        show_difference(proposal)
+        if not self.yes:
+            question = "Sign and publish this?" if self.file is None else "Propose this?"
+            click.confirm(question, abort=True)
+        config, dev = self.config, self.config is not None and self.config.dev
+        if self.addresses:
+            signers = open_signers(self.addresses, self.passphrase_file, dev=dev)
+            proposal = sign_proposal(proposal, signers)
+        elif dev and config is not None and self.file is None:
+            proposal = _sign_for_development(proposal, config)
+        if self.file is not None:
+            write_file(self.file, proposal)
+            return
+        if config is None:
+            raise ConfigError("say --file where the proposal goes, or --home of the manager")
+        wanted = missing(proposal)
+        if wanted:
+            raise SigningError(
+                f"not signed by enough keys ({'; '.join(wanted)}): say --key, or --file for others"
+            )
+        publish_proposal(proposal, config)
 
 
 def settles(command: Callable[..., None]) -> Callable[..., Any]:
@@ -42,12 +93,12 @@ def settles(command: Callable[..., None]) -> Callable[..., Any]:
     ) -> None:
         from fleet.signing.published import read_published
 
-        config = _config(home) if repository is None or file is None else None
+        config = _config(home)
         folder = repository or FleetConfig.load(home).repository
 
-        def settle(proposal: "Proposal") -> None:
-            _settle(proposal, config, key, passphrase_file, file, yes=yes)
-
+        settle = Settle(
+            config=config, addresses=key, passphrase_file=passphrase_file, file=file, yes=yes
+        )
         command(held=read_published(folder), settle=settle, **own)
 
     wrapped: Callable[..., Any] = run
@@ -139,38 +190,6 @@ def publish_proposal(proposal: "Proposal", config: FleetConfig) -> None:
         view = client.post("/trust", change, TrustView)
     click.echo("in force: " + ", ".join(f"{role} {n}" for role, n in view.versions.items()))
     click.echo(f"director epoch {view.director_epoch}, root digest {view.root_digest}")
-
-
-def _settle(
-    proposal: "Proposal",
-    config: FleetConfig | None,
-    addresses: Sequence[str],
-    passphrase_file: Path | None,
-    file: Path | None,
-    *,
-    yes: bool,
-) -> None:
-    from fleet.signing.proposal import missing, sign_proposal
-
-    show_difference(proposal)
-    if not yes:
-        click.confirm("Sign and publish this?" if file is None else "Propose this?", abort=True)
-    dev = config is not None and config.dev
-    if addresses:
-        proposal = sign_proposal(proposal, open_signers(addresses, passphrase_file, dev=dev))
-    elif dev and config is not None and file is None:
-        proposal = _sign_for_development(proposal, config)
-    if file is not None:
-        write_file(file, proposal)
-        return
-    if config is None:
-        raise ConfigError("say --file where the proposal goes, or --home of the manager")
-    wanted = missing(proposal)
-    if wanted:
-        raise SigningError(
-            f"not signed by enough keys ({'; '.join(wanted)}): say --key, or --file for others"
-        )
-    publish_proposal(proposal, config)
 
 
 def _sign_for_development(proposal: "Proposal", config: FleetConfig) -> "Proposal":

@@ -32,7 +32,7 @@ from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
-from fleet.service import inbox, membership, overview, rollouts, runs
+from fleet.service import inbox, membership, overview, rollouts, runs, withdrawal
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
 from fleet.signing.assignment import sign_assignment
@@ -117,6 +117,7 @@ class RunningManager:
     def _take_up(self) -> None:
         for device in self._desk.registry.devices.listing(DeviceState.REVOKED):
             self._desk.errands.append(Withdrawal(device.id))
+        withdrawal.stop_asking(self._desk)
         runs.take_up(self._desk)
 
     def _turn(self) -> None:

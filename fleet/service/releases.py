@@ -123,4 +123,5 @@ def view(desk: Desk, published: Published) -> ReleaseView:
         run=release.lineage.run,
         rounds=release.lineage.rounds,
         metrics=release.metrics,
+        withdrawn=desk.repository.target(release.target) is None,
     )

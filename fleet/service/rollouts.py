@@ -28,6 +28,8 @@ def create(desk: Desk, wish: RolloutWish) -> RolloutView:
     """
     registry, now_ms = desk.registry, desk.now_ms()
     published = releases.find(desk, wish.release)
+    if desk.repository.target(published.release.target) is None:
+        raise RefusedError(f"{published.release.target} was withdrawn: no device would verify it")
     every = registry.devices.listing()
     number = len(registry.rollouts.listing()) + 1
     plan = make_plan(

@@ -15,6 +15,7 @@ from tuf.api.metadata import Root, Targets
 
 from agent.contract.messages import AUTHORITY_TARGET, Authority
 from fleet.errors import RefusedError
+from fleet.service import withdrawal
 from fleet.service.desk import Desk
 from fleet.signing.ceremony import choose_online
 from fleet.signing.metadata import parse
@@ -91,6 +92,7 @@ def put_into_force(desk: Desk, change: SignedChange) -> TrustView:
     body = {role: parse(Targets, c).signed.version for role, c in change.metadata.items()}
     if change.root:
         body["root"] = root.version
+    withdrawal.stop_asking(desk)
     desk.registry.events.record("trust.changed", desk.config.fleet, body, at_ms=desk.now_ms())
     return show(desk)
 

@@ -125,6 +125,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     run: str | None = None
     rounds: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    withdrawn: bool = False
 
 
 class TargetsView(Struct, frozen=True, kw_only=True):

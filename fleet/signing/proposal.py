@@ -10,7 +10,7 @@ Rule 3: nothing here is believed for standing in a proposal. ``complete`` verifi
         the manager and every device will verify again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -24,7 +24,7 @@ from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
 from agent.contract.manifest import Text
 from agent.errors import ContractError
 from fleet.errors import SigningError
-from fleet.signing.metadata import LIFETIMES, parse
+from fleet.signing.metadata import LIFETIMES, next_targets, parse
 from fleet.signing.published import Published
 
 MAX_PROPOSAL_BYTES: Final = 2 * (MAX_METADATA_BYTES + MAX_MANIFEST_BYTES)
@@ -128,6 +128,42 @@ def propose_root(
         metadata_before={"targets": held.targets_bytes},
         root=Metadata(root).to_bytes(),
         metadata=metadata,
+    )
+
+
+def propose_targets(
+    held: Published,
+    *,
+    what: str,
+    additions: Mapping[str, bytes],
+    removals: Collection[str],
+    now: datetime,
+    role: str = "targets",
+) -> Proposal:
+    """Propose other targets of one role.
+
+    Args:
+        held: What is in force.
+        what: The purpose, in words.
+        additions: Bytes of new or replaced targets by name.
+        removals: Names that are withdrawn.
+        now: Aware datetime.
+        role: ``targets``, or a delegated role that is in force.
+
+    Raises:
+        SigningError: A name is not a target name, or is not there, or the role is not.
+
+    """
+    before = {"targets": held.targets_bytes, **held.delegated_bytes}
+    if role not in before:
+        raise SigningError(f"{role} is not in force: its owner signs a release first")
+    signed = next_targets(before[role], additions=additions, removals=removals, signers=(), now=now)
+    return Proposal(
+        what=what,
+        root_before=held.root_bytes,
+        metadata_before={"targets": held.targets_bytes, role: before[role]},
+        metadata={role: signed},
+        files=dict(additions),
     )
 
 

@@ -19,7 +19,7 @@ from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from agent.contract.codec import decode
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import AUTHORITY_TARGET, Authority
+from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 from fleet.signing.metadata import check_target, parse, stored_name, verify, verify_delegated
@@ -30,6 +30,7 @@ class Published:
     """One consistent state, verified under its root. Bytes and values belong together.
 
     Attributes:
+        permits: Ways back beside ``rollback_to``; empty where none are published.
         delegated, delegated_bytes: Delegated roles in force, by role name.
         interrupted: A change of root was cut off; snapshot and timestamp are to be signed.
 
@@ -44,6 +45,7 @@ class Published:
     targets: Targets
     targets_bytes: bytes
     authority: Authority
+    permits: Permits
     delegated: Mapping[str, Targets] = field(default_factory=dict)
     delegated_bytes: Mapping[str, bytes] = field(default_factory=dict)
     interrupted: bool = False
@@ -102,6 +104,19 @@ def parse_authority(content: bytes | None) -> Authority:
         return decode(Authority, content)
     except ContractError as why:
         raise SigningError(f"{AUTHORITY_TARGET} is not in order: {why}") from why
+
+
+def parse_permits(content: bytes | None, fleet: str) -> Permits:
+    """Read the permits' target; none where there is no such target.
+
+    Raises:
+        SigningError: It does not parse.
+
+    """
+    try:
+        return Permits(fleet=fleet) if content is None else decode(Permits, content)
+    except ContractError as why:
+        raise SigningError(f"{PERMITS_TARGET} is not in order: {why}") from why
 
 
 def read_signed(folder: Path, targets: Targets, name: str) -> bytes | None:
@@ -192,6 +207,7 @@ def _read(
         except SigningError:
             continue
         delegated_bytes[role] = content
+    authority = parse_authority(read_signed(folder, targets, AUTHORITY_TARGET))
     return Published(
         root=root,
         root_bytes=root_bytes,
@@ -201,7 +217,8 @@ def _read(
         snapshot_bytes=snapshot_bytes,
         targets=targets,
         targets_bytes=targets_bytes,
-        authority=parse_authority(read_signed(folder, targets, AUTHORITY_TARGET)),
+        authority=authority,
+        permits=parse_permits(read_signed(folder, targets, PERMITS_TARGET), authority.fleet),
         delegated=delegated,
         delegated_bytes=delegated_bytes,
         interrupted=interrupted,

@@ -39,6 +39,7 @@ from fleet.signing.metadata import (
 from fleet.signing.published import (
     Published,
     parse_authority,
+    parse_permits,
     read_file,
     read_published,
     read_signed,
@@ -286,6 +287,8 @@ class Repository:
                 check_target(file, content)
                 if name == AUTHORITY_TARGET:
                     parse_authority(content)
+                if name == PERMITS_TARGET:
+                    parse_permits(content, "")
                 if name in files:
                     new[path] = content
         return new

@@ -16,8 +16,7 @@ from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Key
 from agent.contract.messages import AUTHORITY_TARGET, Authority
 from fleet.errors import SigningError
-from fleet.signing.metadata import next_targets
-from fleet.signing.proposal import ROLES, Proposal, propose_root
+from fleet.signing.proposal import ROLES, Proposal, propose_root, propose_targets
 from fleet.signing.published import Published
 from fleet.signing.signers import public_key_of
 
@@ -99,20 +98,8 @@ def revoke_key(held: Published, beginning: str, now: datetime) -> Proposal:
 
 def propose_authority(held: Published, what: str, authority: Authority, now: datetime) -> Proposal:
     """Propose who may direct and enrol."""
-    content = encode(authority)
-    targets = next_targets(
-        held.targets_bytes,
-        additions={AUTHORITY_TARGET: content},
-        removals=(),
-        signers=(),
-        now=now,
-    )
-    return Proposal(
-        what=what,
-        root_before=held.root_bytes,
-        metadata_before={"targets": held.targets_bytes},
-        metadata={"targets": targets},
-        files={AUTHORITY_TARGET: content},
+    return propose_targets(
+        held, what=what, additions={AUTHORITY_TARGET: encode(authority)}, removals=(), now=now
     )
 
 

@@ -9,13 +9,16 @@ from agent.contract.belief import (
     believe_ack,
     believe_assignment,
     believe_fresh,
+    believe_permits,
     believe_release,
     believe_task,
+    is_permitted,
 )
+from agent.contract.codec import encode
 from agent.contract.envelope import device_id, sign_document
 from agent.contract.frames import pack_parcel
 from agent.contract.manifest import encode_release
-from agent.contract.messages import Ack, Assignment, Authority, Fresh, Task
+from agent.contract.messages import Ack, Assignment, Authority, Fresh, Permit, Permits, Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER
 from agent.errors import (
     CorruptError,
@@ -116,7 +119,16 @@ OLD = make_release(2)
 RUNNING = make_release(5, rollback_to=(assign(OLD).digest,))
 
 
-def judge_release(release, slot="motion", running=None, floor=0, hardware="generic-linux", **wish):
+def judge_release(
+    release,
+    slot="motion",
+    running=None,
+    floor=0,
+    hardware="generic-linux",
+    *,
+    permitted=False,
+    **wish,
+):
     return believe_release(
         encode_release(release)[0],
         msgspec.structs.replace(assign(release), **wish),
@@ -125,7 +137,45 @@ def judge_release(release, slot="motion", running=None, floor=0, hardware="gener
         running=running,
         running_digest=None if running is None else assign(running).digest,
         floor=floor,
+        permitted=permitted,
     )
+
+
+def test_a_permit_is_for_one_release_slot_and_audience_until_it_expires():
+    permit = Permit(
+        release=assign(OLD).digest, slot="motion", devices=(DEVICE,), expires_ms=NOW_MS + 1
+    )
+    asked = {"device": DEVICE, "slot": "motion", "digest": assign(OLD).digest, "now_ms": NOW_MS}
+    assert is_permitted((permit,), **asked)
+    every = msgspec.structs.replace(permit, devices=())
+    assert is_permitted((every,), **{**asked, "device": OTHER})
+    for wrong in (
+        {"device": OTHER},
+        {"slot": "audio"},
+        {"digest": assign(RELEASE).digest},
+        {"now_ms": NOW_MS + 1},
+    ):
+        assert not is_permitted((permit,), **{**asked, **wrong})
+    assert not is_permitted((), **asked)
+
+
+def test_an_older_release_with_a_permit_is_taken_and_only_its_counter_is_forgiven():
+    with pytest.raises(RollbackError):
+        judge_release(OLD, floor=5)
+    assert judge_release(OLD, floor=5, permitted=True) == OLD
+    with pytest.raises(MismatchError):
+        judge_release(OLD, floor=5, permitted=True, slot="audio")
+    with pytest.raises(MismatchError):
+        judge_release(PI_ONLY, floor=9, permitted=True)
+
+
+def test_permits_that_cannot_be_read_permit_nothing():
+    permit = Permit(release=assign(OLD).digest, slot="motion", expires_ms=NOW_MS)
+    content = encode(Permits(fleet="demo", permits=(permit,)))
+    assert believe_permits(content, fleet="demo") == (permit,)
+    for wrong in (None, b"", b"{}", content.replace(b'"v":1', b'"v":2')):
+        assert believe_permits(wrong, fleet="demo") == ()
+    assert believe_permits(content, fleet="other") == ()
 
 
 def test_releases_that_a_slot_may_take():

@@ -195,10 +195,9 @@ def test_in_a_development_fleet_one_command_rotates(person, tmp_path):
         assert len(roles["root"]["keyids"]) == 2
 
 
-def test_nothing_is_signed_without_a_yes(person, tmp_path, monkeypatch):
+def test_nothing_is_signed_without_a_yes(person, tmp_path):
     home = tmp_path / "home"
     person("init", "--dev", "--broker", "embedded", "--home", home, "--fleet", "demo")
-    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("n\n"))
     before = sorted((home / "repository").rglob("*"))
     status, out, _ = person.tries("keys", "root", "propose", "--home", home)
     assert status == 130
