@@ -135,6 +135,7 @@ class Serving:
         self._swapping = threading.Lock()
         self._owned: list[Runtime] = []
         self._windower: Windower | None = None
+        self._refused = 0
         self.windows = 0
         self.sink_failures = 0
 
@@ -202,7 +203,9 @@ class Serving:
         try:
             windows = windower.push(samples)
         except InputRefusedError as why:
-            log.warning("samples=refused why=%r", str(why))
+            self._refused += 1
+            if self._refused.bit_count() == 1:  # 1, 2, 4, …: a wrong sensor fills no disk
+                log.warning("samples=refused times=%d why=%r", self._refused, str(why))
             model.observer.refuse()
             return
         for window in windows:

@@ -262,6 +262,16 @@ def test_a_model_that_fails_is_counted_and_never_answers(broken):
     assert len(answers) == 1
 
 
+def test_a_sensor_that_is_wrong_for_ever_does_not_fill_the_log(caplog):
+    serving = Serving([])
+    serving.serve(loaded())
+    for _ in range(100):
+        serving.take(np.zeros((16, 2), np.float32))
+    told = [r.getMessage() for r in caplog.records if "samples=refused" in r.getMessage()]
+    assert len(told) == 7
+    assert "times=64" in told[-1]
+
+
 def test_samples_of_the_wrong_width_are_refused_and_the_stream_goes_on():
     model = loaded()
     serving = Serving()
