@@ -161,6 +161,40 @@ def doctor(
         context.exit(1)
 
 
+@cli.command()
+@click.option(
+    "--vector",
+    "files",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    multiple=True,
+    required=True,
+    help="File of test vectors; may be given more than once.",
+)
+@click.pass_context
+def verify(context: click.Context, files: tuple[Path, ...]) -> None:
+    """Judge test vectors, and compare the answers with the stated ones.
+
+    Prints the answer and the name of each vector; leaves with status 1 if one differs.
+    No device is needed: keys, time and what was accepted before are in the vectors. See
+    docs/conformance.md.
+    """
+    from agent.contract.vectors import judge, read_vectors
+
+    differ = judged = 0
+    for file in files:
+        for vector in read_vectors(file.read_bytes()):
+            answer, why = judge(vector)
+            judged += 1
+            line = f"{answer:<11} {file.stem}: {vector.name}"
+            if answer != vector.outcome:
+                differ += 1
+                line += f" [differs: stated is {vector.outcome}] {why}"
+            click.echo(line.rstrip())
+    click.echo(f"{judged} vectors, {differ} answers differ", err=True)
+    if differ:
+        context.exit(1)
+
+
 def _state_dir(state_dir: Path | None, config_file: Path | None) -> Path:
     if state_dir is not None:
         return state_dir
