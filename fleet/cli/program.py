@@ -16,6 +16,7 @@ import click
 from agent.errors import AgentError
 from fleet.cli import ceremony, devices, founding, repo, rollouts, runs, status, withdrawing
 from fleet.cli.client import RefusedByManagerError
+from fleet.cli.doctor import doctor
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
@@ -55,6 +56,7 @@ for group in (
     rollouts.rollout,
     runs.run,
     status.fleet,
+    doctor,
 ):
     fieldfare.add_command(group)
 

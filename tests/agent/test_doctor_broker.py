@@ -1,6 +1,5 @@
 """The doctor before real brokers: how far the way is open, and whose move it is."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from agent.doctor.facts import Deaf, Mute, NoName, NoPort, NoTls, NotTried, Open
 from agent.doctor.login import check_way
 from agent.doctor.reach import FAR_ALL, FAR_PORT, FAR_TLS, knock, log_in
 from agent.identity.enrol import Credentials
-from fleet.ingest import mosquitto
+from fleet.ingest.provision import PROVISIONER_USER, Provisioner
 from fleet.ingest.tls import create_dev_tls
 from tests.brokers import Mosquitto, free_port
 from tests.certificates import HOUR, make_certificates
@@ -22,22 +21,44 @@ PASSWORD = "correct horse battery"
 ALL_RIGHTS = ("publishClientSend", "publishClientReceive", "subscribePattern")
 
 
-def mosquitto_with(
-    folder: Path, *, rights: tuple[str, ...] = ALL_RIGHTS, certificates: Path | None = None
-) -> Mosquitto:
-    """A broker with the account of one device that has these rights and no others."""
-    broker = Mosquitto(
-        folder,
-        certificate=certificates and certificates / "server.pem",
-        key=certificates and certificates / "server.key",
+def tls_broker(folder: Path, certificates: Path) -> Mosquitto:
+    """Start a broker with these certificates; no device has an account there."""
+    return Mosquitto(
+        folder, certificate=certificates / "server.pem", key=certificates / "server.key"
+    ).start()
+
+
+def with_account(broker: Mosquitto, *, rights: tuple[str, ...] = ALL_RIGHTS, ca: str = "") -> None:
+    """Make the account of one device that has these kinds of rights and no others."""
+    reads = broker.topics.of_device(DEVICE)
+    wanted = [("publishClientSend", f"{broker.topics.root}/up/{DEVICE}/#")]
+    wanted += [(kind, topic) for topic in reads for kind in ALL_RIGHTS[1:]]
+    acls = [
+        {"acltype": kind, "topic": topic, "priority": 0, "allow": True}
+        for kind, topic in wanted
+        if kind in rights
+    ]
+    account = broker.connection(PROVISIONER_USER, broker.accounts.provisioner, ca)
+    provisioner = Provisioner(account, broker.topics)
+    role = f"device-{DEVICE}"
+    provisioner._ask(
+        {"command": "createRole", "rolename": role, "acls": acls},
+        {
+            "command": "createClient",
+            "username": DEVICE,
+            "clientid": DEVICE,
+            "password": PASSWORD,
+            "roles": [{"rolename": role, "priority": 0}],
+        },
     )
-    accounts = json.loads(broker.layout.accounts_path.read_text())
-    acls = mosquitto.device_acl(broker.topics, DEVICE)
-    accounts["clients"].append(mosquitto._client(DEVICE, PASSWORD, "device"))
-    granted = [acl for acl in acls if acl["acltype"] in rights]
-    accounts["roles"].append({"rolename": "device", "acls": granted})
-    broker.layout.accounts_path.write_text(json.dumps(accounts))
-    return broker.start()
+    provisioner.close()
+
+
+def mosquitto_with(folder: Path, *, rights: tuple[str, ...] = ALL_RIGHTS) -> Mosquitto:
+    """Start a broker without TLS, with the account of one device."""
+    broker = Mosquitto(folder).start()
+    with_account(broker, rights=rights)
+    return broker
 
 
 def credentials(broker: Mosquitto, ca: str = "", password: str = PASSWORD) -> Credentials:
@@ -110,7 +131,8 @@ def test_a_device_that_may_not_publish_is_told_so(tmp_path):
 
 def test_a_certificate_of_our_authority_for_this_address_is_believed(tmp_path):
     ca = make_certificates(tmp_path / "tls")
-    broker = mosquitto_with(tmp_path / "broker", certificates=tmp_path / "tls")
+    broker = tls_broker(tmp_path / "broker", tmp_path / "tls")
+    with_account(broker, ca=ca)
     ways = knock(broker.url, ca), log_in(credentials(broker, ca), 3600)
     broker.stop()
     assert [way.far for way in ways if isinstance(way, Open)] == [FAR_TLS, FAR_ALL]
@@ -118,7 +140,7 @@ def test_a_certificate_of_our_authority_for_this_address_is_believed(tmp_path):
 
 def bad_certificate(tmp_path: Path, **wrong: object) -> NoTls:
     ca = make_certificates(tmp_path / "tls", **wrong)
-    broker = mosquitto_with(tmp_path / "broker", certificates=tmp_path / "tls")
+    broker = tls_broker(tmp_path / "broker", tmp_path / "tls")
     way = log_in(credentials(broker, ca), 3600)
     broker.stop()
     assert isinstance(way, NoTls)
@@ -144,7 +166,7 @@ def test_a_certificate_for_another_host_is_told(tmp_path):
 def test_a_certificate_of_another_authority_is_told(tmp_path):
     make_certificates(tmp_path / "tls")
     other = create_dev_tls(tmp_path / "other")
-    broker = mosquitto_with(tmp_path / "broker", certificates=tmp_path / "tls")
+    broker = tls_broker(tmp_path / "broker", tmp_path / "tls")
     way = log_in(credentials(broker, other), 3600)
     broker.stop()
     assert "another authority" in sentence(way)
@@ -161,7 +183,7 @@ def test_tls_on_a_port_that_speaks_none_is_told(tmp_path):
 
 def test_a_port_that_wants_tls_and_gets_none_is_told(tmp_path):
     make_certificates(tmp_path / "tls")
-    broker = mosquitto_with(tmp_path / "broker", certificates=tmp_path / "tls")
+    broker = tls_broker(tmp_path / "broker", tmp_path / "tls")
     plain = credentials(broker)
     url = plain.broker_url.replace("mqtts:", "mqtt:")
     way = log_in(Credentials(device=DEVICE, fleet="demo", broker_url=url), 3600)

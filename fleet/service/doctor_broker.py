@@ -1,0 +1,237 @@
+"""The broker's configuration and certificate in the manager's home, and the way to it.
+
+Rule 1: a configuration that somebody edited is a doubt, not a fault: they may know why.
+Rule 2: where the manager runs, it is believed about the broker; nobody logs in beside it,
+        because that would end its session.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+
+from agent.contract.broker_url import BrokerUrl
+from agent.contract.checkup import Check, doubt, ill, well
+from agent.contract.topics import Topics
+from fleet.config import FleetConfig
+from fleet.errors import FleetError
+from fleet.ingest.broker import BrokerLink
+from fleet.ingest.mail import Connected, Connection, Disconnected
+from fleet.ingest.mosquitto import BrokerLayout, find_dynamic_security, render_mosquitto_conf
+from fleet.ingest.provision import MANAGER_USER, PROVISIONER_USER
+from fleet.service.views import StatusView
+
+PATIENCE_SECONDS: Final = 8.0
+SOON: Final = timedelta(days=30)
+_OTHERS: Final = 0o077
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_SECRETS: Final = ("manager-password", "provisioner-password", "server.key", "ca.key")
+
+
+def check_broker(
+    config: FleetConfig, *, running: bool, status: StatusView | FleetError | None, now_ms: int
+) -> Iterator[Check]:
+    """Judge the broker of a fleet, from its files to a login."""
+    if config.broker.kind == "mosquitto":
+        yield from _folder(config.broker_folder)
+        yield _accounts(config.broker_folder)
+        yield _configuration(config)
+        if BrokerUrl.parse(config.broker.url).secure:
+            yield check_certificate(config, datetime.fromtimestamp(now_ms / 1000, UTC))
+    if isinstance(status, StatusView):
+        yield _as_told(config, status)
+    elif not running:
+        yield from _logins(config)
+
+
+def check_certificate(config: FleetConfig, now: datetime) -> Check:
+    """Judge the server's certificate: its dates, its name, its key and who signed it."""
+    folder, host = config.broker_folder, BrokerUrl.parse(config.broker.url).host
+    try:
+        server = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), None)
+    except OSError as why:
+        return ill("tls", f"{why.filename}: {why.strerror}: restore it")
+    except (ValueError, TypeError) as why:
+        return ill("tls", f"a certificate or key in {folder} is not valid PEM: {why}")
+    try:
+        server.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return ill(
+            "tls",
+            "server.pem was not signed by ca.pem, which devices were given: make it anew by that "
+            "authority, or every device has to be enrolled again",
+        )
+    if key.public_key() != server.public_key():
+        return ill("tls", "server.key is not the key of server.pem: the broker will not start")
+    if not _names(server, host):
+        return ill("tls", f"server.pem does not name {host}, by which devices reach the broker")
+    for name, certificate in (("server.pem", server), ("ca.pem", authority)):
+        left = certificate.not_valid_after_utc - now
+        if certificate.not_valid_before_utc > now or left < timedelta(0):
+            return ill("tls", f"{name} is not valid at {now:%Y-%m-%d}: renew it, or set the clock")
+        if left < SOON:
+            return doubt("tls", f"{name} runs out in {left.days} days: renew it")
+    return well("tls", f"server.pem names {host} and holds until {server.not_valid_after_utc:%F}")
+
+
+def _folder(folder: Path) -> Iterator[Check]:
+    if not folder.is_dir():
+        yield ill("broker-files", f"{folder} is missing: restore it from a backup")
+        return
+    bare = [n for n in _SECRETS if (folder / n).exists() and (folder / n).stat().st_mode & _OTHERS]
+    if folder.stat().st_mode & _OTHERS:
+        yield ill(
+            "broker-files",
+            f"{folder} is open to other users, and mosquitto may leave the accounts in it "
+            "readable: chmod 700 it",
+        )
+    elif bare:
+        yield ill("broker-files", f"{', '.join(bare)} can be read by other users: chmod 600")
+    else:
+        yield well("broker-files", f"{folder} belongs to its user alone")
+
+
+def _accounts(folder: Path) -> Check:
+    for name in ("manager-password", "provisioner-password", "enrol-password"):
+        if not (folder / name).exists():
+            return ill("accounts", f"{folder / name} is missing: restore it from a backup")
+    path = folder / "dynamic-security.json"
+    try:
+        clients = {c["username"] for c in json.loads(path.read_bytes())["clients"]}
+    except OSError as why:
+        return ill("accounts", f"{path}: {why.strerror}: restore it, or no device may log in")
+    except (ValueError, KeyError, TypeError) as why:
+        return ill("accounts", f"{path} does not parse ({why!r}): restore it from a backup")
+    for user in (MANAGER_USER, PROVISIONER_USER):
+        if user not in clients:
+            return ill("accounts", f"{path} has no account {user}: restore it from a backup")
+    return well("accounts", f"{len(clients)} accounts")
+
+
+def _configuration(config: FleetConfig) -> Check:
+    folder = config.broker_folder
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+    try:
+        plugin = find_dynamic_security()
+        found = (folder / "mosquitto.conf").read_text()
+    except FleetError as why:
+        return doubt("broker-config", f"{why}; or does the broker run on another machine?")
+    except (OSError, UnicodeDecodeError) as why:
+        return ill("broker-config", f"{folder / 'mosquitto.conf'} cannot be read: {why}")
+    if shutil.which("mosquitto", path=path) is None:
+        return doubt("broker-config", "mosquitto is not installed here: does it run elsewhere?")
+    url, enrol = BrokerUrl.parse(config.broker.url), BrokerUrl.parse(config.broker.enrol_url)
+    differences = []
+    for user in ("root", None):
+        layout = BrokerLayout(
+            folder=folder,
+            device_port=url.port,
+            enrol_port=enrol.port,
+            bind="127.0.0.1" if url.host in _LOOPBACK else "",
+            certificate=folder / "server.pem" if url.secure else None,
+            key=folder / "server.key" if url.secure else None,
+            user=user,
+        )
+        differences.append(_first_difference(found, render_mosquitto_conf(layout, plugin)))
+    if "" in differences:
+        return well("broker-config", "mosquitto.conf is the one that this version writes")
+    return doubt(
+        "broker-config",
+        f"mosquitto.conf differs from what this version writes: {min(differences, key=len)}",
+    )
+
+
+def _first_difference(found: str, rendered: str) -> str:
+    """Return the first setting that one has and the other has not; empty if none."""
+    ours, theirs = _settings(rendered), _settings(found)
+    for line in ours:
+        if line not in theirs:
+            return f"it lacks {line!r}"
+    for line in theirs:
+        if line not in ours:
+            return f"it adds {line!r}"
+    return ""
+
+
+def _settings(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+
+
+def _names(certificate: x509.Certificate, host: str) -> bool:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wild = "*." + host.partition(".")[2]
+        return bool({host, wild} & set(names.get_values_for_type(x509.DNSName)))
+
+
+def _as_told(config: FleetConfig, status: StatusView) -> Check:
+    if status.broker_connected:
+        return well("broker", f"the manager is connected to {config.broker.url}")
+    return ill(
+        "broker",
+        f"the manager runs and is not connected to {config.broker.url}: does the broker run "
+        "(`fieldfare broker run`)? The manager's log says why it was refused",
+    )
+
+
+def _logins(config: FleetConfig) -> Iterator[Check]:
+    topics = Topics(fleet=config.fleet, prefix=config.prefix)
+    yield _login(config, "broker", MANAGER_USER, "manager-password", topics.of_manager())
+    if config.broker.kind == "mosquitto":
+        answers = ("$CONTROL/dynamic-security/v1/response",)
+        yield _login(config, "provisioner", PROVISIONER_USER, "provisioner-password", answers)
+
+
+def _login(
+    config: FleetConfig, name: str, user: str, secret: str, subscriptions: tuple[str, ...]
+) -> Check:
+    try:
+        password = config.secret(secret)
+        connection = Connection(
+            url=config.broker.url,
+            ca=config.broker_ca(),
+            username=user if password else None,
+            password=password,
+            client_id=user,
+        )
+    except (FleetError, OSError) as why:
+        return ill(name, str(why))
+    link = BrokerLink(connection, subscriptions=tuple((topic, 1) for topic in subscriptions))
+    try:
+        deadline = monotonic() + PATIENCE_SECONDS
+        while monotonic() < deadline:
+            for news in link.poll(0.5):
+                match news:
+                    case Connected():
+                        return well(name, f"{config.broker.url} takes {user}")
+                    case Disconnected(why=said):
+                        return ill(name, f"{said}: {_advice(said)}")
+                    case _:
+                        continue
+        return ill(name, f"{config.broker.url} did not answer in {PATIENCE_SECONDS:.0f} s")
+    finally:
+        link.close()
+
+
+def _advice(said: str) -> str:
+    if "not believed" in said:
+        return "see the check of tls"
+    if "reached" in said:
+        return "start it with `fieldfare broker run`"
+    return "its password in broker/ and the broker's accounts differ: restore both from one backup"

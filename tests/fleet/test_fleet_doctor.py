@@ -1,0 +1,405 @@
+"""Faults planted in a manager's home: each is named, with what to do about it."""
+
+import fcntl
+import json
+import shutil
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.contract.checkup import Checkup
+from fleet.cli.program import fieldfare
+from fleet.config import FleetConfig
+from fleet.errors import FleetError, UnreachableError
+from fleet.ingest.provision import MANAGER_USER
+from fleet.registry.sqlite import open_registry
+from fleet.service import doctor
+from fleet.service.doctor import Found, examine, is_held
+from fleet.service.founding import Ports, found_dev
+from fleet.service.views import StatusView
+from tests.brokers import PROGRAM, accepts, eventually, free_port
+from tests.certificates import HOUR, make_certificates
+from tests.doctors import DAY_MS, named, now_ms
+
+Plant = Callable[[FleetConfig], Found]
+YEAR_MS = 365 * DAY_MS
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory) -> FleetConfig:
+    ports = Ports(devices=free_port(), enrolment=free_port())
+    home = tmp_path_factory.mktemp("manager") / "home"
+    return found_dev(home, "demo", kind="mosquitto", ports=ports)
+
+
+@pytest.fixture
+def config(tmp_path, founded) -> FleetConfig:
+    """A home of this test; its broker's configuration names the folder it was made in."""
+    home = tmp_path / "home"
+    shutil.copytree(founded.home, home)
+    conf = home / "broker" / "mosquitto.conf"
+    conf.write_text(conf.read_text().replace(str(founded.home), str(home)))
+    return FleetConfig.load(home)
+
+
+def found_of(config: FleetConfig, /, **changes: object) -> Found:
+    plain: dict[str, object] = {
+        "config": config,
+        "home": config.home,
+        "running": True,
+        "status": status(broker_connected=True),
+        "now_ms": now_ms(),
+        "environment": {},
+    }
+    return Found(**{**plain, **changes})
+
+
+def status(*, broker_connected: bool) -> StatusView:
+    numbers = {
+        name: 0
+        for name in StatusView.__struct_fields__
+        if name not in {"fleet", "dev_mode", "broker", "broker_connected", "devices"}
+    }
+    told = {"fleet": "demo", "dev_mode": True, "broker": "b", "devices": {}}
+    return StatusView(**told, broker_connected=broker_connected, **numbers)
+
+
+def seen(**changes: object) -> Plant:
+    return lambda config: found_of(config, **changes)
+
+
+def removed(name: str) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        path = config.home / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return found_of(config)
+
+    return plant
+
+
+def written(name: str, content: str) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        (config.home / name).write_text(content)
+        return found_of(config)
+
+    return plant
+
+
+def opened(name: str, mode: int) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        (config.home / name).chmod(mode)
+        return found_of(config)
+
+    return plant
+
+
+def edited(name: str, old: str, new: str) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        path = config.home / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return found_of(config)
+
+    return plant
+
+
+def sql(*statements: str) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        with closing(sqlite3.connect(config.registry)) as database:
+            for statement in statements:
+                database.execute(statement)
+            database.commit()
+        return found_of(config)
+
+    return plant
+
+
+def recorded(at_ms: int) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        registry = open_registry(config.registry, create=False)
+        registry.events.record("manager.started", "manager-1", {}, at_ms=at_ms)
+        registry.close()
+        return found_of(config)
+
+    return plant
+
+
+def changed_event(config: FleetConfig) -> Found:
+    recorded(now_ms())(config)
+    with closing(sqlite3.connect(config.registry)) as database:
+        found = database.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
+        triggers = [name for (name,) in found]
+        for name in triggers:
+            database.execute(f"DROP TRIGGER {name}")
+        database.execute("UPDATE events SET subject = 'manager-2'")
+        database.commit()
+    return found_of(config)
+
+
+def another_director(config: FleetConfig) -> Found:
+    other = config.keys / "offline" / "root-1.json"
+    (config.keys / "online" / "director.json").unlink()
+    shutil.copy(other, config.keys / "online" / "spare.json")
+    return found_of(config)
+
+
+def certificate(**wrong: object) -> Plant:
+    def plant(config: FleetConfig) -> Found:
+        for name in ("ca.key", "ca.pem", "server.key", "server.pem"):
+            (config.broker_folder / name).unlink()
+        make_certificates(config.broker_folder, **wrong)
+        return found_of(config)
+
+    return plant
+
+
+def of_another_authority(config: FleetConfig) -> Found:
+    make_certificates(config.home.parent / "tls")
+    shutil.copy(config.home.parent / "tls" / "ca.pem", config.broker_folder / "ca.pem")
+    return found_of(config)
+
+
+def of_another_key(config: FleetConfig) -> Found:
+    make_certificates(config.home.parent / "tls")
+    shutil.copy(config.home.parent / "tls" / "server.key", config.broker_folder / "server.key")
+    return found_of(config)
+
+
+def unreadable_settings(config: FleetConfig) -> Found:
+    try:
+        FleetConfig.load(config.home / "nowhere")
+    except FleetError as why:
+        return found_of(config, config=why)
+    raise AssertionError
+
+
+SILENT = UnreachableError("no manager answers on the socket")
+
+FAULTS = [
+    # what, how it is planted, the check, its state, words of its sentence
+    ("no settings", unreadable_settings, "config", "fail", "fieldfare init"),
+    ("a home open to others", opened(".", 0o755), "home", "warn", "chmod 700"),
+    ("no manager", seen(running=False, status=None), "manager", "warn", "fieldfare serve"),
+    ("a stale socket", seen(running=False, status=SILENT), "manager", "warn", "next start"),
+    ("a manager that hangs", seen(status=SILENT), "manager", "fail", "does not answer"),
+    ("a manager without a socket", seen(status=None), "manager", "fail", "see its log"),
+    ("no key", removed("keys/online"), "keys", "fail", "restore the manager's keys"),
+    ("no director key", removed("keys/online/director.json"), "keys", "fail", "director"),
+    ("another director key", another_director, "keys", "fail", "director"),
+    (
+        "a key open to others",
+        opened("keys/online/director.json", 0o644),
+        "key:director",
+        "fail",
+        "chmod 600",
+    ),
+    (
+        "a damaged key",
+        written("keys/online/snapshot.json", "{}"),
+        "key:snapshot",
+        "fail",
+        "not a key file",
+    ),
+    ("a development fleet", seen(), "dev", "warn", "without a passphrase"),
+    ("no repository", removed("repository"), "repository", "fail", "no repository"),
+    (
+        "a damaged timestamp",
+        written("repository/metadata/timestamp.json", ""),
+        "repository",
+        "fail",
+        "timestamp",
+    ),
+    (
+        "a timestamp that ran out",
+        seen(now_ms=now_ms() + 8 * DAY_MS),
+        "role:timestamp",
+        "fail",
+        "start the manager",
+    ),
+    (
+        "a timestamp that nobody signs any more",
+        seen(now_ms=now_ms() + 6 * DAY_MS),
+        "role:timestamp",
+        "warn",
+        "start the manager",
+    ),
+    (
+        "targets that run out soon",
+        seen(now_ms=now_ms() + 80 * DAY_MS),
+        "role:targets",
+        "warn",
+        "its people",
+    ),
+    ("a root that ran out", seen(now_ms=now_ms() + 2 * YEAR_MS), "role:root", "fail", "ran out"),
+    ("a clock at 1970", seen(now_ms=0), "clock", "fail", "1970"),
+    ("a clock that went back", recorded(now_ms() + DAY_MS), "clock", "fail", "recorded"),
+    ("no registry", removed("registry.db"), "registry", "fail", "backup"),
+    ("a registry that is none", written("registry.db", "words"), "registry", "fail", "not a"),
+    ("an empty registry", written("registry.db", ""), "registry", "fail", "is empty"),
+    (
+        "a newer registry",
+        sql("UPDATE registry_schema SET version = 99"),
+        "registry",
+        "fail",
+        "newer version",
+    ),
+    ("a changed event log", changed_event, "registry", "fail", "not the one that was recorded"),
+    ("a proxy", seen(environment={"HTTPS_PROXY": "http://p:1"}), "proxy", "warn", "not be used"),
+    ("no broker folder", removed("broker"), "broker-files", "fail", "missing"),
+    ("a broker folder open to others", opened("broker", 0o755), "broker-files", "fail", "700"),
+    (
+        "a password open to others",
+        opened("broker/manager-password", 0o644),
+        "broker-files",
+        "fail",
+        "chmod 600",
+    ),
+    ("no password", removed("broker/manager-password"), "accounts", "fail", "manager-password"),
+    ("no accounts", removed("broker/dynamic-security.json"), "accounts", "fail", "may log in"),
+    (
+        "damaged accounts",
+        written("broker/dynamic-security.json", "{"),
+        "accounts",
+        "fail",
+        "does not parse",
+    ),
+    (
+        "the manager's account gone",
+        edited("broker/dynamic-security.json", MANAGER_USER, "somebody"),
+        "accounts",
+        "fail",
+        "no account",
+    ),
+    (
+        "a changed broker configuration",
+        edited("broker/mosquitto.conf", "allow_anonymous false", "allow_anonymous true"),
+        "broker-config",
+        "warn",
+        "allow_anonymous",
+    ),
+    ("no broker configuration", removed("broker/mosquitto.conf"), "broker-config", "fail", "read"),
+    ("no certificate", removed("broker/server.pem"), "tls", "fail", "restore"),
+    ("a damaged certificate", written("broker/server.pem", "x"), "tls", "fail", "PEM"),
+    ("a certificate for another host", certificate(host="a.example"), "tls", "fail", "not name"),
+    (
+        "a certificate that ran out",
+        certificate(begins=-2 * HOUR, ends=-HOUR),
+        "tls",
+        "fail",
+        "renew it",
+    ),
+    (
+        "a certificate that runs out soon",
+        certificate(ends=timedelta(days=3, hours=1)),
+        "tls",
+        "warn",
+        "in 3 days",
+    ),
+    ("another authority", of_another_authority, "tls", "fail", "not signed by ca.pem"),
+    ("another server key", of_another_key, "tls", "fail", "not the key"),
+    (
+        "a broker that is away from the manager",
+        seen(status=status(broker_connected=False)),
+        "broker",
+        "fail",
+        "fieldfare broker run",
+    ),
+    (
+        "a broker that does not run",
+        seen(running=False, status=None),
+        "broker",
+        "fail",
+        "fieldfare broker run",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "name", "state", "words"),
+    [pytest.param(*fault[1:], id=fault[0]) for fault in FAULTS],
+)
+def test_a_planted_fault_is_named(config, plant, name, state, words):
+    assert words in named(examine(plant(config)), name, state)
+
+
+def doubts(checkup: Checkup) -> list[str]:
+    return [check.name for check in checkup.checks if check.state != "ok"]
+
+
+def test_a_manager_that_is_well_has_one_doubt_that_it_is_for_development(config):
+    assert doubts(examine(found_of(config))) == ["dev"]
+
+
+def test_files_of_another_user_are_named(config, monkeypatch):
+    foreign = config.home / "registry.db"
+    plain = Path.lstat
+
+    def lstat(path: Path) -> object:
+        found = plain(path)
+        return type(found)((*found[:4], found.st_uid + 1, *found[5:])) if path == foreign else found
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert "chown" in named(examine(found_of(config)), "home", "fail")
+
+
+def test_a_full_disk_is_named(config, monkeypatch):
+    usage = shutil.disk_usage(config.home)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=5 << 20))
+    assert "5 MiB are free" in named(examine(found_of(config)), "disk", "fail")
+
+
+def test_the_lock_of_a_running_manager_is_seen(config):
+    assert not is_held(config.home)
+    with (config.home / "lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert is_held(config.home)
+
+
+@contextmanager
+def broker_of(config: FleetConfig) -> Iterator[None]:
+    port = int(config.broker.url.rpartition(":")[2])
+    conf = config.broker_folder / "mosquitto.conf"
+    assert PROGRAM
+    with subprocess.Popen([PROGRAM, "-c", str(conf)], stderr=subprocess.DEVNULL) as child:
+        eventually(lambda: accepts(port))
+        yield
+        child.terminate()
+
+
+@pytest.mark.broker
+def test_accounts_that_work_and_passwords_that_do_not_are_told_apart(config):
+    idle = {"running": False, "status": None}
+    with broker_of(config):
+        well = examine(found_of(config, **idle))
+        (config.broker_folder / "provisioner-password").write_text("another")
+        ill = examine(found_of(config, **idle))
+    assert "takes fieldfare-manager" in named(well, "broker", "ok")
+    assert "takes fieldfare-provisioner" in named(well, "provisioner", "ok")
+    assert "takes fieldfare-manager" in named(ill, "broker", "ok")
+    assert "from one backup" in named(ill, "provisioner", "fail")
+
+
+def test_the_command_leaves_with_one_where_something_is_wrong(config):
+    with closing(socket.socket(socket.AF_UNIX)) as stale:
+        stale.bind(str(config.socket))
+    said = CliRunner().invoke(fieldfare, ["doctor", "--home", str(config.home)])
+    assert said.exit_code == 1
+    assert "warn manager: no manager runs, and fieldfare.sock was left" in said.output
+    assert "FAIL broker: " in said.output
+    as_json = CliRunner().invoke(fieldfare, ["doctor", "--home", str(config.home), "-o", "json"])
+    names = [check["name"] for check in json.loads(as_json.output)["checks"]]
+    assert names == [line[5:].partition(": ")[0] for line in said.output.splitlines()]
+
+
+def test_a_home_that_is_none_is_one_line(tmp_path):
+    said = CliRunner().invoke(fieldfare, ["doctor", "--home", str(tmp_path / "nowhere")])
+    assert (said.exit_code, len(said.output.splitlines())) == (1, 1)
+    assert said.output.startswith("FAIL config: ")
