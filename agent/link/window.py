@@ -8,7 +8,7 @@ Rule 1: the target is 250 ms of queueing, measured against the fastest answer so
 Rule 2: a piece is asked for again after max(2 x round trip, 1 s), or when three pieces
         asked for later have come. Silence doubles the wait, up to 16 s.
 Rule 3: an answer to something asked for twice measures nothing (Karn's rule).
-Rule 4: what became free is asked for in batches of an eighth of the window, because every
+Rule 4: what became free is asked for in batches of a quarter of the window, because every
         request costs the manager a turn.
 """
 
@@ -21,7 +21,7 @@ SHORTEST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 16.0
 LATER_ARRIVALS = 3
 SMOOTHING = 0.125
-BATCH_SHARE = 0.125
+BATCH_SHARE = 0.25
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ import selectors
 import socket
 import ssl
 from collections import deque
+from functools import lru_cache
 from random import Random
 from time import monotonic
 
@@ -95,8 +96,12 @@ class BrokerLink:
         self._wake_writer.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
 
-    def poll(self, timeout_seconds: float) -> list[News]:
-        """Return what happened, in order; empty after the time-out or a ``wake``."""
+    def poll(self, timeout_seconds: float, *, until_unsent_bytes: int = -1) -> list[News]:
+        """Return what happened, in order; empty after the time-out or a ``wake``.
+
+        It also returns as soon as no more than ``until_unsent_bytes`` still wait to be sent.
+        """
+        full = self._unsent_bytes > until_unsent_bytes >= 0
         deadline = monotonic() + timeout_seconds
         while True:
             now = monotonic()
@@ -104,7 +109,8 @@ class BrokerLink:
                 self._connect()
             woken = self._turn(max(0.0, min(deadline - monotonic(), self._patience(now))))
             self._notice_end()
-            if self._news or woken or monotonic() >= deadline:
+            drained = full and self._unsent_bytes <= until_unsent_bytes
+            if self._news or woken or drained or monotonic() >= deadline:
                 news = list(self._news)
                 self._news.clear()
                 return news
@@ -372,10 +378,20 @@ def _new_properties(packet: int) -> Properties:
 
 
 def _publish_properties(message: Message, packet: int) -> Properties:
-    properties = _new_properties(packet)
-    properties.ContentType = message.content_type
-    if message.properties:
-        properties.UserProperty = list(message.properties)
-    if message.expiry_seconds is not None:
-        properties.MessageExpiryInterval = message.expiry_seconds
+    if not message.properties:
+        return _plain_properties(message.content_type, message.expiry_seconds, packet)
+    properties = _make_properties(message.content_type, message.expiry_seconds, packet)
+    properties.UserProperty = list(message.properties)
     return properties
+
+
+def _make_properties(content_type: str, expiry_seconds: int | None, packet: int) -> Properties:
+    properties = _new_properties(packet)
+    properties.ContentType = content_type
+    if expiry_seconds is not None:
+        properties.MessageExpiryInterval = expiry_seconds
+    return properties
+
+
+# a thousand chunks in a second have the same ones, and the library only reads them
+_plain_properties = lru_cache(maxsize=64)(_make_properties)

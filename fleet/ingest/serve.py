@@ -12,12 +12,15 @@ Token bucket: RFC 2697's committed rate and burst.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import FileIO
+from os import fstat, pread
 
 from agent.contract.codec import encode
 from agent.contract.frames import Piece, split_file
 from agent.contract.limits import CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST
 from agent.contract.messages import ChunkRequest, MetaBundle, MetaRequest
 from agent.contract.topics import ARTIFACT, META, Address
+from fleet.errors import NotFoundError
 from fleet.registry.artifacts import Artifacts
 
 MAX_WAITING_CHUNKS = 4 * MAX_CHUNKS_PER_REQUEST
@@ -60,8 +63,8 @@ class ChunkServer:
         self,
         artifacts: Artifacts,
         *,
-        device_bytes_per_second: float = 32e6,
-        total_bytes_per_second: float = 128e6,
+        device_bytes_per_second: float = 256e6,
+        total_bytes_per_second: float = 256e6,
     ) -> None:
         self._artifacts = artifacts
         self._rate = device_bytes_per_second
@@ -69,6 +72,7 @@ class ChunkServer:
             bytes_per_second=total_bytes_per_second, burst_bytes=total_bytes_per_second / 4
         )
         self._lanes: dict[str, _Lane] = {}
+        self._files: dict[str, FileIO] = {}
 
     def ask(self, device: str, request: ChunkRequest) -> None:
         """Queue what a device asks for; an unknown artifact and far chunks are forgotten."""
@@ -114,6 +118,7 @@ class ChunkServer:
                 pieces.append((ARTIFACT.at(device, digest[:_DIGEST_HEAD]), piece))
             if lane.waiting:
                 turn.append(device)
+        self._close_files()
         return pieces
 
     @property
@@ -122,11 +127,20 @@ class ChunkServer:
         return any(lane.waiting for lane in self._lanes.values())
 
     def _piece(self, digest: str, index: int) -> bytes | None:
-        if not self._artifacts.has(digest):  # withdrawn while it waited
+        file = self._files.get(digest)
+        try:
+            file = self._files[digest] = file or self._artifacts.open(digest)
+        except NotFoundError:  # withdrawn while it waited
             return None
-        total, chunks = self._artifacts.read_range(digest, index, 1, CHUNK_BYTES)
+        total = -(-fstat(file.fileno()).st_size // CHUNK_BYTES)
+        content = pread(file.fileno(), CHUNK_BYTES, index * CHUNK_BYTES)
         name = bytes.fromhex(digest[:_DIGEST_HEAD])
-        return Piece(name=name, index=index, total=total, content=chunks[0]).encode()
+        return Piece(name=name, index=index, total=total, content=content).encode()
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
     def _new_bucket(self) -> Bucket:
         return Bucket(bytes_per_second=self._rate, burst_bytes=self._rate / 4, level=self._rate / 4)

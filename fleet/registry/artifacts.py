@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
@@ -98,6 +99,17 @@ class Artifacts:
             file.seek(first * chunk_size)
             last = min(first + count, total)
             return total, [file.read(chunk_size) for _ in range(first, last)]
+
+    def open(self, digest: str) -> FileIO:
+        """Return the open file of this digest, for many reads; the caller closes it.
+
+        Raises:
+            NotFoundError: They are not kept here.
+
+        """
+        path = self._kept(digest)
+        with _named(path):
+            return FileIO(path)
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

@@ -165,3 +165,15 @@ def test_development_certificates_name_the_host_and_keep_their_keys(tmp_path: Pa
     with pytest.raises(ConflictError, match="not overwritten"):
         create_dev_tls(folder)
     assert (folder / "ca.pem").read_text() == ca
+
+
+@pytest.mark.broker
+def test_a_poll_ends_when_most_of_what_waited_has_been_sent(mosquitto: Mosquitto) -> None:
+    fleet = Listener(mosquitto.manager(), f"{TOPICS.root}/up/#")
+    for _ in range(32):
+        assert fleet.link.publish(Message(topic=DOWN, payload=bytes(100_000), qos=0))
+    began = time.monotonic()
+    assert fleet.link.poll(20.0, until_unsent_bytes=200_000) == []
+    assert fleet.link.unsent_bytes <= 200_000
+    assert time.monotonic() - began < 10
+    fleet.close()
