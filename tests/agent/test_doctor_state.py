@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from agent.contract.topics import EVENT
 from agent.daemon.accepted import ACCEPTED
 from agent.disk import Disk
 from agent.doctor.examine import examine
-from agent.doctor.facts import Facts, Held, NoPort, NotTried
+from agent.doctor.facts import Facts, Held, NoPort, NotTried, Open
 from agent.doctor.gather import gather, tried, why_no_samples
+from agent.doctor.reach import FAR_PORT
 from agent.errors import AgentError, CorruptError
 from agent.identity.clock import CLOCK
 from agent.identity.device_key import next_boot
@@ -31,6 +33,7 @@ from tests.doctors import DAY_MS, facts_of, make_device, named, now_ms, settings
 from tests.signed_fleet import SignedFleet
 
 Plant = Callable[[Disk], Facts]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +280,21 @@ def test_an_agent_at_work_is_seen_by_its_lock(device):
         fcntl.flock(file, fcntl.LOCK_EX)
         checkup = examine(facts_of(device))
     assert "holds its lock" in named(checkup, "agent", "ok")
+
+
+def test_every_planted_fault_is_listed_in_the_documentation():
+    page = (ROOT / "docs/doctor.md").read_text()
+    missing = [f[0] for f in FAULTS if f"| {f[0]} | `{f[2]}` | {f[3]} |" not in page]
+    assert missing == []
+
+
+def test_while_an_agent_runs_nobody_logs_in_beside_it(device):
+    with (device.root / "lock").open("a") as file, socket.create_server(("127.0.0.1", 0)) as door:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        port = door.getsockname()[1]
+        rewritten("enrolled.json", broker_url=f"mqtt://127.0.0.1:{port}")(device)
+        facts = gather(device.root, None, {})
+    assert facts.broker == Open(f"127.0.0.1:{port}", FAR_PORT)
 
 
 def test_nothing_secret_is_ever_said(device):

@@ -19,17 +19,22 @@ from fleet.cli.program import fieldfare
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, UnreachableError
 from fleet.ingest.provision import MANAGER_USER
+from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import open_registry
 from fleet.service import doctor
+from fleet.service.desk import open_desk
 from fleet.service.doctor import Found, examine, is_held
 from fleet.service.founding import Ports, found_dev
 from fleet.service.views import StatusView
 from tests.brokers import PROGRAM, accepts, eventually, free_port
 from tests.certificates import HOUR, make_certificates
 from tests.doctors import DAY_MS, named, now_ms
+from tests.manager_home import join
+from tests.releases import Published
 
 Plant = Callable[[FleetConfig], Found]
 YEAR_MS = 365 * DAY_MS
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +359,33 @@ def test_a_full_disk_is_named(config, monkeypatch):
     usage = shutil.disk_usage(config.home)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=5 << 20))
     assert "5 MiB are free" in named(examine(found_of(config)), "disk", "fail")
+
+
+def test_a_lost_artifact_and_a_device_in_quarantine_are_named(config):
+    registry = open_registry(config.registry, create=False)
+    release = Published(1)
+    registry.models.add(release.manifest, release.release, release.digest, at_ms=1)
+    artifacts = Artifacts(config.artifacts)
+    artifacts.put(release.files[release.model.digest])
+    registry.close()
+    lost = named(examine(found_of(config)), "artifacts", "fail")
+    assert f"artifacts/{release.golden.digest}" in lost
+    artifacts.put(release.files[release.golden.digest])
+    assert "1 releases" in named(examine(found_of(config)), "artifacts", "ok")
+
+    desk = open_desk(config, "", lambda _run, _word: None)
+    device = join(desk)
+    desk.registry.devices.quarantine(device.id, "two lives of one identity", at_ms=now_ms())
+    desk.registry.close()
+    apart = named(examine(found_of(config)), "quarantine", "warn")
+    assert device.id in apart
+    assert "two lives" in apart
+
+
+def test_every_planted_fault_is_listed_in_the_documentation():
+    page = (ROOT / "docs/doctor.md").read_text()
+    missing = [f[0] for f in FAULTS if f"| {f[0]} | `{f[2]}` | {f[3]} |" not in page]
+    assert missing == []
 
 
 def test_the_lock_of_a_running_manager_is_seen(config):
