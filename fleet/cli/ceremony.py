@@ -214,6 +214,29 @@ def revoke(keyid: str, held: "Published", settle: Settle) -> None:
     settle(revoke_key(held, keyid, datetime.now(UTC)))
 
 
+@keys.command("delegate")
+@click.argument("family")
+@click.option("--owner", multiple=True, help=f"An owner's key: {ADDRESS_HELP}; repeatable.")
+@click.option("--threshold", default=1, show_default=True, help="How many owners must sign.")
+@settles
+def delegate(
+    family: str, owner: tuple[str, ...], threshold: int, held: "Published", settle: Settle
+) -> None:
+    """Give models/FAMILY/* to its owners: from then on they sign its releases.
+
+    Names the owners anew each time; without --owner the delegation is taken back, and
+    with it every release that only the owners signed. Releases that the targets keys
+    signed before stay as they are.
+    """
+    from fleet.signing.proposal import propose_delegation
+
+    settle(
+        propose_delegation(
+            held, family, public_keys(owner), threshold=threshold, now=datetime.now(UTC)
+        )
+    )
+
+
 def _number(text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"threshold {text!r} is not a number")

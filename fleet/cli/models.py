@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.keyring import open_signers, passphrase_option
 from fleet.cli.output import (
     ago,
     client_of,
@@ -14,7 +15,7 @@ from fleet.cli.output import (
     table,
     with_manager,
 )
-from fleet.cli.publishing import publish_described
+from fleet.cli.publishing import publish_described, publish_signed
 from fleet.config import FleetConfig
 from fleet.service.views import ReleaseView
 
@@ -32,26 +33,45 @@ def model() -> None:
     help="TOML or JSON that describes the model; default: the file beside it.",
 )
 @click.option("--version", help="Name within the family; default: v and the counter.")
+@click.option(
+    "--key",
+    multiple=True,
+    help="Signs: file:PATH or command:PROGRAM ARG…; repeatable. A development fleet takes "
+    "its own targets key.",
+)
+@passphrase_option
 @home_option
 @output_option
 def publish(
-    files: tuple[Path, ...], description: Path | None, version: str | None, home: Path, output: str
+    files: tuple[Path, ...],
+    description: Path | None,
+    version: str | None,
+    key: tuple[str, ...],
+    passphrase_file: Path | None,
+    home: Path,
+    output: str,
 ) -> None:
     """Admit model FILES, make golden vectors, sign the releases and publish them.
 
     The model's file format is checked without running it, then the device's own runtime
-    makes golden vectors, and the release is signed with the offline targets key. Beside
-    each file stands its description (motion.onnx: motion.toml or motion.json) with
-    family, slot, classes, probabilities, golden_inputs, metrics and [windowing].
+    makes golden vectors, and the release is signed with an offline targets key, or with
+    the owner's where the family is delegated. A folder that 'model sign' made elsewhere
+    is published as it is. Beside each file stands its description (motion.onnx:
+    motion.toml or motion.json) with family, slot, classes, probabilities, golden_inputs,
+    metrics and [windowing].
     """
     from fleet.service.publication import read_described
 
     config = FleetConfig.load(home)
     views: list[ReleaseView] = []
     with client_of(config) as client:
+        signers = open_signers(key, passphrase_file, dev=config.dev)
         for file in files:
+            if file.is_dir():
+                views.append(publish_signed(client, file))
+                continue
             described = read_described(file, description)
-            views.append(publish_described(config, client, described, version))
+            views.append(publish_described(config, client, described, version, signers))
 
     def text() -> None:
         for view in views:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import ceremony, devices, founding, repo, rollouts, runs, status, withdrawing
+from fleet.cli import ceremony, devices, founding, offline, repo, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.errors import FleetError
@@ -51,7 +51,7 @@ for group in (
     ceremony.keys,
     devices.token,
     devices.device,
-    withdrawing.model,
+    offline.model,
     repo.repo,
     rollouts.rollout,
     runs.run,

@@ -20,7 +20,7 @@ A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``mot
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,15 +30,23 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
+from securesystemslib.signer import Signer
+from tuf.api.metadata import Root, Targets
 
-from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import Label, Lineage, Name, Windowing, decode_release
 from fleet.errors import RefusedError
 from fleet.release.build import BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
 from fleet.release.golden import golden_inputs
 from fleet.service.views import CandidateView, Publication, TargetsView
-from fleet.signing.metadata import next_targets
+from fleet.signing.metadata import (
+    delegated_role,
+    first_targets,
+    next_targets,
+    parse,
+    verify,
+    verify_delegated,
+)
 
 MAX_GOLDEN_INPUTS = 64
 
@@ -111,7 +119,7 @@ def describe_candidate(candidate: CandidateView) -> Described:
 def sign_release(
     described: Described,
     targets: TargetsView,
-    signers: Sequence[Ed25519Signer],
+    signers: Sequence[Signer],
     *,
     version: str | None,
     now: datetime | None = None,
@@ -121,13 +129,14 @@ def sign_release(
     Args:
         described: The model.
         targets: What is in force.
-        signers: Offline targets keys.
+        signers: Keys of the role that the family belongs to: targets, or its owners'.
         version: Its name within the family; None takes ``v`` and the counter.
         now: Aware datetime; None is the wall clock.
 
     Raises:
         AdmissionError: The model cannot become a release.
-        SigningError: The metadata in force cannot be built upon.
+        SigningError: The metadata in force cannot be built upon, or these keys are not
+            those that must sign it.
 
     """
     now = now or datetime.now(UTC)
@@ -151,14 +160,30 @@ def sign_release(
         metrics=text.metrics,
         now_ms=int(now.timestamp() * 1000),
     )
-    signed = next_targets(
-        targets.targets,
-        additions={built.release.target: built.manifest},
-        removals=(),
-        signers=signers,
-        now=now,
-    )
-    return built, Publication(targets=signed, manifest=built.manifest)
+    role, signed = _sign_metadata(targets, {built.release.target: built.manifest}, signers, now=now)
+    return built, Publication(targets=signed, manifest=built.manifest, role=role)
+
+
+def _sign_metadata(
+    held: TargetsView, additions: Mapping[str, bytes], signers: Sequence[Signer], *, now: datetime
+) -> tuple[str, bytes]:
+    """Return the role that has to name these targets, and its next metadata."""
+    root = parse(Root, held.root).signed
+    top = verify(root, Targets, held.targets)
+    role = next((r for name in additions if (r := delegated_role(top, name))), "targets")
+    if role == "targets" or role in held.delegated:
+        current = held.targets if role == "targets" else held.delegated[role]
+        if role != "targets":
+            verify_delegated(top, role, current)
+        signed = next_targets(current, additions=additions, removals=(), signers=signers, now=now)
+    else:
+        version = held.versions.get(role, 0) + 1
+        signed = first_targets(additions, signers, now, version)
+    if role == "targets":
+        verify(root, Targets, signed)
+    else:
+        verify_delegated(top, role, signed)
+    return role, signed
 
 
 def _read(path: Path) -> bytes:

@@ -24,9 +24,13 @@ def targets(desk: Desk) -> TargetsView:
         for slot, assigned in devices.desired(device.id).items():
             in_use.setdefault(slot, set()).add(assigned.digest)
     slots = {p.release.slot for p in models.listing()}
+    held = desk.repository.published()
     return TargetsView(
         fleet=desk.config.fleet,
-        targets=desk.repository.targets_metadata(),
+        root=held.root_bytes,
+        targets=held.targets_bytes,
+        delegated=dict(held.delegated_bytes),
+        versions={name.removesuffix(".json"): m.version for name, m in held.snapshot.meta.items()},
         next_counters={slot: models.next_counter(slot) for slot in slots},
         in_use={slot: tuple(sorted(found)) for slot, found in in_use.items()},
     )
@@ -70,7 +74,7 @@ def publish(desk: Desk, publication: Publication) -> ReleaseView:
         # Last, so that a refusal leaves no row; a crash after it leaves a target that the
         # same command publishes again.
         if desk.repository.target(release.target) != publication.manifest:
-            desk.repository.publish(publication.targets, files, now)
+            desk.repository.publish_roles({publication.role: publication.targets}, files, now)
     return view(desk, published)
 
 

@@ -129,10 +129,20 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
 
 
 class TargetsView(Struct, frozen=True, kw_only=True):
-    """What a release engineer needs before signing: current targets and counters."""
+    """What a release engineer needs before signing: current targets and counters.
+
+    Attributes:
+        root, targets: Metadata in force.
+        delegated: That of delegated roles in force, by role name.
+        versions: The last version of each delegated role, in force or not.
+
+    """
 
     fleet: str
+    root: bytes
     targets: bytes
+    delegated: dict[str, bytes] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     next_counters: dict[str, int]
     in_use: dict[str, tuple[str, ...]]
     """Manifest digests by slot that some device is wanted to run: what a release that
@@ -140,10 +150,17 @@ class TargetsView(Struct, frozen=True, kw_only=True):
 
 
 class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A signed release on its way in; its artifacts were uploaded by digest before."""
+    """A signed release on its way in; its artifacts were uploaded by digest before.
+
+    Attributes:
+        targets: Metadata of ``role`` that names the manifest.
+        role: ``targets``, or the role that the family is delegated to.
+
+    """
 
     targets: bytes
     manifest: bytes
+    role: Text = "targets"
 
 
 class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

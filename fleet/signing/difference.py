@@ -6,6 +6,7 @@ Rule 2: a plus adds a promise, a minus takes one away, a dot changes one.
 """
 
 from collections.abc import Iterator
+from hashlib import sha256
 
 from tuf.api.metadata import Role, Root, Targets
 
@@ -13,7 +14,7 @@ from agent.contract.codec import decode
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError
 from fleet.errors import SigningError
-from fleet.signing.metadata import check_target, parse
+from fleet.signing.metadata import check_target, parse, verify, verify_delegated
 from fleet.signing.proposal import ROLES, Proposal
 
 
@@ -21,11 +22,15 @@ def describe(proposal: Proposal) -> tuple[str, ...]:
     """Return the difference between what is in force and what is proposed.
 
     Raises:
-        SigningError: The proposal's metadata does not parse, or a file beside it is not
-            the one that would be signed.
+        SigningError: The proposal's metadata does not parse, what it says is in force is
+            not signed, or a file beside it is not the one that would be signed.
 
     """
     lines: list[str] = []
+    if proposal.root_before:
+        digest = sha256(proposal.root_before).hexdigest()
+        lines.append(f"upon the root with digest {digest}: is it the one that you know?")
+        _require_signed_before(proposal)
     if proposal.root:
         before = parse(Root, proposal.root_before).signed if proposal.root_before else None
         lines += _root(before, parse(Root, proposal.root).signed)
@@ -34,6 +39,18 @@ def describe(proposal: Proposal) -> tuple[str, ...]:
         held = parse(Targets, old).signed if old else None
         lines += _targets(role, held, parse(Targets, content).signed, proposal)
     return tuple(lines)
+
+
+def _require_signed_before(proposal: Proposal) -> None:
+    """Return if what a proposal says was in force is signed under the root it says was."""
+    root = parse(Root, proposal.root_before).signed
+    verify(root, Root, proposal.root_before)
+    if "targets" not in proposal.metadata_before:
+        return
+    targets = verify(root, Targets, proposal.metadata_before["targets"])
+    for role, content in proposal.metadata_before.items():
+        if role != "targets":
+            verify_delegated(targets, role, content)
 
 
 def _root(before: Root | None, after: Root) -> Iterator[str]:

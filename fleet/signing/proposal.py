@@ -24,7 +24,7 @@ from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
 from agent.contract.manifest import Text
 from agent.errors import ContractError
 from fleet.errors import SigningError
-from fleet.signing.metadata import LIFETIMES, next_targets, parse
+from fleet.signing.metadata import LIFETIMES, delegate_family, next_targets, parse
 from fleet.signing.published import Published
 
 MAX_PROPOSAL_BYTES: Final = 2 * (MAX_METADATA_BYTES + MAX_MANIFEST_BYTES)
@@ -164,6 +164,26 @@ def propose_targets(
         metadata_before={"targets": held.targets_bytes, role: before[role]},
         metadata={role: signed},
         files=dict(additions),
+    )
+
+
+def propose_delegation(
+    held: Published, family: str, owners: Sequence[Key], *, threshold: int, now: datetime
+) -> Proposal:
+    """Propose whose the releases of a family are; see ``metadata.delegate_family``.
+
+    Raises:
+        SigningError: The threshold cannot be met, or there is nothing to take back.
+
+    """
+    signed = delegate_family(
+        held.targets_bytes, family, owners, threshold=threshold, signers=(), now=now
+    )
+    return Proposal(
+        what=f"delegate models/{family}/*" if owners else f"take back models/{family}/*",
+        root_before=held.root_bytes,
+        metadata_before={"targets": held.targets_bytes},
+        metadata={"targets": signed},
     )
 
 
