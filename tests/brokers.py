@@ -13,6 +13,8 @@ from typing import TypeVar
 from agent.contract.topics import Topics
 from agent.link.inbox import Inbox
 from fleet.ingest.broker import Arrived, BrokerLink, Connected, Connection, News
+from fleet.ingest.file_accounts import FileAccounts
+from fleet.ingest.mosquitto import Backend
 from fleet.ingest.provision import (
     MANAGER_USER,
     PROVISIONER_USER,
@@ -61,6 +63,7 @@ class Mosquitto:
         *,
         certificate: Path | None = None,
         key: Path | None = None,
+        backend: Backend = Backend.DYNSEC,
     ) -> None:
         assert PROGRAM, "mosquitto is not installed"
         self.topics = topics
@@ -73,6 +76,7 @@ class Mosquitto:
             certificate=certificate,
             key=key,
             user="root" if os.geteuid() == 0 else None,
+            backend=backend,
         )
         self.accounts: Accounts = prepare_broker(self.layout, topics)
         self._child: subprocess.Popen[bytes] | None = None
@@ -133,6 +137,16 @@ class Mosquitto:
     def provisioner(self) -> Provisioner:
         connection = self.connection(PROVISIONER_USER, self.accounts.provisioner)
         return Provisioner(connection, self.topics)
+
+    def file_accounts(self) -> FileAccounts:
+        return FileAccounts(
+            self.layout.folder, self.connection(PROVISIONER_USER, self.accounts.provisioner)
+        )
+
+    def keeper(self) -> Provisioner | FileAccounts:
+        """Whoever gives and takes accounts with this backend."""
+        files = self.layout.backend is Backend.ACL_FILE
+        return self.file_accounts() if files else self.provisioner()
 
 
 class Listener:

@@ -2,30 +2,59 @@
 
 Rule 1: every line of the configuration has a reproduced reason, and says it.
 Rule 2: strangers have a listener of their own. Every account is bound to one client id,
-        so that nobody takes over the session of another; strangers, who share a public
-        password, take a random one of many seats, so that they seldom meet.
+        so that nobody takes over the session of another.
 Rule 3: the folder has mode 0700, because mosquitto may leave the accounts 0644.
-Rule 4: everything that is not granted is denied.
-
-Password hashes as mosquitto's dynamic security makes them: PBKDF2-HMAC-SHA512.
+Rule 4: two backends keep the accounts. Dynamic security writes all of them anew for each
+        device that joins; a fleet too large for that keeps them in files, see
+        ``password_file``.
 """
 
-import base64
-import hashlib
 import json
-import os
-import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
-from agent.contract.limits import ENROL_SEATS, enrol_seat
-from agent.contract.topics import ENROL_REPLY, ENROL_REQUEST, Topics, Way
+from agent.contract.topics import Topics
 from fleet.errors import ConflictError, UnreachableError
+from fleet.ingest.password_file import (
+    ACL_FILE,
+    PASSWORDS_FILE,
+    PID_FILE,
+    render_acl,
+    render_passwords,
+    replace_file,
+)
+from fleet.ingest.rights import (
+    CONTROL_TOPIC,
+    ENROL_USER,
+    MANAGER_USER,
+    PROVISIONER_USER,
+    Accounts,
+    Hashed,
+    device_acl,
+    dynamic_security,
+    first_passwords,
+    new_password,
+)
 
-MANAGER_USER = "fieldfare-manager"
-PROVISIONER_USER = "fieldfare-provisioner"
-ENROL_USER = "enrol"
-CONTROL_TOPIC = "$CONTROL/dynamic-security/v1"
+__all__ = [
+    "CONTROL_TOPIC",
+    "ENROL_USER",
+    "MANAGER_USER",
+    "PROVISIONER_USER",
+    "Accounts",
+    "Backend",
+    "BrokerLayout",
+    "backend_of",
+    "device_acl",
+    "find_dynamic_security",
+    "new_password",
+    "prepare_broker",
+    "render_mosquitto_conf",
+    "write_broker",
+]
 
 PLUGIN_NAME = "mosquitto_dynamic_security.so"
 PLUGIN_FOLDERS = (
@@ -37,11 +66,15 @@ PLUGIN_FOLDERS = (
     "/usr/lib/mosquitto",
     "/opt/homebrew/lib",
 )
-HASH_ITERATIONS = 101  # mosquitto's own figure; these passwords are 192 random bits
-SALT_BYTES = 12
-ANY_OWNER = "+"
+DYNSEC_FILE = "dynamic-security.json"
+CONF_FILE = "mosquitto.conf"
 
-Acl = dict[str, str | int | bool]
+
+class Backend(StrEnum):
+    """Who keeps the accounts: mosquitto's dynamic security, or files read at SIGHUP."""
+
+    DYNSEC = "dynsec"
+    ACL_FILE = "acl_file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +82,13 @@ class BrokerLayout:
     """What the configuration of one mosquitto needs to know.
 
     Attributes:
-        folder: Holds ``mosquitto.conf``, ``dynamic-security.json`` and ``data/``.
+        folder: Holds ``mosquitto.conf``, the accounts and ``data/``.
         device_port: Listener of enrolled devices and of the manager.
         enrol_port: Listener of strangers.
         bind: Address to listen on; ``127.0.0.1`` for development, empty for all.
         certificate, key: PEM files of the server; None without TLS.
         user: System user that mosquitto runs as; None keeps its own default.
+        backend: Who keeps the accounts.
 
     """
 
@@ -65,42 +99,42 @@ class BrokerLayout:
     certificate: Path | None = None
     key: Path | None = None
     user: str | None = None
+    backend: Backend = Backend.DYNSEC
 
     @property
     def accounts_path(self) -> Path:
         """The accounts, in a folder of their own that mosquitto may write."""
-        return self.folder / "dynamic-security.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
-    """The first passwords; the enrolment password is public and opens two topics."""
-
-    manager: str
-    provisioner: str
-    enrol: str
+        name = DYNSEC_FILE if self.backend is Backend.DYNSEC else PASSWORDS_FILE
+        return self.folder / name
 
 
 def render_mosquitto_conf(layout: BrokerLayout, plugin: Path) -> str:
-    """Return the configuration, each line with its reason."""
+    """Return the configuration, each line with its reason.
+
+    Args:
+        layout: Where everything is.
+        plugin: Dynamic security; not read by the other backend.
+
+    """
     tls = ""
     if layout.certificate is not None and layout.key is not None:
-        tls = f"certfile {layout.certificate}\nkeyfile {layout.key}\n"
+        tls = f"certfile {layout.certificate}\nkeyfile {layout.key}\ntls_version tlsv1.2\n"
     tls = tls or "# no certificate: loopback or a trusted network only\n"
     user = f"\n# started by root it would become another user\nuser {layout.user}\n"
     bind = f" {layout.bind}" if layout.bind else ""
+    bound = (
+        "# strangers; each of their shared accounts is bound to one client id\n"
+        if layout.backend is Backend.DYNSEC
+        else "# strangers; a file binds no account to a client id, so the name is the id here too\n"
+    )
+    same = "" if layout.backend is Backend.DYNSEC else "use_username_as_clientid true\n"
     return f"""\
 # Fieldfare's mosquitto. Generated by fleet/ingest/mosquitto.py; each line has a reason.
 
 # one set of rules for all listeners: true loses persistent sessions in 2.0.12 to 2.0.2x
 per_listener_settings false
 
-# everybody has an account; the accounts, and who may do what, are dynamic
-# (the plugin lies in /usr/lib/aarch64-linux-gnu on 64-bit ARM)
-allow_anonymous false
-plugin {plugin}
-plugin_opt_config_file {layout.accounts_path}
-
+{_accounts_lines(layout, plugin)}
 # sessions, queued and retained messages survive a restart
 persistence true
 persistence_location {layout.folder}/data/
@@ -129,10 +163,41 @@ listener {layout.device_port}{bind}
 # the user name is the client id: nobody takes over the session of another
 use_username_as_clientid true
 {tls}
-# strangers; each of their shared accounts is bound to one client id
-listener {layout.enrol_port}{bind}
+{bound}listener {layout.enrol_port}{bind}
 max_connections 256
-{tls}"""
+{same}{tls}"""
+
+
+def _accounts_lines(layout: BrokerLayout, plugin: Path) -> str:
+    match layout.backend:
+        case Backend.DYNSEC:
+            return f"""\
+# everybody has an account; the accounts, and who may do what, are dynamic
+# (the plugin lies in /usr/lib/aarch64-linux-gnu on 64-bit ARM)
+allow_anonymous false
+plugin {plugin}
+plugin_opt_config_file {layout.accounts_path}
+"""
+        case Backend.ACL_FILE:
+            return f"""\
+# everybody has an account; both files are read again at SIGHUP, which the manager sends
+allow_anonymous false
+password_file {layout.accounts_path}
+acl_file {layout.folder}/{ACL_FILE}
+# how the manager finds whom to send it to
+pid_file {layout.folder}/{PID_FILE}
+"""
+        case _:
+            assert_never(layout.backend)
+
+
+def backend_of(folder: Path) -> Backend:
+    """Return who keeps the accounts as a folder's configuration says; dynamic security if none."""
+    try:
+        text = (folder / CONF_FILE).read_text()
+    except OSError:
+        return Backend.DYNSEC
+    return Backend.ACL_FILE if "\npassword_file " in text else Backend.DYNSEC
 
 
 def find_dynamic_security() -> Path:
@@ -159,118 +224,38 @@ def prepare_broker(layout: BrokerLayout, topics: Topics) -> Accounts:
         UnreachableError: mosquitto's dynamic security is not installed.
 
     """
-    plugin = find_dynamic_security()
     if layout.accounts_path.exists():
         raise ConflictError(f"{layout.accounts_path} exists: the broker is already prepared")
-    layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    layout.folder.chmod(0o700)
-    (layout.folder / "data").mkdir(mode=0o700, exist_ok=True)
     accounts = Accounts(manager=new_password(), provisioner=new_password(), enrol=new_password())
-    _write(layout.folder / "mosquitto.conf", render_mosquitto_conf(layout, plugin))
-    _write(layout.accounts_path, json.dumps(first_accounts(accounts, topics), indent=1))
+    write_broker(layout, topics, first_passwords(accounts))
     return accounts
 
 
-def new_password() -> str:
-    """Return 192 random bits, URL-safe."""
-    return secrets.token_urlsafe(24)
+def write_broker(
+    layout: BrokerLayout, topics: Topics, passwords: Mapping[str, Hashed] | None
+) -> None:
+    """Write configuration and accounts; what is there is replaced.
 
+    Args:
+        layout: Where and how.
+        topics: The fleet's tree, for who may do what.
+        passwords: Every account by user name; None leaves the accounts as they are, which
+            a running broker may be changing.
 
-def first_accounts(accounts: Accounts, topics: Topics) -> dict[str, object]:
-    """Return dynamic security's file: manager, provisioner and strangers; all else denied."""
-    return {
-        "defaultACLAccess": {
-            "publishClientSend": False,
-            "publishClientReceive": False,
-            "subscribe": False,
-            "unsubscribe": True,
-        },
-        "clients": [
-            _client(MANAGER_USER, accounts.manager, "manager"),
-            _client(PROVISIONER_USER, accounts.provisioner, "provisioner"),
-            *(
-                _client(enrol_seat(ENROL_USER, seat), accounts.enrol, "enrol")
-                for seat in range(ENROL_SEATS)
-            ),
-        ],
-        "groups": [],
-        "roles": [
-            {"rolename": "manager", "acls": manager_acl(topics)},
-            {"rolename": "provisioner", "acls": _provisioner_acl()},
-            {"rolename": "enrol", "acls": enrol_acl(topics)},
-        ],
-    }
+    Raises:
+        UnreachableError: mosquitto's dynamic security is wanted and not installed.
 
-
-def manager_acl(topics: Topics) -> list[Acl]:
-    """Write to devices and groups, read what they say, and clear what they retained."""
-    up = f"{topics.root}/{Way.UP}/#"
-    sends = [f"{topics.root}/{way}/#" for way in (Way.DOWN, Way.GROUP, Way.SERVER, Way.UP)]
-    asked, answered = _enrol_topics(topics)
-    return [
-        *(allow("publishClientSend", topic) for topic in (*sends, answered)),
-        *(allow("publishClientReceive", topic) for topic in (up, asked)),
-        *(allow("subscribePattern", topic) for topic in (up, asked)),
-    ]
-
-
-def enrol_acl(topics: Topics) -> list[Acl]:
-    """A stranger asks under a nonce and hears what is said to that nonce; replies are sealed."""
-    asked, answered = _enrol_topics(topics)
-    return [
-        allow("publishClientSend", asked),
-        allow("publishClientReceive", answered),
-        allow("subscribePattern", answered),
-    ]
-
-
-def device_acl(topics: Topics, device: str) -> list[Acl]:
-    """Write below its own ``up``, read below its own ``dn``, hear groups and managers."""
-    up = f"{topics.root}/{Way.UP}/{device}/#"
-    reads = topics.of_device(device)
-    return [
-        allow("publishClientSend", up),
-        *(allow("publishClientReceive", topic) for topic in reads),
-        *(allow("subscribePattern", topic) for topic in reads),
-    ]
-
-
-def allow(acl: str, topic: str) -> Acl:
-    """Return one granting line."""
-    return {"acltype": acl, "topic": topic, "priority": 0, "allow": True}
-
-
-def _enrol_topics(topics: Topics) -> tuple[str, str]:
-    """Return the enrolment filters: one nonce is a single segment."""
-    probe = "nonce"
-    asked = topics.write(ENROL_REQUEST.at(probe)).removesuffix(probe)
-    answered = topics.write(ENROL_REPLY.at(probe)).removesuffix(probe)
-    return f"{asked}{ANY_OWNER}", f"{answered}{ANY_OWNER}"
-
-
-def _provisioner_acl() -> list[Acl]:
-    control = "$CONTROL/dynamic-security/#"
-    kinds = ("publishClientSend", "publishClientReceive", "subscribePattern")
-    return [allow(kind, control) for kind in kinds]
-
-
-def _client(name: str, password: str, role: str) -> dict[str, object]:
-    salt = secrets.token_bytes(SALT_BYTES)
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, HASH_ITERATIONS)
-    return {
-        "username": name,
-        "clientid": name,
-        "textName": f"Fieldfare {role}",
-        "password": base64.b64encode(digest).decode(),
-        "salt": base64.b64encode(salt).decode(),
-        "iterations": HASH_ITERATIONS,
-        "roles": [{"rolename": role}],
-    }
-
-
-def _write(path: Path, text: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """
+    dynsec = layout.backend is Backend.DYNSEC
+    plugin = find_dynamic_security() if dynsec else Path()
+    layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    layout.folder.chmod(0o700)
+    (layout.folder / "data").mkdir(mode=0o700, exist_ok=True)
+    if not dynsec:
+        replace_file(layout.folder / ACL_FILE, render_acl(topics))
+    if passwords is not None and dynsec:
+        document = dynamic_security(passwords, topics)
+        replace_file(layout.accounts_path, json.dumps(document, indent=1))
+    elif passwords is not None:
+        replace_file(layout.accounts_path, render_passwords(passwords))
+    replace_file(layout.folder / CONF_FILE, render_mosquitto_conf(layout, plugin))

@@ -8,33 +8,33 @@ Rule 2: what must be true is derived again at every turn from the registry (assi
 Rule 3: other threads ask; they touch nothing.
 """
 
-import fcntl
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
-from typing import IO, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 from agent.contract.codec import encode
 from agent.contract.messages import ManagerPresence
 from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address
 from agent.errors import AgentError
 from fleet.config import FleetConfig
-from fleet.errors import ConflictError, FleetError, RegistryError, SigningError, UnreachableError
+from fleet.errors import FleetError, RegistryError, SigningError, UnreachableError
 from fleet.ingest import dispatch
 from fleet.ingest.broker import BrokerLink
+from fleet.ingest.file_accounts import FileAccounts
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News
-from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER
+from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, backend_of
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
 from fleet.service import inbox, membership, overview, rollouts, runs, withdrawal
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
+from fleet.service.occupancy import occupy
 from fleet.signing.assignment import sign_assignment
 
 LOG = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class RunningManager:
     """
 
     def __init__(self, config: FleetConfig, *, passphrase: str = "") -> None:
-        self._lock = _lock(config.home)
+        self._lock = occupy(config.home)
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = Event()
         self._desk = open_desk(config, passphrase, self._heard)
@@ -264,9 +264,10 @@ class RunningManager:
         config = self._desk.config
         if config.broker.kind == "embedded":
             return NoAccounts()
-        return Provisioner(
-            _connection(config, PROVISIONER_USER, "provisioner-password"), self._desk.topics
-        )
+        connection = _connection(config, PROVISIONER_USER, "provisioner-password")
+        if backend_of(config.broker_folder) is Backend.ACL_FILE:
+            return FileAccounts(config.broker_folder, connection)
+        return Provisioner(connection, self._desk.topics)
 
     def _heard(self, run: str, word: object) -> None:
         self.post(lambda desk: runs.heard(desk, run, word))
@@ -300,13 +301,3 @@ def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
 
 def _presence(desk: Desk, s: str) -> bytes:
     return encode(ManagerPresence(s=s, epoch=desk.epoch))
-
-
-def _lock(home: Path) -> IO[bytes]:
-    file = (home / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as why:
-        file.close()
-        raise ConflictError(f"another manager works in {home}; stop it first") from why
-    return file
