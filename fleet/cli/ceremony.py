@@ -1,5 +1,6 @@
 """``fieldfare keys online | init | root | rotate | revoke``: the offline keys' ceremony."""
 
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -235,6 +236,29 @@ def delegate(
             held, family, public_keys(owner), threshold=threshold, now=datetime.now(UTC)
         )
     )
+
+
+@keys.command("drill")
+@click.option(
+    "--root", "roots", default=3, show_default=True, help="Root keys of the scratch fleet."
+)
+@click.option("--threshold", default=2, show_default=True, help="How many of them must sign.")
+def drill(roots: int, threshold: int) -> None:
+    """Rehearse a rotation of root on a scratch fleet and device, and print each step.
+
+    A timestamp key is stolen and raced ahead; people propose, sign and publish the next
+    root; the device, which is the agent's own trust code, follows and refuses the thief.
+    Touches no fleet of yours. Leaves with status 5 when a step does not end as it must.
+    """
+    from fleet.service.drill import rehearse
+
+    with tempfile.TemporaryDirectory(prefix="fieldfare-drill-") as name:
+        steps = rehearse(Path(name), roots=roots, threshold=threshold, now=datetime.now(UTC))
+        for number, step in enumerate(steps, 1):
+            click.secho(f"{number}. {step.did}", bold=True)
+            for line in step.found:
+                click.echo(f"   {line}")
+    click.echo("the drill held")
 
 
 def _number(text: str) -> int:
