@@ -61,7 +61,12 @@ class Person:
         return path
 
 
-def found_fleet(person: Person, *, targets_threshold: int = 1) -> Path:
+def found_fleet(
+    person: Person,
+    *,
+    targets_threshold: int = 1,
+    broker: tuple[object, ...] = ("--broker", "embedded", "--port", 1),
+) -> Path:
     """Hold the whole ceremony of a fleet with three root and two targets keys."""
     folder, secret = person.folder, ("--passphrase-file", person.secret)
     roots = [person.key(f"root-{n}") for n in (1, 2, 3)]
@@ -78,7 +83,7 @@ def found_fleet(person: Person, *, targets_threshold: int = 1) -> Path:
         person("keys", "root", "sign", founding, "--key", key, *secret, "--yes")
     person(
         "init", "--founding", founding, "--online", folder / "online", *secret,
-        "--broker", "embedded", "--port", 1, "--home", home,
+        *broker, "--home", home,
     )  # fmt: skip
     return home
 
