@@ -1,0 +1,281 @@
+"""What ``scripts/fuzz`` calls: every parser of untrusted bytes, with honest inputs to begin from.
+
+Rule 1: a parser may raise ``ContractError`` or ``TrustError``; anything else is a crash.
+Rule 2: seeds are the published vectors and one honest example of each other kind.
+Rule 3: where a signature stands before a parser, the fuzzed bytes are signed, or nothing
+        behind the signature would ever be reached.
+"""
+
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from nacl.signing import SigningKey
+from securesystemslib.formats import encode_canonical
+
+from agent.contract import records
+from agent.contract.belief import (
+    believe_ack,
+    believe_assignment,
+    believe_fresh,
+    believe_release,
+    believe_task,
+)
+from agent.contract.codec import decode, encode
+from agent.contract.envelope import (
+    DOCUMENT_CONTEXT,
+    Document,
+    Stamp,
+    _covered,
+    key_id,
+    open_document,
+)
+from agent.contract.frames import Piece, pack_parcel, unpack_parcel
+from agent.contract.keys import Ed25519Signer
+from agent.contract.manifest import describe_artifact
+from agent.contract.marks import require_distinct_keys
+from agent.contract.messages import Assigned, Authority, ChunkRequest, Task
+from agent.contract.records import ArrayRecord, ConfigRecord, MetricRecord
+from agent.contract.tensors import FlowerMessage, Metadata, decode_message, encode_message
+from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
+from agent.contract.vectors import read_vectors
+from agent.errors import ContractError, TrustError
+from agent.update.refresh import refresh
+from agent.update.trust import RefreshJob, RefreshResult, TrustState, pin
+from tests.signed_fleet import SignedFleet
+
+VECTORS = Path(__file__).resolve().parents[1] / "tests" / "vectors"
+MAX_INPUT_BYTES = 16_384
+NOW_MS = 1_772_366_400_000
+KEY = SigningKey(b"f" * 32)
+DEVICE = "d-aaaaaaaaaaaaaaaa"
+NONCE = "ab" * 16
+PUBLIC = bytes(KEY.verify_key).hex()
+AUTHORITY = Authority(
+    fleet="demo", director_epoch=2, director_keys=(PUBLIC,), enrolment_keys=(PUBLIC,)
+)
+
+Parser = Callable[[bytes], object]
+
+
+def vectors(kind: str, member: str) -> list[bytes]:
+    """Return one member of every published vector of a kind."""
+    found = (getattr(v, member) for v in read_vectors((VECTORS / f"{kind}.json").read_bytes()))
+    return [seed if isinstance(seed, bytes) else str(seed).encode() for seed in found]
+
+
+def signed(topic: str, body: bytes) -> bytes:
+    """Return a document around any text at all, with a good signature."""
+    text = body.decode(errors="replace")
+    covered = _covered(DOCUMENT_CONTEXT, topic, "", text.encode())
+    sig = KEY.sign(covered).signature.hex()
+    return encode(Document(kid=key_id(KEY.verify_key), sig=sig, body=text))
+
+
+def envelopes() -> tuple[Parser, list[bytes]]:
+    """Documents, and stamps of reports."""
+
+    def parse(content: bytes) -> None:
+        words = content.decode(errors="replace").split("\n")
+        each(
+            lambda: open_document([KEY.verify_key], "dn/d-7/ack", content),
+            lambda: Stamp.read(list(zip(("boot", "seq", "sig"), words, strict=False))),
+        )
+
+    return parse, [*vectors("document", "payload"), b"7-00112233445566ff\n41\n" + b"00" * 64]
+
+
+def manifests() -> tuple[Parser, list[bytes]]:
+    """Manifests whose digest is believed."""
+
+    def parse(content: bytes) -> None:
+        believe_release(
+            content,
+            Assigned(target="models/motion/v5.json", digest=sha256(content).hexdigest(), counter=5),
+            slot="motion",
+            hardware="generic-linux",
+            running=None,
+            running_digest=None,
+            floor=0,
+        )
+
+    return parse, vectors("release", "manifest")
+
+
+def assignments() -> tuple[Parser, list[bytes]]:
+    """Assignments, signed time and acknowledgements behind a good signature."""
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: believe_assignment(
+                signed(ASSIGNMENT.at(DEVICE).logical, content),
+                authority=AUTHORITY, fleet="demo", device=DEVICE, accepted=None, now_ms=NOW_MS,
+            ),
+            lambda: believe_fresh(
+                signed(FRESH.at(DEVICE).logical, content),
+                authority=AUTHORITY,
+                device=DEVICE,
+                nonce=NONCE,
+            ),
+            lambda: believe_ack(
+                signed(ACK.at(DEVICE).logical, content), authority=AUTHORITY, device=DEVICE
+            ),
+        )  # fmt: skip
+
+    bodies = []
+    for kind in ("assignment", "fresh", "ack"):
+        for payload in vectors(kind, "payload"):
+            try:
+                bodies.append(str(msgspec.json.decode(payload)["body"]).encode())
+            except (msgspec.DecodeError, KeyError):
+                continue
+    return parse, bodies
+
+
+def metadata() -> tuple[Parser, list[bytes]]:
+    """TUF metadata: a whole refresh, with one role replaced, as it is or signed."""
+    with tempfile.TemporaryDirectory() as folder:
+        fleet = SignedFleet(Path(folder) / "fleet")
+        files = fleet.repository.bundle(0, ())
+        online, offline = fleet.online, fleet.targets_keys[:1]
+        roots = tuple(fleet.root_keys()[:2])
+    root = files.pop("1.root.json")
+    state = pin(root, sha256(root).hexdigest())
+    roles: dict[bytes, tuple[str, tuple[Ed25519Signer, ...]]] = {
+        b"t": ("timestamp.json", (online.timestamp,)),
+        b"s": ("snapshot.json", (online.snapshot,)),
+        b"g": ("targets.json", offline),
+        b"r": ("2.root.json", roots),
+    }
+
+    def run(changed: dict[str, bytes], since: TrustState) -> RefreshResult:
+        return refresh(RefreshJob(state=since, files={**files, **changed}, now_ms=NOW_MS))
+
+    def resign(content: bytes, signers: tuple[Ed25519Signer, ...]) -> bytes:
+        said = msgspec.json.decode(content)["signed"]
+        covered = str(encode_canonical(said)).encode()
+        signatures = [signer.sign(covered).to_dict() for signer in signers]
+        return msgspec.json.encode({"signatures": signatures, "signed": said})
+
+    def parse(content: bytes) -> None:
+        name, signers = roles.get(content[:1], roles[b"t"])
+        content = content[1:]
+        for tried in (content, _or_none(lambda: resign(content, signers))):
+            if tried is None:
+                continue
+            result = run({name: tried}, state)
+            kept = result.state
+            if kept is not None:
+                run({}, kept)
+            each(lambda tried=tried: require_distinct_keys(tried))  # type: ignore[misc]  # bound now
+
+    named = [mark + files[name] for mark, (name, _) in roles.items() if name in files]
+    later = root.replace(b'"version":1}', b'"version":2}')
+    return parse, [*named, b"r" + root, b"r" + later]
+
+
+def _or_none(call: Callable[[], bytes]) -> bytes | None:
+    try:
+        return call()
+    except Exception:  # noqa: BLE001  # what cannot be signed is only tried as it is
+        return None
+
+
+def chunks() -> tuple[Parser, list[bytes]]:
+    """Pieces, chunks and requests for them."""
+    artifact = describe_artifact(bytes(5000), 1024)
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: Piece.decode(content),
+            lambda: artifact.check_chunk(content[0] if content else -1, content[1:]),
+            lambda: decode(ChunkRequest, content),
+        )
+
+    asked = b'{"v":1,"a":"' + b"0" * 64 + b'","r":[[0,1],[9,32]]}'
+    return parse, [p for p in vectors("piece", "payload") if len(p) < MAX_INPUT_BYTES] + [asked]
+
+
+def parcels() -> tuple[Parser, list[bytes]]:
+    """Parcels, and tasks of rounds in them behind a good signature."""
+    topic = ROUND_OFFER.at(DEVICE, "run-1").logical
+    task = Task(
+        device=DEVICE, run="run-1", task="task-1", kind="train", backbone="0" * 64,
+        digest=sha256(b"").hexdigest(), lasts_seconds=1,
+    )  # fmt: skip
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: unpack_parcel(content),
+            lambda: believe_task(
+                pack_parcel(signed(topic, content), b""),
+                authority=AUTHORITY,
+                device=DEVICE,
+                run="run-1",
+            ),
+        )
+
+    return parse, [*vectors("parcel", "payload"), msgspec.json.encode(task)]
+
+
+def topics() -> tuple[Parser, list[bytes]]:
+    """Topics; what is read must be written back as it was."""
+    tree = Topics(fleet="demo")
+
+    def parse(content: bytes) -> None:
+        text = content.decode(errors="replace")
+        assert tree.write(tree.read(text)) == text
+
+    return parse, vectors("topic", "topic")
+
+
+def tensors() -> tuple[Parser, list[bytes]]:
+    """Flower messages with their records and arrays."""
+    arrays = ArrayRecord({"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.int64)})
+    message = FlowerMessage(
+        metadata=Metadata(
+            run_id=1, message_id="m", src_node_id=1, dst_node_id=2, message_type="train"
+        ),
+        content={
+            "arrays": arrays,
+            "metrics": MetricRecord({"loss": 0.5, "seen": (1, 2, 3)}),
+            "config": ConfigRecord({"rate": 0.1, "name": "x", "raw": b"\0", "on": True}),
+        },
+    )
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: decode_message(content),
+            lambda: records.decode_record(memoryview(content)),
+        )
+
+    return parse, [encode_message(message), records.encode_record("arrays", arrays)]
+
+
+PARSERS: dict[str, Callable[[], tuple[Parser, list[bytes]]]] = {
+    "envelope": envelopes,
+    "manifest": manifests,
+    "assignment": assignments,
+    "metadata": metadata,
+    "chunk": chunks,
+    "parcel": parcels,
+    "topic": topics,
+    "tensors": tensors,
+}
+
+
+def each(*calls: Callable[[], object]) -> None:
+    """Make each call, whatever another of them refuses."""
+    for call in calls:
+        refused(call)
+
+
+def refused(call: Callable[[], object]) -> None:
+    """Make a call that may refuse what it is given."""
+    try:
+        call()
+    except (ContractError, TrustError):
+        return
