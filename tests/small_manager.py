@@ -6,6 +6,7 @@ against a real broker without the real manager's registry and rollouts.
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +66,7 @@ from fleet.ingest.mosquitto import ENROL_USER
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.artifacts import Artifacts
 from fleet.release.build import BuiltRelease, Placement, build_release, find_head
+from fleet.release.delta import Earlier
 from fleet.signing.assignment import sign_ack, sign_assignment, sign_fresh, sign_task
 from fleet.signing.ceremony import create_dev, load_targets_keys
 from fleet.signing.enrolment import Admitted, Pending, Refused, Token, judge_request, seal_reply
@@ -190,10 +192,13 @@ class SmallManager:
         placement: Placement,
         *,
         only_manifest: bool = False,
+        earlier: Sequence[Earlier] | None = None,
     ) -> BuiltRelease:
         """Sign a release into the repository and keep its artifacts."""
         named = msgspec_replace(placement, head=find_head(model))
-        built = build_release(model, named, golden_inputs=None, metrics={}, now_ms=now_ms())
+        built = build_release(
+            model, named, golden_inputs=None, metrics={}, now_ms=now_ms(), earlier=earlier
+        )
         if not only_manifest:
             for content in built.artifacts.values():
                 self.artifacts.put(content)

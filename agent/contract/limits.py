@@ -21,6 +21,8 @@ MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_METADATA_BYTES: Final = 4 * 1024 * 1024
 """All TUF metadata of one refresh together."""
 MAX_ARTIFACT_BYTES: Final = 2 * 1024**3
+MAX_SOURCES: Final = 16
+"""Of one artifact: a compressed one, and deltas against what devices run."""
 CHUNK_BYTES: Final = 64 * 1024
 CHUNK_HASH_BYTES: Final = 16
 MAX_CHUNKS_PER_REQUEST: Final = 32

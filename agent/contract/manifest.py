@@ -21,6 +21,7 @@ from agent.contract.limits import (
     DIGEST_PATTERN,
     MAX_ARTIFACT_BYTES,
     MAX_MANIFEST_BYTES,
+    MAX_SOURCES,
     NAME_PATTERN,
     TARGET_PATTERN,
 )
@@ -41,6 +42,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
         size: Bytes.
         chunk_size: Bytes of every chunk but the last.
         chunks: The BLAKE2b-128 hashes of the chunks in order, hex, joined.
+        sources: Smaller files from which the same bytes can be made; none need be used.
 
     """
 
@@ -48,6 +50,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=1, le=MAX_ARTIFACT_BYTES)]
     chunk_size: Annotated[int, Meta(ge=1024, le=CHUNK_BYTES)] = CHUNK_BYTES
     chunks: Annotated[str, Meta(pattern=r"^[0-9a-f]*$(?!\n)")]
+    sources: Annotated[tuple["Source", ...], Meta(max_length=MAX_SOURCES)] = ()
 
     def __post_init__(self) -> None:
         if len(self.chunks) != 2 * CHUNK_HASH_BYTES * self.count:
@@ -74,6 +77,24 @@ class Artifact(Struct, frozen=True, kw_only=True):
                 f"chunk {index} of artifact {self.digest[:16]} is not the signed one"
             )
         return content
+
+
+class Source(Artifact, frozen=True, kw_only=True):
+    """Fewer bytes from which an artifact can be made; see ``contract.sources``.
+
+    Attributes:
+        kind: How; a device leaves a kind that it does not know alone.
+        base: SHA-256 of the artifact that must be at hand, or None.
+
+    """
+
+    kind: Name
+    base: Digest | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sources:
+            raise ValueError(f"source {self.digest[:16]} has sources itself")
 
 
 def describe_artifact(content: bytes, chunk_size: int = CHUNK_BYTES) -> Artifact:
@@ -196,6 +217,12 @@ class Release(Versioned, frozen=True, kw_only=True):
     def artifacts(self) -> tuple[Artifact, ...]:
         """Everything that lies behind the manifest, each digest once."""
         found = {a.digest: a for a in (*(v.model for v in self.variants), self.golden)}
+        return tuple(found.values())
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """Every artifact and each of its sources: what a manager keeps for devices."""
+        found = {f.digest: f for a in self.artifacts for f in (*a.sources, a)}
         return tuple(found.values())
 
 

@@ -9,12 +9,16 @@ from collections.abc import Callable
 import msgspec
 
 from agent.config import Config
+from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Hosted, Task
 from agent.errors import AgentError
 from agent.update.seals import Seal
 from agent.update.trust import RefreshJob
-from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob
+from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob, RebuildJob
 from agent.worker.start import Finished, Running, start
+
+REBUILD_MEMORY_BYTES = 1024**3
+"""Address space; a patch of the largest kind touches some 150 MiB of it."""
 
 
 class Children:
@@ -64,6 +68,19 @@ class Children:
             sealed=sealed,
         )
         self._start("check", digest, job, self._check_limits())
+
+    def rebuild(self, artifact: Artifact, source: Source) -> None:
+        """Make an artifact from a source in the store; the ticket is its digest.
+
+        Raises:
+            PlatformError: No child can be started.
+
+        """
+        job = RebuildJob(state_dir=self._state_dir, artifact=artifact, source=source)
+        limits = Limits(
+            seconds=self._config.update.check_seconds, memory_bytes=REBUILD_MEMORY_BYTES, nice=10
+        )
+        self._start("rebuild", artifact.digest, job, limits)
 
     def learn(self, task: Task, attachment: bytes) -> None:
         """Do one task of a federated round.

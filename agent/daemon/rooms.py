@@ -28,7 +28,7 @@ from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import Machine, describe_machine, rss_bytes
 from agent.update import machine
 from agent.update.store import Store
-from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer
+from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer, RebuildAnswer
 from agent.worker.start import Finished
 
 PROBE_AGAIN_SECONDS = 60.0
@@ -133,6 +133,10 @@ class Rooms:
         self.reporting.online(epoch)
         self.tell_everything()
         self.learning.connected()
+            case "rebuild", RebuildAnswer() | AgentError() as answer:
+                if isinstance(answer, RebuildAnswer):
+                    self.store.seals.keep(finished.ticket, answer.seal)
+                self.transfers.rebuilt(finished.ticket, answer)
         self.try_again()
 
     def tell_everything(self) -> None:
@@ -360,5 +364,6 @@ class Rooms:
             start=self.children.learn,
             answer=self.reporting.answer_task,
             alarm=self.reporting.alarm,
+            rebuild=self.children.rebuild,
             monotonic=time.monotonic,
         )

@@ -2,22 +2,32 @@
 
 Rule 1: what is missing is asked for again; a stalled transfer fails, and may be retried.
 Rule 2: a slot that wants something else meanwhile gives up its place.
+Rule 3: where a smaller source can be used here, it is fetched instead, and a child makes
+        the artifact of it. A source that fails is not used again in this life of the
+        agent: after a delta comes compressed full, and after that the artifact itself,
+        so that a try never costs more than twice its bytes and a delta.
 """
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from agent.contract.frames import Piece
-from agent.contract.manifest import Artifact
+from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import ChunkRequest
+from agent.contract.sources import choose_source
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
 from agent.disk import Disk
-from agent.errors import AgentError
+from agent.errors import AgentError, StoreError
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
 from agent.update.store import FOLDER
+from agent.worker.jobs import RebuildAnswer
+
+_OF_THE_SOURCE: Final = frozenset({"stalled", "corrupt"})
+"""Failures that speak of what is fetched, not of this device's disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +41,8 @@ class Surroundings:
         monotonic: Seconds.
         hashed: The bytes of this digest arrived, and were hashed from the disk just now;
             a place that verifies nothing afterwards need not know.
+        rebuild: Starts a child that makes an artifact of a source, to be answered by
+            ``rebuilt``; None where everything is fetched whole. May raise.
 
     """
 
@@ -39,6 +51,7 @@ class Surroundings:
     failed: Callable[[str, str, FetchFailed], None]
     monotonic: Callable[[], float]
     hashed: Callable[[str], None] = lambda _digest: None
+    rebuild: Callable[[Artifact, Source], None] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +60,9 @@ class _Order:
     release: str
     artifacts: deque[Artifact]
     active: Fetch | None = None
+    source: Source | None = None
     was_there: bool = False
+    rebuilding: bool = False
 
 
 class Transfers:
@@ -61,6 +76,9 @@ class Transfers:
         self._around = around
         self._stall_seconds = stall_seconds
         self._orders: deque[_Order] = deque()
+        self._rebuilding: dict[str, Source] = {}
+        self._refused: set[str] = set()
+        self._stalled: set[str] = set()
 
     def begin(self, slot: str, release: str, artifacts: tuple[Artifact, ...]) -> None:
         """Fetch artifacts of a slot's release, instead of what it fetched before."""
@@ -76,17 +94,41 @@ class Transfers:
     def take(self, piece: Piece) -> None:
         """Take one chunk; one that nobody waits for is ignored."""
         fetch = self._orders[0].active if self._orders else None
-        if fetch is None:
+        if fetch is None or self._orders[0].rebuilding:
             return
         now = self._around.monotonic()
         self._follow(fetch.take(piece, now))
         self._ask()
+
+    def rebuilt(self, digest: str, answer: RebuildAnswer | AgentError) -> None:
+        """Take the answer of the child that made an artifact, or could not."""
+        source = self._rebuilding.pop(digest, None)
+        if source is None:
+            return
+        if isinstance(answer, AgentError):
+            why = str(answer)
+            log.warning(
+                event("source-refused", source=source.digest[:16], kind=source.kind, why=why)
+            )
+            self._refuse(source)
+        with suppress(StoreError):  # what stays is evicted with what no release needs
+            self._disk.remove(f"{FOLDER}/{source.digest}")
+        self._agenda.at("chunks", self._around.monotonic(), self._ask)
+        order = self._orders[0] if self._orders else None
+        if order is None or not order.rebuilding or order.artifacts[0].digest != digest:
+            return
+        order.rebuilding, order.active, order.source = False, None, None
+        if isinstance(answer, RebuildAnswer):
+            log.info(event("rebuilt", slot=order.slot, artifact=digest[:16], source=source.kind))
+            self._arrived(order)
 
     def _ask(self) -> None:
         """Ask for what is due, and come back when something else will be."""
         self._agenda.cancel("chunks")
         while self._orders:
             order = self._orders[0]
+            if order.rebuilding:
+                return
             # stands where the disk refuses what follows of this order, so that others go on
             self._agenda.at("chunks", self._around.monotonic() + 1.0, self._ask)
             if order.active is None and not self._open(order):
@@ -104,7 +146,12 @@ class Transfers:
             self._follow(progress)
 
     def _open(self, order: _Order) -> bool:
-        artifact = order.artifacts[0]
+        wanted = order.artifacts[0]
+        if wanted.digest in self._rebuilding:  # begun for an order that was given up
+            order.rebuilding = True
+            return False
+        order.source = self._choose(wanted)
+        artifact = order.source or wanted
         order.was_there = self._disk.path(f"{FOLDER}/{artifact.digest}").exists()
         try:
             order.active = Fetch(
@@ -119,8 +166,18 @@ class Transfers:
             )
             self._follow(failure)
             return False
-        log.info(event("fetching", slot=order.slot, artifact=artifact.digest[:16]))
+        kind = order.source.kind if order.source else None
+        log.info(event("fetching", slot=order.slot, artifact=artifact.digest[:16], source=kind))
         return True
+
+    def _choose(self, wanted: Artifact) -> Source | None:
+        if self._around.rebuild is None or self._size_of(wanted.digest) == wanted.size:
+            return None
+        return choose_source(wanted, self._size_of, self._refused)
+
+    def _size_of(self, digest: str) -> int | None:
+        path = self._disk.path(f"{FOLDER}/{digest}")
+        return path.stat().st_size if path.is_file() else None
 
     def _follow(self, progress: Progress) -> None:
         order = self._orders[0]
@@ -131,13 +188,52 @@ class Transfers:
                 log.info(event("fetched", slot=order.slot, artifact=progress.digest[:16]))
                 if not order.was_there:  # otherwise it was only looked at
                     self._around.hashed(progress.digest)
-                order.artifacts.popleft()
-                order.active = None
-                if not order.artifacts:
-                    self._orders.popleft()
-                    self._around.done(order.slot, order.release)
+                if order.source is not None and self._around.rebuild is not None:
+                    self._begin_rebuild(order, order.source, self._around.rebuild)
+                    return
+                self._arrived(order)
+            case FetchFailed() if self._gives_up_source(order, progress):
+                order.active, order.source = None, None
             case FetchFailed():
                 self._orders.popleft()
                 self._around.failed(order.slot, order.release, progress)
             case _:
                 assert_never(progress)
+
+    def _arrived(self, order: _Order) -> None:
+        order.artifacts.popleft()
+        order.active = None
+        if not order.artifacts:
+            self._orders.popleft()
+            self._around.done(order.slot, order.release)
+
+    def _begin_rebuild(
+        self, order: _Order, source: Source, start: Callable[[Artifact, Source], None]
+    ) -> None:
+        wanted = order.artifacts[0]
+        order.rebuilding, self._rebuilding[wanted.digest] = True, source
+        try:
+            start(wanted, source)
+        except AgentError as why:
+            self.rebuilt(wanted.digest, why)
+
+    def _gives_up_source(self, order: _Order, failure: FetchFailed) -> bool:
+        """Return whether the artifact is now fetched whole: its source is bad, or stalled twice."""
+        if order.source is None:
+            return False
+        digest = order.source.digest
+        first = failure.code == "stalled" and digest not in self._stalled
+        if first or failure.code not in _OF_THE_SOURCE:
+            self._stalled.add(digest)
+            return False
+        log.warning(event("source-refused", source=digest[:16], why=failure.why))
+        self._refuse(order.source)
+        return True
+
+    def _refuse(self, source: Source) -> None:
+        """Leave a source alone; a delta that fails takes the artifact's other deltas with it."""
+        self._refused.add(source.digest)
+        for order in self._orders:
+            siblings = order.artifacts[0].sources
+            if source in siblings and source.base is not None:
+                self._refused |= {other.digest for other in siblings if other.base is not None}

@@ -3,11 +3,12 @@
 Rule 1: a name without a suffix is complete and was verified before it got that name.
 Rule 2: ``.part`` and ``.map`` belong to a fetch in progress, ``.new`` to a torn write.
 Rule 3: eviction never touches a kept release or an artifact behind it; when a kept
-        manifest cannot be read, nothing is evicted.
+        manifest cannot be read, nothing is evicted. A source is kept until its artifact
+        is made.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
@@ -52,6 +53,39 @@ class Store:
         _verified(digest, content)
         if self.disk.read(_name(digest)) != content:  # absent, or rotten
             self.disk.replace(_name(digest), content)
+
+    def put_blocks(self, digest: str, blocks: Iterable[bytes]) -> None:
+        """Keep bytes that come block by block, hashed from the disk before they get their name.
+
+        Raises:
+            CorruptError: Their SHA-256 is not ``digest``; nothing is kept.
+            AgentError: Whatever ``blocks`` raises; nothing is kept.
+            DiskFullError: No space is left; nothing is kept.
+
+        """
+        new = f"{_name(digest)}.new"
+        self.disk.remove(new)  # what a power cut left of another try
+        try:
+            at = 0
+            for block in blocks:
+                self.disk.patch(new, at, block)
+                at += len(block)
+            self.disk.sync(new)
+            found = self._hash(new)
+            if found != digest:
+                raise CorruptError(f"what was made for {digest[:16]} has SHA-256 {found[:16]}")
+        except AgentError:
+            self.disk.remove(new)
+            raise
+        self.disk.rename(new, _name(digest))
+        self.seal(digest)
+
+    def _hash(self, name: str) -> str:
+        try:
+            with self.disk.path(name).open("rb") as file:
+                return file_digest(file, "sha256").hexdigest()
+        except OSError as why:
+            raise StoreError(f"{name} cannot be read: {why.strerror or why}") from why
 
     def verify(self, digest: str) -> None:
         """Return if the bytes on the disk still have their digest; reads all of them.
@@ -174,7 +208,10 @@ class Store:
             # a release whose fetch only begins has no manifest yet, and nothing behind it
             if self.has(digest):
                 try:
-                    needed |= {a.digest for a in self.read_manifest(digest).artifacts}
+                    behind = self.read_manifest(digest).artifacts
+                    needed |= {a.digest for a in behind}
+                    unmade = (a for a in behind if not self.has(a.digest))
+                    needed |= {source.digest for a in unmade for source in a.sources}
                 except AgentError:
                     return None
         return needed

@@ -39,6 +39,8 @@ from agent.worker.jobs import (
     Outcome,
     ProbeAnswer,
     ProbeJob,
+    RebuildAnswer,
+    RebuildJob,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +95,12 @@ def _answer(kind: Kind, job: bytes) -> msgspec.Struct:
             return probe(msgspec.json.decode(job, type=ProbeJob))
         case "learn":
             return learn(msgspec.json.decode(job, type=LearnJob))
+        case "rebuild":
+            from agent.update.rebuild import rebuild
+
+            wish = msgspec.json.decode(job, type=RebuildJob)
+            store = Store(Disk(Path(wish.state_dir)))
+            return RebuildAnswer(seal=rebuild(store, wish.artifact, wish.source))
         case _:
             assert_never(kind)
 

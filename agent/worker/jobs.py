@@ -9,11 +9,12 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Finding, Hosted, Quality
 from agent.update.seals import Seal
 from agent.update.trust import RefreshAnswer
 
-Kind = Literal["refresh", "check", "probe", "learn"]
+Kind = Literal["refresh", "check", "probe", "learn", "rebuild"]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -144,6 +145,20 @@ class ProbeAnswer(Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+class RebuildJob(Struct, frozen=True, kw_only=True):
+    """Make an artifact from a source that lies in the store."""
+
+    state_dir: str
+    artifact: Artifact
+    source: Source
+
+
+class RebuildAnswer(Struct, frozen=True, kw_only=True):
+    """It is in the store under its digest; the seal of the file that was hashed."""
+
+    seal: Seal
+
+
 class LearnJob(Struct, frozen=True, kw_only=True):
     """One task of a federated round.
 
@@ -181,5 +196,6 @@ def answer_type(kind: Kind) -> type[Struct]:
         "check": CheckAnswer,
         "probe": ProbeAnswer,
         "learn": LearnAnswer,
+        "rebuild": RebuildAnswer,
     }
     return answers[kind]

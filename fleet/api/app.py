@@ -110,6 +110,12 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
         publication = await _body(request, Publication)
         return await _answer(ask, lambda desk: releases.publish(desk, publication))
 
+    @app.get("/api/v1/artifacts/{digest}")
+    async def download(digest: str) -> Response:
+        artifacts = await run_in_threadpool(ask, lambda desk: desk.artifacts)
+        content = await run_in_threadpool(releases.download, artifacts, digest)
+        return Response(content, media_type="application/octet-stream")
+
     @app.put("/api/v1/artifacts/{digest}")
     async def upload(digest: str, request: Request) -> Response:
         content = await _read(request, MAX_ARTIFACT_BYTES)

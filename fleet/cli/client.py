@@ -61,6 +61,10 @@ class ManagerClient:
         """
         return self._call("GET", path, b"", kind)
 
+    def get_bytes(self, path: str) -> bytes:
+        """Return the bytes at ``path``; raises like ``get``."""
+        return self._answer("GET", path, b"").content
+
     def post(self, path: str, wish: msgspec.Struct | None, kind: type[V]) -> V:
         """Ask for something and return the view of it; raises like ``get``."""
         return self._call("POST", path, msgspec.json.encode(wish) if wish else b"", kind)
@@ -76,6 +80,9 @@ class ManagerClient:
         self._http.close()
 
     def _call(self, method: str, path: str, content: bytes, kind: type[V]) -> V:
+        return msgspec.json.decode(self._answer(method, path, content).content, type=kind)
+
+    def _answer(self, method: str, path: str, content: bytes) -> httpx2.Response:
         try:
             answer = self._request(method, API + path, content)
         except httpx2.TransportError as why:
@@ -85,7 +92,7 @@ class ManagerClient:
             ) from why
         if answer.status_code >= _BAD_REQUEST:
             raise RefusedByManagerError(_problem(answer))
-        return msgspec.json.decode(answer.content, type=kind)
+        return answer
 
     def _request(self, method: str, path: str, content: bytes) -> httpx2.Response:
         while True:

@@ -2,16 +2,20 @@
 
 Rule 1: it is signed here, where the offline keys are; the manager is handed what was signed.
 Rule 2: artifacts first, then the release: what devices can see is complete.
+Rule 3: deltas are made here, from what devices run; what the manager hands out for that
+        counts only with the digest by which it was asked for.
 """
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fleet.cli.client import ManagerClient
+from agent.contract.manifest import decode_release
+from fleet.cli.client import ManagerClient, RefusedByManagerError, path_of
 from fleet.config import FleetConfig
-from fleet.errors import ConfigError, ConflictError
+from fleet.errors import ConfigError, ConflictError, NotFoundError, RefusedError
 from fleet.service.views import Publication, ReleaseView, TargetsView
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
     from fleet.release.build import BuiltRelease
+    from fleet.release.delta import Earlier
     from fleet.service.publication import Described
 
 PUBLICATION_FILE: Final = "publication.json"
@@ -55,7 +60,8 @@ def publish_described(
         raise ConfigError("say --key: this manager holds no key that can sign a release")
     chosen = signers or load_targets_keys(config.keys, "", dev=config.dev)[:1]
     targets = client.get("/targets", TargetsView)
-    built, publication = sign_release(described, targets, chosen, version=version)
+    earlier = _earlier(client, targets.in_use.get(described.slot, ()))
+    built, publication = sign_release(described, targets, chosen, version=version, earlier=earlier)
     for digest, content in built.artifacts.items():
         client.put(f"/artifacts/{digest}", content)
     return client.post("/releases", publication, ReleaseView)
@@ -98,3 +104,28 @@ def publish_signed(client: ManagerClient, folder: Path) -> ReleaseView:
     for digest, content in artifacts.items():
         client.put(f"/artifacts/{digest}", content)
     return client.post("/releases", publication, ReleaseView)
+
+
+def _earlier(client: ManagerClient, in_use: tuple[str, ...]) -> "tuple[Earlier, ...]":
+    """Return what devices run, without releases whose bytes the manager no longer has."""
+    from fleet.release.delta import MAX_BASES, Earlier
+
+    found = []
+    for digest in in_use[:MAX_BASES]:
+        try:
+            release = decode_release(_bytes(client, digest))
+            model, golden = release.variants[0].model, release.golden
+            found.append(
+                Earlier(model=_bytes(client, model.digest), golden=_bytes(client, golden.digest))
+            )
+        except RefusedByManagerError as why:
+            if why.problem.code != NotFoundError.code:
+                raise
+    return tuple(found)
+
+
+def _bytes(client: ManagerClient, digest: str) -> bytes:
+    content = client.get_bytes(path_of("artifacts", digest))
+    if sha256(content).hexdigest() != digest:
+        raise RefusedError(f"the manager's bytes of {digest[:16]} have another digest")
+    return content

@@ -17,6 +17,7 @@ from agent.contract.manifest import (
 from agent.errors import MalformedError
 from fleet.errors import AdmissionError
 from fleet.release.admit import Admitted, admit_onnx
+from fleet.release.delta import Earlier, Offered, offer
 from fleet.release.golden import GoldenInput, golden_vectors, synthetic_inputs
 
 EMBEDDING, HEAD_WEIGHT, HEAD_BIAS = "embedding", "head.weight", "head.bias"
@@ -31,7 +32,7 @@ class BuiltRelease:
         release: The manifest as a value.
         manifest: Its bytes, the TUF target.
         digest: SHA-256 of ``manifest``, hex.
-        artifacts: Bytes by SHA-256: the model and the golden vectors.
+        artifacts: Bytes by SHA-256: the model, the golden vectors, and their sources.
 
     """
 
@@ -91,6 +92,7 @@ def build_release(
     golden_inputs: Sequence[GoldenInput] | None,
     metrics: dict[str, float],
     now_ms: int,
+    earlier: Sequence[Earlier] | None = None,
 ) -> BuiltRelease:
     """Admit a model, make its golden vectors and write its manifest.
 
@@ -100,6 +102,8 @@ def build_release(
         golden_inputs: Inputs of the model's shape; None takes seeded ones.
         metrics: What its makers measured.
         now_ms: Wall clock, ms since 1970.
+        earlier: What devices may have already, to make deltas from; None makes no
+            sources at all, not even compressed ones.
 
     Raises:
         AdmissionError: The file cannot become a release.
@@ -108,15 +112,17 @@ def build_release(
     admitted = admit_onnx(model)
     _check_placement(admitted, placement)
     try:
+        of_model = _offer(model, [e.model for e in earlier] if earlier is not None else None)
         variant = Variant(
             name="onnx-int8" if admitted.quantised else "onnx-fp32",
             runtime="onnx",
-            model=describe_artifact(model),
+            model=of_model.artifact,
             inputs=admitted.inputs,
             outputs=admitted.outputs,
         )
         inputs = golden_inputs or synthetic_inputs(admitted.inputs)
         golden = golden_vectors(variant, model, inputs)
+        of_golden = _offer(golden, [e.golden for e in earlier] if earlier is not None else None)
         described = Release(
             target=f"models/{placement.family}/{placement.version}.json",
             family=placement.family,
@@ -125,7 +131,7 @@ def build_release(
             counter=placement.counter,
             created_ms=now_ms,
             variants=(variant,),
-            golden=describe_artifact(golden),
+            golden=of_golden.artifact,
             windowing=placement.windowing,
             classes=placement.classes,
             probabilities=placement.probabilities,
@@ -139,8 +145,15 @@ def build_release(
         manifest, digest = encode_release(release)
     except (ValueError, MalformedError) as why:
         raise AdmissionError(f"the release cannot be described: {why}") from why
-    artifacts = {variant.model.digest: model, release.golden.digest: golden}
+    artifacts = of_model.files | of_golden.files
     return BuiltRelease(release=release, manifest=manifest, digest=digest, artifacts=artifacts)
+
+
+def _offer(content: bytes, bases: Sequence[bytes] | None) -> Offered:
+    if bases is None:
+        artifact = describe_artifact(content)
+        return Offered(artifact=artifact, files={artifact.digest: content})
+    return offer(content, bases)
 
 
 def _check_placement(admitted: Admitted, placement: Placement) -> None:

@@ -37,6 +37,7 @@ from agent.contract.manifest import Label, Lineage, Name, Windowing, decode_rele
 from fleet.errors import RefusedError
 from fleet.release.build import BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
+from fleet.release.delta import Earlier
 from fleet.release.golden import golden_inputs
 from fleet.service.views import CandidateView, Publication, TargetsView
 from fleet.signing.metadata import (
@@ -122,6 +123,7 @@ def sign_release(
     signers: Sequence[Signer],
     *,
     version: str | None,
+    earlier: Sequence[Earlier] = (),
     now: datetime | None = None,
 ) -> tuple[BuiltRelease, Publication]:
     """Build a release and sign the targets metadata that holds it.
@@ -131,6 +133,7 @@ def sign_release(
         targets: What is in force.
         signers: Keys of the role that the family belongs to: targets, or its owners'.
         version: Its name within the family; None takes ``v`` and the counter.
+        earlier: What devices may have already; deltas are made from it.
         now: Aware datetime; None is the wall clock.
 
     Raises:
@@ -159,6 +162,7 @@ def sign_release(
         golden_inputs=described.golden_inputs,
         metrics=text.metrics,
         now_ms=int(now.timestamp() * 1000),
+        earlier=earlier,
     )
     role, signed = _sign_metadata(targets, {built.release.target: built.manifest}, signers, now=now)
     return built, Publication(targets=signed, manifest=built.manifest, role=role)

@@ -49,6 +49,17 @@ def upload(artifacts: Artifacts, digest: str, content: bytes) -> None:
     artifacts.put(content)
 
 
+def download(artifacts: Artifacts, digest: str) -> bytes:
+    """Return the bytes of an artifact or a manifest; any thread but the manager's calls this.
+
+    Raises:
+        NotFoundError: They are not kept here.
+        RegistryError: The file is damaged.
+
+    """
+    return artifacts.read(digest)
+
+
 def publish(desk: Desk, publication: Publication) -> ReleaseView:
     """Put a signed release into force.
 
@@ -61,7 +72,7 @@ def publish(desk: Desk, publication: Publication) -> ReleaseView:
     """
     release = decode_release(publication.manifest)
     digest = sha256(publication.manifest).hexdigest()
-    missing = [a.digest for a in release.artifacts if not desk.artifacts.has(a.digest)]
+    missing = [a.digest for a in release.files if not desk.artifacts.has(a.digest)]
     if missing:
         raise RefusedError(f"artifact {missing[0]} of {release.target} was not uploaded")
     desk.artifacts.put(publication.manifest)
