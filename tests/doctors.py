@@ -76,8 +76,8 @@ def facts_of(disk: Disk, **changes: object) -> Facts:
     return Facts(**{**plain, **changes})
 
 
-def settings(more: str = "") -> Config:
-    return parse_config(PIPELINE + more, folder=Path("/nowhere"))
+def settings(more: str = "", own: str = PIPELINE) -> Config:
+    return parse_config(own + more, folder=Path("/nowhere"))
 
 
 def named(checkup: Checkup, name: str, state: str) -> str:

@@ -75,7 +75,7 @@ def _config(facts: Facts) -> Check:
 
 
 def _permissions(facts: Facts, held: Held) -> Iterator[Check]:
-    owner = next(entry.uid for entry in held.entries if entry.name == ".")
+    owner = next((entry.uid for entry in held.entries if entry.name == "."), held.uid)
     foreign = [entry.name for entry in held.entries if entry.uid != owner]
     bare = [e.name for e in held.entries if e.name in _SECRETS and e.mode & _OTHERS]
     place = facts.state_dir

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
@@ -160,10 +161,9 @@ def _entries(place: Path) -> Iterator[Entry]:
             if (place / folder).is_dir():
                 found += list((place / folder).iterdir())[:_MOST_ENTRIES]
         for path in found:
-            stat = path.lstat()
-            yield Entry(name=str(path.relative_to(place)), mode=stat.st_mode, uid=stat.st_uid)
-    except FileNotFoundError:
-        return  # a running agent replaced a file meanwhile
+            with suppress(FileNotFoundError):  # a running agent replaced it meanwhile
+                stat = path.lstat()
+                yield Entry(name=str(path.relative_to(place)), mode=stat.st_mode, uid=stat.st_uid)
     except OSError as why:
         raise StoreError(f"{place}: {why.strerror or why}") from why
 

@@ -5,11 +5,12 @@ Rule 2: where the manager runs, it is believed about the broker; nobody logs in 
         because that would end its session.
 """
 
-import json
+import base64
 import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import pbkdf2_hmac
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
@@ -26,14 +27,32 @@ from fleet.config import FleetConfig
 from fleet.errors import FleetError
 from fleet.ingest.broker import BrokerLink
 from fleet.ingest.mail import Connected, Connection, Disconnected
-from fleet.ingest.mosquitto import BrokerLayout, find_dynamic_security, render_mosquitto_conf
-from fleet.ingest.provision import MANAGER_USER, PROVISIONER_USER
+from fleet.ingest.mosquitto import (
+    CONF_FILE,
+    Backend,
+    BrokerLayout,
+    backend_of,
+    find_dynamic_security,
+    render_mosquitto_conf,
+)
+from fleet.ingest.password_file import (
+    ACL_FILE,
+    read_dynamic_security,
+    read_passwords,
+    render_acl,
+)
+from fleet.ingest.rights import CONTROL_TOPIC, MANAGER_USER, PROVISIONER_USER, Hashed
 from fleet.service.views import StatusView
 
 PATIENCE_SECONDS: Final = 8.0
 SOON: Final = timedelta(days=30)
 _OTHERS: Final = 0o077
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_OWN: Final = (
+    (MANAGER_USER, "manager-password"),
+    (PROVISIONER_USER, "provisioner-password"),
+)
+_ONE_BACKUP: Final = "restore both from one backup"
 _SECRETS: Final = ("manager-password", "provisioner-password", "server.key", "ca.key")
 
 
@@ -103,38 +122,68 @@ def _folder(folder: Path) -> Iterator[Check]:
 
 
 def _accounts(folder: Path) -> Check:
-    for name in ("manager-password", "provisioner-password", "enrol-password"):
-        if not (folder / name).exists():
-            return ill("accounts", f"{folder / name} is missing: restore it from a backup")
-    path = folder / "dynamic-security.json"
+    backend = backend_of(folder)
+    path = BrokerLayout(folder=folder, backend=backend).accounts_path
+    read = read_dynamic_security if backend is Backend.DYNSEC else read_passwords
     try:
-        clients = {c["username"] for c in json.loads(path.read_bytes())["clients"]}
-    except OSError as why:
-        return ill("accounts", f"{path}: {why.strerror}: restore it, or no device may log in")
-    except (ValueError, KeyError, TypeError) as why:
-        return ill("accounts", f"{path} does not parse ({why!r}): restore it from a backup")
-    for user in (MANAGER_USER, PROVISIONER_USER):
-        if user not in clients:
+        accounts = read(path)
+    except FleetError as why:
+        return ill("accounts", f"{why}: restore it from a backup, or nobody can log in")
+    for user, name in _OWN:
+        try:
+            password = (folder / name).read_text().strip()
+        except (OSError, UnicodeDecodeError) as why:
+            return ill("accounts", f"{folder / name} cannot be read ({why}): restore it")
+        if user not in accounts:
             return ill("accounts", f"{path} has no account {user}: restore it from a backup")
-    return well("accounts", f"{len(clients)} accounts")
+        if not _is_of(password, accounts[user]):
+            return ill("accounts", f"{name} is not the one in {path.name}: {_ONE_BACKUP}")
+    if not (folder / "enrol-password").exists():
+        return ill("accounts", f"{folder}/enrol-password is missing: restore it from a backup")
+    return well("accounts", f"{len(accounts)} accounts, those of the manager fit its passwords")
+
+
+def _is_of(password: str, hashed: Hashed) -> bool:
+    try:
+        salt, digest = base64.b64decode(hashed.salt), base64.b64decode(hashed.digest)
+        made = pbkdf2_hmac("sha512", password.encode(), salt, hashed.iterations, len(digest))
+    except (ValueError, OverflowError):
+        return False
+    return made == digest
 
 
 def _configuration(config: FleetConfig) -> Check:
-    folder = config.broker_folder
+    folder, backend = config.broker_folder, backend_of(config.broker_folder)
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
     try:
-        plugin = find_dynamic_security()
-        found = (folder / "mosquitto.conf").read_text()
+        plugin = find_dynamic_security() if backend is Backend.DYNSEC else Path()
+        found = (folder / CONF_FILE).read_text()
     except FleetError as why:
         return doubt("broker-config", f"{why}; or does the broker run on another machine?")
     except (OSError, UnicodeDecodeError) as why:
-        return ill("broker-config", f"{folder / 'mosquitto.conf'} cannot be read: {why}")
+        return ill("broker-config", f"{folder / CONF_FILE} cannot be read: {why}")
     if shutil.which("mosquitto", path=path) is None:
         return doubt("broker-config", "mosquitto is not installed here: does it run elsewhere?")
+    differences = [
+        _first_difference(found, render_mosquitto_conf(layout, plugin))
+        for layout in _layouts(config, backend)
+    ]
+    if "" not in differences:
+        return doubt(
+            "broker-config",
+            f"{CONF_FILE} differs from what this version writes: {min(differences, key=len)}",
+        )
+    if backend is Backend.ACL_FILE:
+        return _rights(config)
+    return well("broker-config", f"{CONF_FILE} is the one that this version writes")
+
+
+def _layouts(config: FleetConfig, backend: Backend) -> list[BrokerLayout]:
+    """Return what could have been written: whoever made the fleet may have been root."""
+    folder = config.broker_folder
     url, enrol = BrokerUrl.parse(config.broker.url), BrokerUrl.parse(config.broker.enrol_url)
-    differences = []
-    for user in ("root", None):
-        layout = BrokerLayout(
+    return [
+        BrokerLayout(
             folder=folder,
             device_port=url.port,
             enrol_port=enrol.port,
@@ -142,14 +191,24 @@ def _configuration(config: FleetConfig) -> Check:
             certificate=folder / "server.pem" if url.secure else None,
             key=folder / "server.key" if url.secure else None,
             user=user,
+            backend=backend,
         )
-        differences.append(_first_difference(found, render_mosquitto_conf(layout, plugin)))
-    if "" in differences:
-        return well("broker-config", "mosquitto.conf is the one that this version writes")
-    return doubt(
-        "broker-config",
-        f"mosquitto.conf differs from what this version writes: {min(differences, key=len)}",
-    )
+        for user in ("root", None)
+    ]
+
+
+def _rights(config: FleetConfig) -> Check:
+    path = config.broker_folder / ACL_FILE
+    topics = Topics(fleet=config.fleet, prefix=config.prefix)
+    try:
+        difference = _first_difference(path.read_text(), render_acl(topics))
+    except (OSError, UnicodeDecodeError) as why:
+        return ill("broker-config", f"{path} cannot be read: {why}: restore it from a backup")
+    if difference:
+        return doubt(
+            "broker-config", f"{ACL_FILE} differs from what this version writes: {difference}"
+        )
+    return well("broker-config", f"{CONF_FILE} and {ACL_FILE} are those that this version writes")
 
 
 def _first_difference(found: str, rendered: str) -> str:
@@ -193,8 +252,9 @@ def _as_told(config: FleetConfig, status: StatusView) -> Check:
 def _logins(config: FleetConfig) -> Iterator[Check]:
     topics = Topics(fleet=config.fleet, prefix=config.prefix)
     yield _login(config, "broker", MANAGER_USER, "manager-password", topics.of_manager())
-    if config.broker.kind == "mosquitto":
-        answers = ("$CONTROL/dynamic-security/v1/response",)
+    # where files keep the accounts, the provisioner's password is another after each edit
+    if config.broker.kind == "mosquitto" and backend_of(config.broker_folder) is Backend.DYNSEC:
+        answers = (f"{CONTROL_TOPIC}/response",)
         yield _login(config, "provisioner", PROVISIONER_USER, "provisioner-password", answers)
 
 
@@ -234,4 +294,4 @@ def _advice(said: str) -> str:
         return "see the check of tls"
     if "reached" in said:
         return "start it with `fieldfare broker run`"
-    return "its password in broker/ and the broker's accounts differ: restore both from one backup"
+    return f"its password in broker/ and the broker's accounts differ: {_ONE_BACKUP}"

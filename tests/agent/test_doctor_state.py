@@ -24,6 +24,7 @@ from agent.doctor.reach import FAR_PORT
 from agent.errors import AgentError, CorruptError
 from agent.identity.clock import CLOCK
 from agent.identity.device_key import next_boot
+from agent.link.ledger import Totals
 from agent.link.outbox import Outbox
 from agent.observe.resources import require_supported
 from agent.update import trust
@@ -129,6 +130,11 @@ def full_outbox(disk: Disk) -> Facts:
     return facts_of(disk, config=settings("[outbox]\nquota_bytes = 1000\n"))
 
 
+def first_of_all(disk: Disk) -> Facts:
+    disk.remove(CLOCK)
+    return facts_of(disk, now_ms=1000)
+
+
 def without_authority(disk: Disk) -> Facts:
     state = trust.load(disk)
     assert state
@@ -182,6 +188,7 @@ FAULTS = [
     ("a root that runs out soon", at(ROOT_ENDS - 9 * DAY_MS), "trust", "warn", "runs out in 9"),
     ("targets that ran out", at(IN_2026 + 200 * DAY_MS), "metadata", "warn", "targets"),
     ("a clock at 1970", seen(now_ms=1000), "clock", "fail", "timedatectl"),
+    ("a clock at 1970 before any signed time", first_of_all, "clock", "fail", "program is newer"),
     ("a clock behind signed time", seen(now_ms=now_ms() - DAY_MS), "clock", "fail", "too early"),
     ("a clock at 2099", seen(now_ms=4_070_908_800_000), "clock", "warn", "2099"),
     ("a newer clock file", rewritten(CLOCK, v=9), "clock", "fail", "newer agent"),
@@ -194,11 +201,25 @@ FAULTS = [
     ),
     ("a newer assignment", rewritten(ACCEPTED, v=9), "assignment", "fail", "newer agent"),
     ("an outbox near its quota", full_outbox, "outbox", "warn", "of its quota"),
+    (
+        "reports that were dropped",
+        held(outbox=Totals(appended=9, acknowledged=4, dropped=3, pending=2, size_bytes=100)),
+        "outbox",
+        "warn",
+        "3 of 9",
+    ),
     ("a damaged outbox", torn("outbox/state.json"), "outbox", "fail", "state.json"),
     ("a full disk", held(free_bytes=10 << 20), "disk", "fail", "10 MiB are free"),
     ("a nearly full disk", held(free_bytes=100 << 20), "disk", "warn", "little"),
     ("no agent", seen(), "agent", "warn", "systemctl start"),
     ("a newer journal", rewritten("slots/motion.json", v=9), "model:motion", "fail", "newer agent"),
+    (
+        "a slot without a pipeline",
+        seen(config=settings("[pipeline.other]\nsource = {kind = 'replay', path = 'x'}\n", own="")),
+        "model:motion",
+        "warn",
+        "no [pipeline.motion]",
+    ),
     (
         "a model that does not load",
         seen(checked={"motion": CorruptError("store/ab now has SHA-256 cd")}),
@@ -273,6 +294,11 @@ def test_a_device_that_is_well_has_no_failure_and_one_doubt(device):
     # the fleet of this test signed in March 2026, which may be long ago
     assert set(doubts) <= {"agent", "trust", "metadata"}
     assert "agent" in doubts
+
+
+def test_a_timestamp_that_lapsed_is_no_fault_of_a_device_that_gets_no_release(device):
+    two_weeks = at(IN_2026 + 14 * DAY_MS)(device)
+    assert "metadata" not in [check.name for check in examine(two_weeks).checks]
 
 
 def test_an_agent_at_work_is_seen_by_its_lock(device):

@@ -1,7 +1,9 @@
 """Faults planted in a manager's home: each is named, with what to do about it."""
 
+import dataclasses
 import fcntl
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -14,18 +16,24 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.checkup import Checkup
+from agent.contract.topics import Topics
 from fleet.cli.program import fieldfare
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, UnreachableError
-from fleet.ingest.provision import MANAGER_USER
+from fleet.ingest.mosquitto import Backend, BrokerLayout, write_broker
+from fleet.ingest.password_file import read_dynamic_security
+from fleet.ingest.rights import MANAGER_USER
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import open_registry
 from fleet.service import doctor
 from fleet.service.desk import open_desk
 from fleet.service.doctor import Found, examine, is_held
+from fleet.service.doctor_trust import check_repository
 from fleet.service.founding import Ports, found_dev
 from fleet.service.views import StatusView
+from fleet.signing.published import read_published
 from tests.brokers import PROGRAM, accepts, eventually, free_port
 from tests.certificates import HOUR, make_certificates
 from tests.doctors import DAY_MS, named, now_ms
@@ -256,6 +264,13 @@ FAULTS = [
         "fail",
         "newer version",
     ),
+    (
+        "an older registry",
+        sql("UPDATE registry_schema SET version = 1"),
+        "registry",
+        "warn",
+        "copy it first",
+    ),
     ("a changed event log", changed_event, "registry", "fail", "not the one that was recorded"),
     ("a proxy", seen(environment={"HTTPS_PROXY": "http://p:1"}), "proxy", "warn", "not be used"),
     ("no broker folder", removed("broker"), "broker-files", "fail", "missing"),
@@ -268,13 +283,20 @@ FAULTS = [
         "chmod 600",
     ),
     ("no password", removed("broker/manager-password"), "accounts", "fail", "manager-password"),
-    ("no accounts", removed("broker/dynamic-security.json"), "accounts", "fail", "may log in"),
+    ("no accounts", removed("broker/dynamic-security.json"), "accounts", "fail", "can log in"),
     (
         "damaged accounts",
         written("broker/dynamic-security.json", "{"),
         "accounts",
         "fail",
-        "does not parse",
+        "restore it",
+    ),
+    (
+        "a password of another backup",
+        written("broker/manager-password", "another"),
+        "accounts",
+        "fail",
+        "one backup",
     ),
     (
         "the manager's account gone",
@@ -382,6 +404,46 @@ def test_a_lost_artifact_and_a_device_in_quarantine_are_named(config):
     assert "two lives" in apart
 
 
+def test_a_broker_that_keeps_its_accounts_in_files_is_judged_by_those(config):
+    idle = {"running": False, "status": None}
+    folder, port = config.broker_folder, BrokerUrl.parse(config.broker.url).port
+    layout = BrokerLayout(
+        folder=folder,
+        device_port=port,
+        enrol_port=BrokerUrl.parse(config.broker.enrol_url).port,
+        bind="127.0.0.1",
+        certificate=folder / "server.pem",
+        key=folder / "server.key",
+        user="root" if os.geteuid() == 0 else None,
+        backend=Backend.ACL_FILE,
+    )
+    passwords = read_dynamic_security(folder / "dynamic-security.json")
+    write_broker(layout, Topics(fleet="demo"), passwords)
+    (folder / "dynamic-security.json").unlink()
+    with broker_of(config):
+        well = examine(found_of(config, **idle))
+    assert "acl are those" in named(well, "broker-config", "ok")
+    assert "accounts" in named(well, "accounts", "ok")
+    assert "takes fieldfare-manager" in named(well, "broker", "ok")
+    assert "provisioner" not in [check.name for check in well.checks]
+
+    (folder / "acl").write_text((folder / "acl").read_text() + "topic readwrite #\n")
+    assert "topic readwrite #" in named(examine(found_of(config)), "broker-config", "warn")
+    (folder / "passwords").write_text("words\n")
+    assert "line 1" in named(examine(found_of(config)), "accounts", "fail")
+
+
+def test_a_change_of_root_that_was_cut_off_is_named(config):
+    cut = dataclasses.replace(read_published(config.repository), interrupted=True)
+    found = Checkup(checks=tuple(check_repository(cut, now_ms())))
+    assert "finishes it at start" in named(found, "repository", "warn")
+
+
+def test_offline_keys_beside_a_manager_that_serves_real_devices_are_named(config):
+    real = dataclasses.replace(config, dev=False)
+    assert "move them off" in named(examine(found_of(real)), "dev", "warn")
+
+
 def test_every_planted_fault_is_listed_in_the_documentation():
     page = (ROOT / "docs/doctor.md").read_text()
     missing = [f[0] for f in FAULTS if f"| {f[0]} | `{f[2]}` | {f[3]} |" not in page]
@@ -413,6 +475,7 @@ def test_accounts_that_work_and_passwords_that_do_not_are_told_apart(config):
         well = examine(found_of(config, **idle))
         (config.broker_folder / "provisioner-password").write_text("another")
         ill = examine(found_of(config, **idle))
+    assert "from one backup" in named(ill, "accounts", "fail")
     assert "takes fieldfare-manager" in named(well, "broker", "ok")
     assert "takes fieldfare-provisioner" in named(well, "provisioner", "ok")
     assert "takes fieldfare-manager" in named(ill, "broker", "ok")
