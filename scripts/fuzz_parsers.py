@@ -21,6 +21,7 @@ from agent.contract.belief import (
     believe_ack,
     believe_assignment,
     believe_fresh,
+    believe_permits,
     believe_release,
     believe_task,
 )
@@ -89,9 +90,10 @@ def envelopes() -> tuple[Parser, list[bytes]]:
 
 
 def manifests() -> tuple[Parser, list[bytes]]:
-    """Manifests whose digest is believed."""
+    """Manifests whose digest is believed, and permits."""
 
     def parse(content: bytes) -> None:
+        believe_permits(content, fleet="demo")
         believe_release(
             content,
             Assigned(target="models/motion/v5.json", digest=sha256(content).hexdigest(), counter=5),

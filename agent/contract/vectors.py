@@ -102,7 +102,10 @@ class AckVector(_Vector, frozen=True, kw_only=True, tag="ack"):
 
 
 class ReleaseVector(_Vector, frozen=True, kw_only=True, tag="release"):
-    """A manifest may be put into a slot above which ``running`` (a manifest) may stand."""
+    """A manifest may be put into a slot where ``running`` (a manifest) runs.
+
+    ``permitted`` is whether an offline-signed permit lets this device go back to it.
+    """
 
     manifest: bytes
     assigned: Assigned
@@ -111,6 +114,7 @@ class ReleaseVector(_Vector, frozen=True, kw_only=True, tag="release"):
     running: bytes | None
     running_digest: Digest | None
     floor: Count
+    permitted: bool = False
 
 
 class ChunkVector(_Vector, frozen=True, kw_only=True, tag="chunk"):
@@ -213,6 +217,7 @@ def _judge(vector: Vector) -> None:
                 running=None if vector.running is None else decode_release(vector.running),
                 running_digest=vector.running_digest,
                 floor=vector.floor,
+                permitted=vector.permitted,
             )
         case ChunkVector():
             vector.artifact.check_chunk(vector.index, vector.content)

@@ -11,7 +11,9 @@ from agent.contract.belief import (
     believe_ack,
     believe_assignment,
     believe_fresh,
+    believe_permits,
     believe_release,
+    is_permitted,
 )
 from agent.contract.codec import encode
 from agent.contract.envelope import (
@@ -23,7 +25,16 @@ from agent.contract.envelope import (
     stamp_report,
 )
 from agent.contract.manifest import encode_release
-from agent.contract.messages import Ack, Authority, Fresh, Presence, Telemetry
+from agent.contract.messages import (
+    PERMITS_TARGET,
+    Ack,
+    Authority,
+    Fresh,
+    Permit,
+    Permits,
+    Presence,
+    Telemetry,
+)
 from agent.contract.topics import ACK, ASSIGNMENT, EVENT, FRESH, INVENTORY, PRESENCE, TELEMETRY
 from agent.disk import Disk
 from agent.errors import (
@@ -87,7 +98,9 @@ ACCEPTED = judge(signed()).accepted
 # 13: a stolen manager chooses badly
 
 
-def judge_release(release, *, slot="motion", hardware="generic-linux", running=None, floor=0):
+def judge_release(
+    release, *, slot="motion", hardware="generic-linux", running=None, floor=0, permitted=False
+):
     return believe_release(
         encode_release(release)[0],
         assign(release),
@@ -96,6 +109,7 @@ def judge_release(release, *, slot="motion", hardware="generic-linux", running=N
         running=running,
         running_digest=None if running is None else assign(running).digest,
         floor=floor,
+        permitted=permitted,
     )
 
 
@@ -152,6 +166,38 @@ def test_attack_14_an_older_release_is_taken_where_the_running_one_permits_it():
         judge_release(other, running=running, floor=5)
     with pytest.raises(RollbackError):
         judge_release(old, running=make_release(5), floor=5)
+
+
+def test_attack_14_an_older_release_is_taken_with_a_permit_of_the_offline_keys_only(tmp_path):
+    fleet = SignedFleet(tmp_path / "fleet")
+    old = make_release(2)
+    digest = assign(old).digest
+    permit = Permit(release=digest, slot="motion", devices=(DEVICE,), expires_ms=NOW_MS + DAY_MS)
+    state = advance(pinned(fleet), fleet.repository.bundle(0, ())).state
+    forged = encode(Permits(fleet="demo", permits=(permit,)))
+    files = {**fleet.repository.bundle(1, ()), PERMITS_TARGET: forged}
+    assert advance(state, files).state.permits is None
+    fleet.publish({PERMITS_TARGET: forged})
+    state = advance(state, fleet.repository.bundle(1, ())).state
+    wider = encode(Permits(fleet="demo", permits=(msgspec.structs.replace(permit, devices=()),)))
+    tampered = {**fleet.repository.bundle(0, ()), PERMITS_TARGET: wider}
+    assert advance(pinned(fleet), tampered).state.permits is None
+    permits = believe_permits(state.permits, fleet="demo")
+    good = {"device": DEVICE, "slot": "motion", "digest": digest, "now_ms": NOW_MS}
+    assert is_permitted(permits, **good)
+    assert judge_release(old, floor=5, permitted=True) == old
+    for other in (
+        {"device": OTHER},
+        {"slot": "sound"},
+        {"digest": assign(make_release(3)).digest},
+        {"now_ms": NOW_MS + DAY_MS},
+    ):
+        assert not is_permitted(permits, **{**good, **other})
+    assert not is_permitted(believe_permits(state.permits, fleet="other"), **good)
+    with pytest.raises(RollbackError):
+        judge_release(old, floor=5, permitted=False)
+    with pytest.raises(MismatchError):
+        judge_release(old, floor=5, slot="sound", permitted=True)
 
 
 # 15: assignments

@@ -398,6 +398,7 @@ def releases() -> list[Vector]:
         slot: str = "motion",
         running: Release | None = None,
         floor: int = 0,
+        permitted: bool = False,
     ) -> Vector:
         ran = None if running is None else written(running)
         return ReleaseVector(
@@ -412,6 +413,7 @@ def releases() -> list[Vector]:
             running=ran,
             running_digest=None if ran is None else sha256(ran).hexdigest(),
             floor=floor,
+            permitted=permitted,
         )
 
     older = {"target": old.target, "counter": 2}
@@ -420,7 +422,9 @@ def releases() -> list[Vector]:
         of("at the floor", "accepted", manifest, floor=5),
         of("older, and permitted", "accepted", back, running=permits, floor=5, **older),
         of("older, and running already", "accepted", back, running=old, floor=5, **older),
+        of("older, with a permit", "accepted", back, floor=5, permitted=True, **older),
         of("below the floor", "rollback", manifest, floor=6),
+        of("a permit for another slot's", "mismatch", manifest, slot="sound", permitted=True),
         of("older, not permitted", "rollback", back, running=plain, floor=5, **older),
         of("of another digest", "corrupt", manifest, named="0" * 64),
         of("a flipped bit", "corrupt", flipped(manifest, b"int8"), named=digest),
