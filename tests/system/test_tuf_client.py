@@ -140,6 +140,15 @@ def test_a_root_needs_the_old_keys_and_the_new_ones(client, repository):
     assert client.versions()["root"] == 3
 
 
+def test_of_a_chain_of_roots_those_before_the_bad_one_are_kept(client, repository):
+    repository.new_root()
+    repository.rotate("root")
+    repository.new_root()
+    assert client.refresh() == 1
+    assert client.versions()["root"] == 2
+    assert (client.metadata / "root.json").read_bytes() == repository.files["metadata/2.root.json"]
+
+
 def test_a_new_root_is_kept_although_what_follows_is_refused(client, repository):
     assert client.refresh() == 0
     repository.rotate("snapshot")
