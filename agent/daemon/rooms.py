@@ -124,6 +124,10 @@ class Rooms:
                 self._not_probed(why)
             case "learn", LearnAnswer() | AgentError() as answer:
                 self.learning.finished(answer)
+            case "rebuild", RebuildAnswer() | AgentError() as answer:
+                if isinstance(answer, RebuildAnswer):
+                    self.store.seals.keep(finished.ticket, answer.seal)
+                self.transfers.rebuilt(finished.ticket, answer)
             case _:
                 log.error(event("unexpected-answer", kind=finished.kind))
 
@@ -133,10 +137,6 @@ class Rooms:
         self.reporting.online(epoch)
         self.tell_everything()
         self.learning.connected()
-            case "rebuild", RebuildAnswer() | AgentError() as answer:
-                if isinstance(answer, RebuildAnswer):
-                    self.store.seals.keep(finished.ticket, answer.seal)
-                self.transfers.rebuilt(finished.ticket, answer)
         self.try_again()
 
     def tell_everything(self) -> None:
@@ -355,6 +355,7 @@ class Rooms:
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             hashed=self.store.seal,
+            rebuild=self.children.rebuild,
             monotonic=time.monotonic,
         )
 
@@ -364,6 +365,5 @@ class Rooms:
             start=self.children.learn,
             answer=self.reporting.answer_task,
             alarm=self.reporting.alarm,
-            rebuild=self.children.rebuild,
             monotonic=time.monotonic,
         )
