@@ -12,6 +12,7 @@ from typing import Protocol
 import click
 
 from agent.contract.broker_url import BrokerUrl
+from fleet.cli.broker_setup import setup
 from fleet.cli.keyring import read_passphrase
 from fleet.cli.output import home_option
 from fleet.cli.proposing import read_file
@@ -193,6 +194,9 @@ def run_broker(home: Path) -> None:
             "the fleet with --broker embedded for loopback"
         )
     os.execv(found, [found, "-c", str(config.broker_folder / "mosquitto.conf")])  # noqa: S606 - our own program
+
+
+broker.add_command(setup)
 
 
 def _log_events() -> None:
