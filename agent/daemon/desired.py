@@ -122,6 +122,7 @@ class Desired:
             monotonic=around.monotonic,
             answer_seconds=answer_seconds,
         )
+        self._puzzled = self._unexplained = False
         self._refreshing: tuple[str, ...] | None = None
         self._nonce: str | None = None
         self._stale = 0
@@ -209,10 +210,20 @@ class Desired:
     def take_ack(self, payload: bytes) -> Ack | None:
         """Return an acknowledgement that the director signed, or None."""
         try:
-            return believe_ack(payload, authority=self._authority, device=self._device)
+            ack = believe_ack(payload, authority=self._authority, device=self._device)
+        except UnsignedError as why:
+            if self._unexplained:
+                self._refuse("acknowledgement", why)
+            else:  # perhaps of a director that only newer metadata names
+                log.info(event("ack-puzzles", why=why))
+            self._puzzled = True
+            self._explain()
         except AgentError as why:
             self._refuse("acknowledgement", why)
-            return None
+        else:
+            self._puzzled = self._unexplained = False
+            return ack
+        return None
 
     def take_task(self, payload: bytes, run: str) -> tuple[Task, bytes] | None:
         """Return a task that the director signed, with its attachment, or None."""
@@ -285,6 +296,7 @@ class Desired:
             self._give_up(wanted, why)
             return
         self._authority = news.state.who_directs()
+        self._unexplained, self._puzzled = self._puzzled, False
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
         self._deliver(wanted, news)
         self._retry_held()
@@ -336,6 +348,8 @@ class Desired:
 
     def _retry_held(self) -> None:
         for _ in range(len(self._held)):
+            if not self._held:
+                return  # settling one raises the wishes, which may try the rest
             payload = self._held.popleft()
             try:
                 believed = self._believe(payload)

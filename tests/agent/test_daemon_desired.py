@@ -14,6 +14,7 @@ from agent.contract.frames import split_file
 from agent.contract.manifest import encode_release
 from agent.contract.messages import (
     AUTHORITY_TARGET,
+    Ack,
     Assigned,
     Assignment,
     Authority,
@@ -23,7 +24,7 @@ from agent.contract.messages import (
     MetaBundle,
     MetaRequest,
 )
-from agent.contract.topics import ASSIGNMENT, FRESH
+from agent.contract.topics import ACK, ASSIGNMENT, FRESH
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.agenda import Agenda
 from agent.daemon.desired import Desired, Surroundings
@@ -438,3 +439,51 @@ def test_an_accepted_assignment_of_a_newer_version_is_refused_untouched(device, 
 def test_an_authority_is_what_was_verified_and_not_what_is_claimed(device):
     assert isinstance(device.room.authority, Authority)
     assert device.room.authority == device.fleet.repository.authority()
+
+
+def with_another_director(device: Device) -> SigningKey:
+    """Give the fleet another director, and return its key; the device has yet to learn of it."""
+    key, held = SigningKey.generate(), device.fleet.repository.authority()
+    authority = msgspec.structs.replace(
+        held,
+        director_keys=(bytes(key.verify_key).hex(),),
+        director_epoch=held.director_epoch + 1,
+    )
+    device.fleet.publish({AUTHORITY_TARGET: encode(authority)})
+    return key
+
+
+def test_several_assignments_of_a_new_director_are_judged_after_one_refresh(device):
+    key = with_another_director(device)
+    for sequence in (1, 2, 3):
+        device.room.take_assignment(device.assignment(sequence, key=key, director_epoch=2))
+    device.wait(0.0)
+    device.serve()
+    assert device.alarms == []
+    assert device.room.accepted is not None
+    assert device.room.accepted.accepted.order == (2, 3)
+
+
+def ack_by(key: SigningKey) -> bytes:
+    said = Ack(device=DEVICE, boot="1-00112233445566ff", sequence=3)
+    return sign_document(key, ACK.at(DEVICE).logical, said)
+
+
+def test_acknowledgements_of_a_new_director_are_explained_by_metadata_before_an_alarm(device):
+    key = with_another_director(device)
+    for _ in range(3):
+        assert device.room.take_ack(ack_by(key)) is None
+    assert device.alarms == []
+    device.wait(0.0)
+    device.serve()
+    assert device.room.take_ack(ack_by(key)) is not None
+    assert device.alarms == []
+
+
+def test_an_acknowledgement_that_newer_metadata_does_not_explain_is_an_alarm(device):
+    thief = SigningKey.generate()
+    assert device.room.take_ack(ack_by(thief)) is None
+    device.wait(0.0)
+    device.serve()
+    assert device.room.take_ack(ack_by(thief)) is None
+    assert device.alarms == ["unsigned"]

@@ -1,5 +1,6 @@
 """A real device follows what people sign: other keys, another director, a permitted way back."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,4 +97,5 @@ def test_a_device_follows_rotations_and_goes_back_by_permit(person, home):
             person("model", "permit", "motion/v1", *targets, "--home", home, "--yes")
             person("rollout", "create", "motion/v1", "--one-way", "--home", home)
             eventually(lambda: runs(folder) == "motion v1", seconds=60)
+            assert json.loads(person("fleet", "alarms", "-o", "json", "--home", home)) == []
             assert agent.stop() == 0
