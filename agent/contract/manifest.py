@@ -80,7 +80,11 @@ class Artifact(Struct, frozen=True, kw_only=True):
 
 
 class Source(Artifact, frozen=True, kw_only=True):
-    """Fewer bytes from which an artifact can be made; see ``contract.sources``.
+    """Fewer bytes from which an artifact can be made; the digest of the result decides.
+
+    ``full-zstd`` is one zstd frame (RFC 8878) of the artifact; ``patch-zstd`` one with the
+    base as its raw dictionary; ``subtract-zstd`` one of artifact minus base, byte by byte
+    modulo 256, what is longer than the base unchanged.
 
     Attributes:
         kind: How; a device leaves a kind that it does not know alone.
