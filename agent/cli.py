@@ -6,13 +6,14 @@ is one sentence on standard error.
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
 import msgspec
 
 from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, load_config
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 
 LONGEST_WAIT_SECONDS = 86_400.0
 
@@ -147,14 +148,18 @@ def doctor(
     Looks at the machine, the configuration, the state directory, trust and clock, the
     runtimes and the way to the broker; changes nothing. Without options it goes by
     /etc/fieldfare/agent.toml where there is one. Leaves with status 1 if a check fails.
-    Where no agent runs, it logs in to the broker in this device's name.
+    Where no agent runs, it logs in to the broker in this device's name. Started as root it
+    first becomes the user that the state directory belongs to.
     """
     from agent.contract.checkup import describe
     from agent.doctor.examine import examine
     from agent.doctor.gather import gather
+    from agent.doctor.owner import become_owner
 
     if state_dir is None and config_file is None and DEFAULT_CONFIG_FILE.exists():
         config_file = DEFAULT_CONFIG_FILE
+    with suppress(ConfigError):  # the checkup will say it
+        become_owner(_state_dir(state_dir, config_file))
     found = examine(gather(state_dir, config_file, os.environ))
     click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
     if found.failed:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from agent.config import load_config
+from agent.contract.checkup import Checkup
 from agent.contract.messages import Finding, Hosted
 from agent.contract.topics import EVENT
 from agent.daemon.accepted import ACCEPTED
@@ -365,6 +367,26 @@ def test_the_command_leaves_with_one_and_says_each_fault_on_a_line(tmp_path):
     assert as_json.returncode == 1
     names = [check["name"] for check in json.loads(as_json.stdout)["checks"]]
     assert names == [line[5:].split(":")[0] for line in lines]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_looks_with_the_eyes_of_the_agents_user(device, tmp_path):
+    np.savez(tmp_path / "walk.npz", samples=np.zeros((2, 3), np.float32), rate_hz=50.0)
+    config = tmp_path / "agent.toml"
+    pipeline = '[pipeline.motion]\nsource = {kind = "replay", path = "walk.npz"}\n'
+    config.write_text(f'[agent]\nstate_dir = "{device.root}"\n{pipeline}')
+    for path in (device.root, *device.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "walk.npz").chmod(0o600)
+
+    ended = command("doctor", "--config", config, "-o", "json")
+    assert ended.stderr == ""
+    checkup = msgspec.json.decode(ended.stdout, type=Checkup)
+    assert "Permission denied" in named(checkup, "source:motion", "fail")
+    assert "its user alone" in named(checkup, "state", "ok")
+    assert "of fleet demo" in named(checkup, "enrolment", "ok")
 
 
 def test_the_doctor_changes_nothing(device):
