@@ -44,6 +44,8 @@ PAYLOADS = {
     "FRESH": "Fresh, in a document",
     "META": "MetaBundle, in pieces",
     "ARTIFACT": "pieces of the artifact",
+    "ARTIFACT_REFUSAL": "ChunkRefusal",
+    "ARTIFACT_CAST": "pieces of the artifact",
     "ASSIGNMENT": "Assignment, in a document",
     "ROUND_OFFER": "Task, in a document, as a parcel",
     "ACK": "Ack, in a document",

@@ -236,13 +236,28 @@ class MetaBundle(Versioned, frozen=True, kw_only=True):
 
 
 class ChunkRequest(Versioned, frozen=True, kw_only=True):
-    """Ranges ``(first, count)`` of the chunks of artifact ``a``."""
+    """Ranges ``(first, count)`` of the chunks of artifact ``a``.
+
+    Attributes:
+        g: Whether the device also listens to the group topic of this artifact.
+        heard: Which chunk it took from there last, so that nobody sends faster than it takes.
+
+    """
 
     a: Digest
+    g: bool = False
+    heard: Count | None = None
     r: Annotated[
         tuple[tuple[Count, Annotated[int, Meta(ge=1, le=MAX_CHUNKS_PER_REQUEST)]], ...],
         Meta(min_length=1, max_length=MAX_CHUNKS_PER_REQUEST),
     ]
+
+
+class ChunkRefusal(Versioned, frozen=True, kw_only=True):
+    """Chunks of artifact ``a`` cannot be had here now; unsigned, so it ends one try only."""
+
+    a: Digest
+    why: Text = ""
 
 
 class ManagerPresence(Versioned, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ from agent.contract.limits import PROTOCOL, require_name
 from agent.errors import MalformedError
 
 MAX_TOPIC_CHARACTERS = 256
+EVERYBODY = "all"
+"""The group of every device of the fleet."""
 
 
 class Way(StrEnum):
@@ -121,6 +123,14 @@ META = Channel(
 ARTIFACT = Channel(
     way=Way.DOWN, path="art/{}", qos=0, expiry_seconds=30, signer="manifest", about="binary chunks"
 )
+ARTIFACT_REFUSAL = Channel(
+    way=Way.DOWN,
+    path="refusal/{}",
+    qos=0,
+    expiry_seconds=30,
+    signer="nobody",
+    about="an artifact that is not kept here; ends one try, never a wish",
+)
 ASSIGNMENT = Channel(
     way=Way.DOWN,
     path="assignment",
@@ -153,6 +163,14 @@ HINT = Channel(
     expiry_seconds=60,
     signer="nobody",
     about="a newer revision exists",
+)
+ARTIFACT_CAST = Channel(
+    way=Way.GROUP,
+    path="art/{}",
+    qos=0,
+    expiry_seconds=30,
+    signer="manifest",
+    about="chunks for many devices at once; heard only while fetching",
 )
 MANAGER_PRESENCE = Channel(
     way=Way.SERVER,
@@ -193,10 +211,12 @@ CHANNELS = (
     FRESH,
     META,
     ARTIFACT,
+    ARTIFACT_REFUSAL,
     ASSIGNMENT,
     ROUND_OFFER,
     ACK,
     HINT,
+    ARTIFACT_CAST,
     MANAGER_PRESENCE,
 )
 """Every channel that is addressed by an owner; enrolment is addressed by a nonce."""
@@ -287,12 +307,21 @@ class Topics:
         return address
 
     def of_device(self, device: str) -> tuple[str, ...]:
-        """Return the filters that one agent subscribes to."""
+        """Return the filters of all that one agent may read."""
         return (
             f"{self.root}/{Way.DOWN}/{device}/#",
             f"{self.root}/{Way.GROUP}/#",
             f"{self.root}/{Way.SERVER}/+/presence",
         )
+
+    def heard_by_device(self, device: str) -> tuple[str, ...]:
+        """Return the filters that one agent subscribes to for good.
+
+        Of the groups' topics these are the hints; chunks for many are subscribed to while
+        they are wanted, so that they cost nobody else anything.
+        """
+        own, _groups, managers = self.of_device(device)
+        return (own, f"{self.root}/{Way.GROUP}/+/{HINT.path}", managers)
 
     def of_manager(self) -> tuple[str, ...]:
         """Return the filters that the manager subscribes to."""

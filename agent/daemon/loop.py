@@ -15,10 +15,12 @@ from random import SystemRandom
 from agent.config import Config
 from agent.contract.codec import decode
 from agent.contract.frames import Piece
-from agent.contract.messages import ManagerPresence
+from agent.contract.messages import ChunkRefusal, ManagerPresence
 from agent.contract.topics import (
     ACK,
     ARTIFACT,
+    ARTIFACT_CAST,
+    ARTIFACT_REFUSAL,
     ASSIGNMENT,
     FRESH,
     HINT,
@@ -138,6 +140,12 @@ class Loop:
                 rooms.desired.take_piece(Piece.decode(message.payload))
             case channel if channel is ARTIFACT:
                 rooms.transfers.take(Piece.decode(message.payload))
+            case channel if channel is ARTIFACT_CAST:
+                piece = Piece.decode(message.payload)
+                rooms.listening.heard(message.address, piece.index)
+                rooms.transfers.take(piece)
+            case channel if channel is ARTIFACT_REFUSAL:
+                rooms.transfers.refused(decode(ChunkRefusal, message.payload))
             case channel if channel is MANAGER_PRESENCE:
                 self._manager(decode(ManagerPresence, message.payload))
             case channel if channel is HINT:

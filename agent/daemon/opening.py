@@ -90,7 +90,7 @@ def open_link(
         ),
         topics,
         inbox,
-        subscriptions=topics.of_device(device),
+        subscriptions=topics.heard_by_device(device),
         will_for=signer.will,
         pace=_pace(config),
     )

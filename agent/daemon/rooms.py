@@ -11,7 +11,7 @@ import time
 from agent.config import Config
 from agent.contract.codec import encode
 from agent.contract.messages import Assigned, Telemetry
-from agent.daemon import desired, evaluating, judging, learning, transfers, updating
+from agent.daemon import desired, evaluating, judging, learning, listening, transfers, updating
 from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
 from agent.daemon.host import event, log
@@ -73,6 +73,15 @@ class Rooms:
         )
         self.judging = judging.Judging(
             config.update, self.measures, self.agenda, self._around_judging()
+        )
+        self.listening = listening.Listening(
+            self.agenda,
+            listening.Surroundings(
+                ask=self.reporting.ask,
+                listen=self.broker.listen,
+                unlisten=self.broker.unlisten,
+                monotonic=time.monotonic,
+            ),
         )
         self.transfers = transfers.Transfers(
             opened.disk,
@@ -351,7 +360,7 @@ class Rooms:
             self._tell(slot, news)
 
         return transfers.Surroundings(
-            ask=self.reporting.ask,
+            ask=self.listening.ask,
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             hashed=self.store.seal,

@@ -16,7 +16,7 @@ from typing import Final, assert_never
 
 from agent.contract.frames import Piece
 from agent.contract.manifest import Artifact, Source
-from agent.contract.messages import ChunkRequest
+from agent.contract.messages import ChunkRefusal, ChunkRequest
 from agent.contract.sources import choose_source
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
@@ -26,7 +26,7 @@ from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
 from agent.update.store import FOLDER
 from agent.worker.jobs import RebuildAnswer
 
-_OF_THE_SOURCE: Final = frozenset({"stalled", "corrupt"})
+_OF_THE_SOURCE: Final = frozenset({"stalled", "corrupt", "unavailable"})
 """Failures that speak of what is fetched, not of this device's disk."""
 
 
@@ -90,6 +90,14 @@ class Transfers:
         """Give up what a slot fetches; what arrived of it is kept for another try."""
         if any(order.slot == slot for order in self._orders):
             self._orders = deque(o for o in self._orders if o.slot != slot)
+
+    def refused(self, refusal: ChunkRefusal) -> None:
+        """End the try that waits for an artifact which the manager does not keep."""
+        fetch = self._orders[0].active if self._orders else None
+        rebuilding = fetch is not None and self._orders[0].rebuilding
+        if fetch is not None and fetch.digest == refusal.a and not rebuilding:
+            self._follow(fetch.give_up(refusal.why))
+            self._ask()
 
     def take(self, piece: Piece) -> None:
         """Take one chunk; one that nobody waits for is ignored."""

@@ -177,6 +177,19 @@ class Wire:
         self.wake()
         return bool(sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS)
 
+    def subscribe(self, topic: str) -> bool:
+        """Also hear one topic; from any thread. A refusal costs nothing else."""
+        with self._publishing:
+            result, _ = self._client.subscribe([(topic, SubscribeOptions(qos=0))])
+        self.wake()
+        return bool(result == MQTTErrorCode.MQTT_ERR_SUCCESS)
+
+    def unsubscribe(self, topic: str) -> None:
+        """No longer hear one topic; from any thread."""
+        with self._publishing:
+            self._client.unsubscribe(topic)
+        self.wake()
+
     def settle(self, mid: int) -> None:
         """Acknowledge a message; from any thread."""
         self.unsettled.discard(mid)
@@ -291,6 +304,8 @@ class Wire:
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
+        if self.subscribed:
+            return  # one of those that came later
         for name, reason in zip(self._subscriptions, reasons, strict=False):
             if reason.is_failure:
                 self.end = End(f"no subscription to {name}: {reason.getName()}", reason.value)

@@ -60,7 +60,7 @@ class Fetched:
 class FetchFailed:
     """Given up; what was fetched is kept for the next try.
 
-    ``code`` is ``stalled``, ``corrupt`` or the code of a ``StoreError``.
+    ``code`` is ``stalled``, ``corrupt``, ``unavailable`` or the code of a ``StoreError``.
     """
 
     digest: str
@@ -121,6 +121,11 @@ class Fetch:
         if not missing:
             self._finish()
 
+    @property
+    def digest(self) -> str:
+        """Of the artifact that is fetched."""
+        return self._artifact.digest
+
     def requests(self, now_seconds: float) -> tuple[ChunkRequest, ...]:
         """Return what to ask for now; call after each ``take`` and when ``wait_seconds`` is over.
 
@@ -167,6 +172,14 @@ class Fetch:
         if self._outcome is not None:
             return self._outcome
         return Fetching(digest=self._artifact.digest, chunks=self._got, of=self._artifact.count)
+
+    def give_up(self, why: str) -> Progress:
+        """End this try at once, because the other side says that it is in vain."""
+        if self._outcome is None:
+            with suppress(StoreError):  # the next try then fetches a little more
+                self._persist()
+            self._fail("unavailable", why)
+        return self.progress(self._last_good_seconds)
 
     def wait_seconds(self, now_seconds: float) -> float:
         """Return how long nothing needs to be asked unless a piece arrives."""

@@ -41,6 +41,7 @@ class Broker:
         self._topics = topics
         self._inbox = inbox
         self._subscriptions = subscriptions
+        self._listening: set[str] = set()
         self._will_for = will_for
         self._patience = Patience(pace or Pace())
         self._epoch = 0
@@ -67,6 +68,21 @@ class Broker:
             )
         wire = self._wire
         return wire is not None and wire.publish(message)
+
+    def listen(self, address: Address) -> bool:
+        """Also hear one address, on this connection and the next; False when offline."""
+        topic = self._topics.write(address)
+        self._listening.add(topic)
+        wire = self._wire
+        return wire is not None and wire.subscribe(topic)
+
+    def unlisten(self, address: Address) -> None:
+        """No longer hear an address."""
+        topic = self._topics.write(address)
+        self._listening.discard(topic)
+        wire = self._wire
+        if wire is not None:
+            wire.unsubscribe(topic)
 
     def settle(self, message: Arrived) -> None:
         """Tell the broker that the message has been dealt with for good."""
@@ -115,7 +131,7 @@ class Broker:
                 self._connection,
                 self._topics,
                 epoch=self._epoch,
-                subscriptions=self._subscriptions,
+                subscriptions=(*self._subscriptions, *sorted(self._listening)),
                 will=will,
                 arrived=self._take,
             )

@@ -1,4 +1,4 @@
-"""Artifacts through a real broker: one device beside a raw copy, and a resumed transfer.
+"""Artifacts through a real broker: one device beside a raw copy, a resumed one, and a fleet.
 
 Rule 1: the manager, the broker and every device are processes of their own; the device
         is the agent's own link and fetch (``transfer_device``).
@@ -7,6 +7,10 @@ Rule 2: one device and the raw copy (``transfer_raw``: same bytes, same broker, 
         ``mqtt_ratio`` is raw seconds over ours: 1.0 would be as fast as the raw copy.
 Rule 3: a resumed transfer is one whose process killed itself half-way. What it cost is
         what both lives asked for beyond the artifact, in windows of 32 chunks.
+Rule 4: the fleet is devices (20) that begin together. ``egress_ratio`` is what the broker
+        was handed meanwhile, over the artifact; ``fleet_ratio`` is until the last of them
+        is done, over one device alone. All of them share this machine's processor, which
+        ``fleet_cpu_seconds`` is theirs of, and bounds that ratio from below.
 """
 
 import argparse
@@ -23,8 +27,8 @@ import msgspec
 from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
 from agent.contract.manifest import Artifact, describe_artifact
 from agent.contract.topics import ARTIFACT
-from scripts.bench import transfer_device, transfer_raw
-from scripts.bench.transfer_place import FLEET, SENDER, TOPICS, Place
+from scripts.bench import delta, transfer_device, transfer_raw
+from scripts.bench.transfer_place import FLEET, SENDER, TOPICS, Egress, Place
 
 HERE = Path(__file__).parent
 MIB = 1024 * 1024
@@ -105,6 +109,25 @@ class Bench:
         extra = first.asked + second.asked - self.artifact.count
         return extra / MAX_CHUNKS_PER_REQUEST
 
+    def fleet(self, devices: list[str]) -> dict[str, float]:
+        """Fetch the artifact with many devices that begin together."""
+        egress = Egress(self.place)
+        children = [self._device(device) for device in devices]
+        before = egress.settled()
+        for child in children:
+            child.go()
+        lines = [msgspec.json.decode(c.figures(), type=transfer_device.Figures) for c in children]
+        sent = egress.settled() - before
+        egress.close()
+        if failed := [line.why for line in lines if line.why]:
+            raise SystemExit(f"transfer: {failed[0]}")
+        began, ended = min(line.began for line in lines), max(line.ended for line in lines)
+        return {
+            "seconds": ended - began,
+            "artifacts": sent / self.artifact.size,
+            "cpu_seconds": sum(line.cpu_seconds for line in lines),
+        }
+
     def _fetch(self, child: Child) -> transfer_device.Figures:
         child.go()
         figures = msgspec.json.decode(child.figures(), type=transfer_device.Figures)
@@ -130,23 +153,32 @@ class Bench:
         return str(path)
 
 
-def measure(folder: Path, megabytes: int) -> dict[str, float]:
+def measure(folder: Path, megabytes: int, fleet_size: int) -> dict[str, float]:
     """Return the figures of all ways."""
     ones = [f"d-one-{number}" for number in range(ROUNDS)]
-    with Place(folder, [*ones, "d-resume"]) as place:
+    many = [f"d-many-{number}" for number in range(fleet_size)]
+    with Place(folder, [*ones, "d-resume", *many]) as place:
         bench = Bench(place, os.urandom(megabytes * MIB))
         raw, ours = [], []
         for device in ones:
             raw.append(bench.raw_seconds())
             ours.append(bench.one_device(device))
         one = statistics.median(f.ended - f.began for f in ours)
+        resumed = bench.resumed_windows("d-resume")
+        fleet = bench.fleet(many)
         return {
             "megabytes": megabytes,
             "raw_seconds": round(statistics.median(raw), 3),
             "mqtt_seconds": round(one, 3),
             "mqtt_ratio": round(statistics.median(raw) / one, 3),
             "device_cpu_seconds": round(statistics.median(f.cpu_seconds for f in ours), 3),
-            "resume_windows": round(bench.resumed_windows("d-resume"), 2),
+            "resume_windows": round(resumed, 2),
+            "fleet_devices": fleet_size,
+            "fleet_seconds": round(fleet["seconds"], 3),
+            "fleet_cpu_seconds": round(fleet["cpu_seconds"], 3),
+            "fleet_ratio": round(fleet["seconds"] / one, 2),
+            "egress_ratio": round(fleet["artifacts"], 3),
+            **delta.measure(),
         }
 
 
@@ -155,9 +187,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", required=True, metavar="FILE", help="- is standard output")
     parser.add_argument("--megabytes", type=int, default=50, help="size of the artifact")
+    parser.add_argument("--devices", type=int, default=20, help="size of the fleet")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
-        figures = measure(Path(folder), arguments.megabytes)
+        figures = measure(Path(folder), arguments.megabytes, arguments.devices)
     text = json.dumps(figures, indent=2) + "\n"
     if arguments.json == "-":
         sys.stdout.write(text)

@@ -20,7 +20,9 @@ from agent.contract.codec import encode
 from agent.contract.frames import Piece
 from agent.contract.manifest import Artifact
 from agent.contract.messages import ChunkRequest
-from agent.contract.topics import ARTIFACT, ARTIFACT_REQUEST, Topics
+from agent.contract.topics import ARTIFACT, ARTIFACT_CAST, ARTIFACT_REQUEST, Topics
+from agent.daemon.agenda import Agenda
+from agent.daemon.listening import Listening, Surroundings
 from agent.disk import Disk
 from agent.link.connection import Connection, Outgoing
 from agent.link.fetch import Fetch, FetchFailed, Fetching
@@ -68,8 +70,17 @@ class Device:
             ),
             self.topics,
             self.inbox,
-            subscriptions=self.topics.of_device(job.device),
+            subscriptions=self.topics.heard_by_device(job.device),
             pace=Pace(first_seconds=0.0),
+        )
+        self.listening = Listening(
+            Agenda(),
+            Surroundings(
+                ask=self._ask,
+                listen=self.broker.listen,
+                unlisten=self.broker.unlisten,
+                monotonic=time.monotonic,
+            ),
         )
         Path(job.folder).mkdir(parents=True, exist_ok=True)
 
@@ -88,14 +99,18 @@ class Device:
         )
         while isinstance(progress := fetch.progress(time.monotonic()), Fetching):
             for request in fetch.requests(time.monotonic()):
-                self._ask(request)
+                self.listening.ask(request)
             item = self.inbox.get(max(fetch.wait_seconds(time.monotonic()), 0.01))
-            if isinstance(item, Arrived) and item.address.channel is ARTIFACT:
+            if isinstance(item, Arrived) and item.address.channel in {ARTIFACT, ARTIFACT_CAST}:
                 self.figures.arrived += 1
-                fetch.take(Piece.decode(item.payload), time.monotonic())
+                piece = Piece.decode(item.payload)
+                if item.address.channel is ARTIFACT_CAST:
+                    self.listening.heard(item.address, piece.index)
+                fetch.take(piece, time.monotonic())
             if self.job.kill_after and self.figures.arrived >= self.job.kill_after:
                 self.tell()
                 os.kill(os.getpid(), signal.SIGKILL)
+        self.listening.stop()
         if isinstance(progress, FetchFailed):
             self.figures.why = progress.why
 
@@ -105,10 +120,10 @@ class Device:
         self.figures.cpu_seconds = time.process_time()
         print(msgspec.json.encode(self.figures).decode(), flush=True)
 
-    def _ask(self, request: ChunkRequest) -> None:
+    def _ask(self, request: ChunkRequest) -> bool:
         self.figures.asked += sum(count for _, count in request.r)
         address = ARTIFACT_REQUEST.at(self.job.device)
-        self.broker.publish(Outgoing(address=address, payload=encode(request)))
+        return self.broker.publish(Outgoing(address=address, payload=encode(request)))
 
 
 def main() -> int:
@@ -117,7 +132,8 @@ def main() -> int:
     device = Device(job)
     device.connect()
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return 1  # whoever measures is gone
     device.fetch()
     device.tell()
     device.broker.stop()

@@ -25,15 +25,9 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage
 from agent.contract.topics import Topics
 from fleet.config import BrokerConfig, FleetConfig
 from fleet.ingest.mail import Connection
-from fleet.ingest.mosquitto import (
-    MANAGER_USER,
-    PROVISIONER_USER,
-    Accounts,
-    BrokerLayout,
-    allow,
-    prepare_broker,
-)
+from fleet.ingest.mosquitto import BrokerLayout, prepare_broker
 from fleet.ingest.provision import Provisioner
+from fleet.ingest.rights import MANAGER_USER, PROVISIONER_USER, Accounts, allow
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.devices import DeviceState
 from fleet.registry.sqlite import open_registry
@@ -43,6 +37,7 @@ FLEET = "bench"
 OBSERVER = "bench-observer"
 SENDER = "bench-sender"
 RECEIVED = "$SYS/broker/publish/bytes/received"
+STILL_SECONDS = 2.5
 TOPICS = Topics(fleet=FLEET)
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
@@ -126,12 +121,10 @@ class Egress:
         self._client.loop_start()
 
     def settled(self) -> int:
-        """Return the count once it stands still for two looks of the broker."""
+        """Return the count once the broker, which tells changes only, is silent about it."""
         with self._told:
-            self._values.clear()
-            self._told.wait_for(
-                lambda: len(self._values) > 1 and self._values[-1] == self._values[-2], 30
-            )
+            while self._told.wait(STILL_SECONDS) or not self._values:
+                pass
             return self._values[-1]
 
     def close(self) -> None:

@@ -149,6 +149,20 @@ def test_a_full_disk_stops_no_inference_and_loses_no_number(small_disk, manager)
     assert read_status(bench.folder).outbox.pending == 0
 
 
+def test_an_artifact_that_the_manager_does_not_keep_ends_the_try_at_once(tmp_path, manager):
+    bench = Bench(tmp_path, manager)
+    old = manager.publish(classifier(0), placement(1))
+    gone = manager.publish(classifier(0, scale=1.01), placement(2), only_manifest=True)
+    with bench.run() as agent:
+        bench.install(agent, old)
+        manager.assign(bench.device, gone)
+        bench.until(agent, lambda: bool(bench.heard.outcome_of(gone.digest)), seconds=20)
+        assert bench.current() == old.digest
+    (event,) = [e for e in bench.heard.events("update") if e.release == gone.digest]
+    assert (event.outcome, event.code, event.retryable) == ("failed_no_change", "unavailable", True)
+    assert "keeps no such artifact" in event.why
+
+
 def test_no_room_for_a_release_is_one_sentence_and_it_is_tried_again(tmp_path, manager):
     bench = Bench(tmp_path, manager, f"reserve_bytes = {2**49}\n" + PIPELINE)
     built = manager.publish(classifier(0), placement(1))

@@ -224,6 +224,20 @@ def test_a_stalled_transfer_fails_and_the_next_one_goes_on_from_there(tmp_path: 
     assert stored(tmp_path, later) == later.body
 
 
+def test_a_try_that_is_in_vain_ends_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path = link(300)
+    one = fetch(Disk(tmp_path), path)
+    path.carry(one, pieces=100)
+    failed = one.give_up("it was withdrawn")
+    assert isinstance(failed, FetchFailed)
+    assert (failed.code, failed.retryable) == ("unavailable", True)
+    assert "it was withdrawn" in failed.why
+    assert one.requests(path.now) == ()
+    later = link(300)
+    assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
+    assert len(later.asked) == 200
+
+
 def test_a_full_disk_is_known_before_the_first_chunk(tmp_path: Path) -> None:
     class SmallDisk(Disk):
         def free_bytes(self) -> int:

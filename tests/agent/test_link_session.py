@@ -14,12 +14,15 @@ from agent.contract.frames import Piece
 from agent.contract.topics import (
     ACK,
     ARTIFACT,
+    ARTIFACT_CAST,
     ASSIGNMENT,
     ENROL_REPLY,
     ENROL_REQUEST,
     EVENT,
+    EVERYBODY,
     PRESENCE,
     TELEMETRY,
+    Address,
 )
 from agent.errors import ConfigError, DisplacedError, LinkError, MalformedError
 from agent.link.connection import Connection, Outgoing
@@ -82,7 +85,7 @@ def link(connection: Connection, inbox: Inbox, will: str = "") -> Broker:
         connection,
         TOPICS,
         inbox,
-        subscriptions=TOPICS.of_device(DEVICE),
+        subscriptions=TOPICS.heard_by_device(DEVICE),
         will_for=will_for if will else None,
         pace=QUICK,
     )
@@ -111,6 +114,45 @@ def test_messages_go_both_ways_with_their_properties(mosquitto: Mosquitto, passw
     broker.settle(answer)
     broker.stop()
     fleet.close()
+
+
+@pytest.mark.broker
+def test_a_topic_is_heard_only_while_it_is_listened_to(mosquitto: Mosquitto, password: str) -> None:
+    inbox, address = Inbox(), ARTIFACT_CAST.at(EVERYBODY, "ab" * 8)
+    other = ARTIFACT_CAST.at(EVERYBODY, "cd" * 8)
+    fleet = Listener(mosquitto.manager(), *TOPICS.of_manager())
+    broker = link(connection(mosquitto.url, password), inbox)
+
+    def heard(*addresses: Address) -> set[bytes]:
+        for one in addresses:
+            fleet.link.publish(Message(topic=TOPICS.write(one), payload=b"chunk", qos=0))
+        fleet.link.publish(Message(topic=TOPICS.write(ACK.at(DEVICE)), payload=b"end"))
+        fleet.turn()
+        found: list[Arrived] = []
+        while not any(message.payload == b"end" for message in found):
+            found.append(next_of(inbox, Arrived))
+            broker.settle(found[-1])
+        while isinstance(more := inbox.get(0.2), Arrived):  # control overtakes chunks
+            found.append(more)
+        return {message.address.name.encode() for message in found if message.address.name}
+
+    broker.start()
+    next_of(inbox, Connected)
+    assert heard(address) == set()
+    assert broker.listen(address)
+    until_heard(lambda: heard(address, other) == {b"ab" * 8})
+    cut(broker)
+    next_of(inbox, Connected)
+    until_heard(lambda: heard(address, other) == {b"ab" * 8})
+    broker.unlisten(address)
+    until_heard(lambda: heard(address) == set())
+    broker.stop()
+    fleet.close()
+
+
+def until_heard(holds: Callable[[], bool]) -> None:
+    """Ask a few times: a subscription needs a moment at the broker."""
+    assert any(holds() for _ in range(20))
 
 
 @pytest.mark.broker

@@ -3,7 +3,8 @@ from pathlib import Path
 from agent.contract.codec import decode
 from agent.contract.frames import Piece
 from agent.contract.limits import CHUNK_BYTES, MAX_METADATA_BYTES
-from agent.contract.messages import ChunkRequest, MetaBundle, MetaRequest
+from agent.contract.messages import ChunkRefusal, ChunkRequest, MetaBundle, MetaRequest
+from agent.contract.topics import ARTIFACT, ARTIFACT_CAST, ARTIFACT_REFUSAL
 from fleet.ingest.serve import MAX_WAITING_CHUNKS, ChunkServer, metadata_pieces
 from fleet.registry.artifacts import Artifacts
 
@@ -25,10 +26,36 @@ def test_a_device_gets_the_chunks_that_it_asked_for_and_no_others(tmp_path: Path
     assert not chunks.waiting
 
 
-def test_an_unknown_artifact_is_not_answered(tmp_path: Path):
+def test_an_unknown_artifact_is_refused_at_once_and_once(tmp_path: Path):
     chunks, _ = server(tmp_path)
-    chunks.ask("d-7", ChunkRequest(a="ab" * 32, r=((0, 1),)))
+    for first in (0, 1):
+        chunks.ask("d-7", ChunkRequest(a="ab" * 32, r=((first, 1),)))
+    ((address, payload),) = chunks.ready(1.0)
+    assert address == ARTIFACT_REFUSAL.at("d-7", "ab" * 8)
+    assert decode(ChunkRefusal, payload).a == "ab" * 32
+    assert chunks.ready(2.0) == []
+
+
+def test_what_several_devices_ask_for_travels_once_and_paced(tmp_path: Path):
+    chunks, digest = server(tmp_path, cast_bytes_per_second=32.0 * CHUNK_BYTES)
     assert chunks.ready(1.0) == []
+    for device in ("d-1", "d-2", "d-3"):
+        chunks.ask(device, ChunkRequest(a=digest, g=True, r=((0, 12),)))
+    sent = [piece for now in range(101, 200) for piece in chunks.ready(now / 100)]
+    cast = [Piece.decode(p).index for a, p in sent if a.channel is ARTIFACT_CAST]
+    alone = [a.who for a, _ in sent if a.channel is ARTIFACT]
+    assert cast == list(range(12))
+    assert alone == ["d-1", "d-2"] * 12, "they asked before anybody knew of the third"
+    assert not chunks.waiting
+
+
+def test_a_device_that_does_not_listen_gets_every_chunk_alone(tmp_path: Path):
+    chunks, digest = server(tmp_path)
+    for device in ("d-1", "d-2", "d-3", "d-old"):
+        listens = device != "d-old"
+        chunks.ask(device, ChunkRequest(a=digest, g=listens, r=((0, 12),)))
+    sent = [piece for now in range(10, 40) for piece in chunks.ready(now / 10)]
+    assert [a.who for a, _ in sent].count("d-old") == 12
 
 
 def test_a_budget_spreads_chunks_over_time_and_loses_none(tmp_path: Path):
