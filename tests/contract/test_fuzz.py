@@ -41,6 +41,7 @@ from agent.contract.marks import require_distinct_keys, view_root
 from agent.contract.messages import (
     Ack,
     Authority,
+    ChunkRefusal,
     ChunkRequest,
     EnrolmentFile,
     EnrolReply,
@@ -110,7 +111,9 @@ SAMPLES: tuple[Versioned, ...] = (
     Ack(device=DEVICE, boot=str(BOOT), sequence=1),
     MetaRequest(id="0" * 16, root=1, targets=("models/motion/v1.json",)),
     MetaBundle(files={"timestamp.json": b"{}"}),
+    ChunkRefusal(a=DIGEST, why="gone"),
     ChunkRequest(a=DIGEST, r=((0, 1),)),
+    ChunkRequest(a=DIGEST, g=True, heard=7, r=((7, 1),)),
     ManagerPresence(s="online", epoch=1),
     EnrolRequest(
         fleet="demo", nonce=NONCE, device_key=PUBLIC, token_key=PUBLIC, hardware="generic-linux"
