@@ -212,7 +212,10 @@ def _reply(desk: Desk, request: EnrolRequest, device_id: str, status: str, why: 
 
 def _send_reply(desk: Desk, request: EnrolRequest, reply: EnrolReply) -> None:
     payload = enrolment.seal_reply(
-        request, reply, key=desk.keys.enrolment, metadata=desk.repository.bundle(0, ())
+        request,
+        reply,
+        key=desk.keys.enrolment,
+        metadata=desk.repository.bundle(0, (), enrolling=True),
     )
     desk.send(ENROL_REPLY.at(request.nonce), payload)
 

@@ -150,7 +150,7 @@ def seal_reply(
         request: What it asked.
         reply: What it is told.
         key: The enrolment key.
-        metadata: ``Repository.bundle(0, ())``: every root and the authority.
+        metadata: ``Repository.bundle(0, (), enrolling=True)``: every root and the authority.
 
     Raises:
         SigningError: The reply is for another request, or the device's key cannot

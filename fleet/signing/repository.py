@@ -178,7 +178,9 @@ class Repository:
         self._sign_online(held.targets_bytes, now)
         return True
 
-    def bundle(self, root_above: int, targets: Iterable[str]) -> dict[str, bytes]:
+    def bundle(
+        self, root_above: int, targets: Iterable[str], *, enrolling: bool = False
+    ) -> dict[str, bytes]:
         """Return what answers a ``MetaRequest``, by name.
 
         Args:
@@ -186,6 +188,8 @@ class Repository:
             targets: Names of wanted targets; unknown ones are left out.
                 ``fleet/authority.json`` is always there, ``fleet/permits.json``
                 where there are permits.
+            enrolling: Leave out delegated roles and permits, of which enrolment needs
+                nothing: its reply is one message, however large the fleet.
 
         Raises:
             SigningError: A file of the repository is missing.
@@ -197,8 +201,11 @@ class Repository:
         files["timestamp.json"] = held.timestamp_bytes
         files["snapshot.json"] = held.snapshot_bytes
         for name, meta in held.snapshot.meta.items():
+            if enrolling and name != "targets.json":
+                continue
             files[name] = read_file(self._metadata(f"{meta.version}.{name}"))
-        for name in (AUTHORITY_TARGET, PERMITS_TARGET, *targets):
+        always = (AUTHORITY_TARGET,) if enrolling else (AUTHORITY_TARGET, PERMITS_TARGET)
+        for name in (*always, *targets):
             content = self.target(name)
             if content is not None:
                 files[name] = content

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import AUTHORITY_TARGET
+from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Permits
 from fleet.errors import SigningError
 from fleet.service.views import TargetsView
 from fleet.signing import keys as key_files
@@ -185,3 +186,17 @@ def test_a_bundle_with_delegations_fits_what_a_device_takes(fleet, tmp_path):
     bundle = fleet.repository.bundle(0, [V1])
     assert f"{ROLE}.json" in bundle
     assert sum(map(len, bundle.values())) < 40_000
+
+
+def test_an_enrolment_reply_carries_neither_delegations_nor_permits(fleet, tmp_path):
+    owner = owner_key(tmp_path)
+    delegate(fleet, owner)
+    own = first_targets({V1: b"one"}, [owner], NOW)
+    fleet.repository.publish_roles({ROLE: own}, {V1: b"one"}, NOW)
+    fleet.publish({PERMITS_TARGET: encode(Permits(fleet="demo"))})
+    least = fleet.repository.bundle(0, (), enrolling=True)
+    assert set(fleet.repository.bundle(0, ())) - set(least) == {f"{ROLE}.json", PERMITS_TARGET}
+    state = advance(pinned(fleet), least).state
+    news = advance(state, fleet.repository.bundle(1, [V1]), (V1,))
+    assert news.targets == {V1: b"one"}
+    assert news.state.permits is not None
