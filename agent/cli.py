@@ -84,6 +84,43 @@ def enrol(
 
 
 @cli.command()
+@STATE_DIR
+@CONFIG
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="For people, for programs, or a line for `fieldfare token create --devices`.",
+)
+def key(state_dir: Path | None, config_file: Path | None, output: str) -> None:
+    """Show this device's public key and id; the first call makes the key.
+
+    Started as root it first becomes the user that the state directory belongs to.
+    """
+    from agent.daemon.host import lock_state
+    from agent.disk import Disk
+    from agent.doctor.owner import become_owner
+    from agent.identity.device_key import find_key, load_or_create
+
+    place = _state_dir(state_dir, config_file)
+    become_owner(place)
+    own = find_key(Disk(place)) if place.is_dir() else None
+    if own is None:
+        with lock_state(place):
+            own = load_or_create(Disk(place))
+    public = bytes(own.public).hex()
+    match output:
+        case "json":
+            click.echo(msgspec.json.encode({"device": own.device, "key": public}).decode())
+        case "csv":
+            click.echo(f"{public},{own.device}")
+        case _:
+            click.echo(f"device  {own.device}\nkey     {public}")
+
+
+@cli.command()
 @click.option(
     "--config",
     "config_file",

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.contract.messages import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.device_list import read_device_list
 from fleet.cli.output import ago, moment, show, table, with_manager
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView, TokenWish
@@ -25,9 +26,14 @@ def token() -> None:
 @click.option(
     "--uses",
     type=click.IntRange(1, 100_000),
-    default=1,
-    show_default=True,
+    show_default="1, or all of --devices",
     help="Devices that may join with it.",
+)
+@click.option(
+    "--devices",
+    "listed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of the only devices that may join with it; see 'fieldfare-agent key -o csv'.",
 )
 @click.option(
     "--hours",
@@ -54,16 +60,32 @@ def token() -> None:
 )
 @with_manager
 def create(
-    client: ManagerClient, output: str, uses: int, hours: int, group: str, approval: str, path: Path
+    client: ManagerClient,
+    output: str,
+    uses: int | None,
+    listed: Path | None,
+    hours: int,
+    group: str,
+    approval: str,
+    path: Path,
 ) -> None:
     """Write an enrolment file and print the command that a device runs."""
-    wish = TokenWish(uses=uses, lifetime_seconds=hours * 3600, group=group, approval=approval)
+    keys = read_device_list(listed) if listed else ()
+    uses = uses or len(keys) or 1
+    wish = TokenWish(
+        uses=uses,
+        lifetime_seconds=hours * 3600,
+        group=group,
+        approval=approval,
+        devices=keys,
+    )
     with _new_secret(path) as target:
         file = client.post("/tokens", wish, EnrolmentFile)
         target.write(msgspec.json.format(msgspec.json.encode(file), indent=2))
 
     def text() -> None:
-        click.echo(f"wrote {path}: good for {uses} device(s) until {moment(file.expires_ms)}")
+        only = f" of the {len(keys)} in {listed}" if keys else ""
+        click.echo(f"wrote {path}: good for {uses} device(s){only} until {moment(file.expires_ms)}")
         click.echo("It holds a secret. Copy it to the device, then run there:\n")
         click.echo(f"  fieldfare-agent enrol {path.name}\n")
 
@@ -76,10 +98,17 @@ def list_tokens(client: ManagerClient, output: str) -> None:
     """Show every token and who used it."""
     views = client.get("/tokens", list[TokenView])
     rows = [
-        (v.key[:16], v.group, f"{len(v.used_by)}/{v.uses}", v.approval, moment(v.expires_ms))
+        (
+            v.key[:16],
+            v.group,
+            f"{len(v.used_by)}/{v.uses}",
+            f"{v.listed} listed" if v.listed else "any device",
+            v.approval,
+            moment(v.expires_ms),
+        )
         for v in views
     ]
-    headings = ("TOKEN", "GROUP", "USED", "APPROVAL", "EXPIRES")
+    headings = ("TOKEN", "GROUP", "USED", "FOR", "APPROVAL", "EXPIRES")
     show(views, output, lambda: table(headings, rows, "no tokens: 'fieldfare token create'"))
 
 

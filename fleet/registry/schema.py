@@ -240,7 +240,17 @@ def _second(tables: Tables) -> None:
     tables["device_events"].create_index(["type", "at_ms"])
 
 
-STEPS: Final[tuple[Step, ...]] = (_first, _second)
+def _third(tables: Tables) -> None:
+    """A token may be for listed devices only."""
+    tables["token_devices"].create(
+        {"token": str, "device": str},
+        pk=("token", "device"),
+        foreign_keys=[("token", "tokens", "key")],
+        strict=True,
+    )
+
+
+STEPS: Final[tuple[Step, ...]] = (_first, _second, _third)
 
 
 def version_of(path: Path) -> int | None:

@@ -7,6 +7,7 @@ Rule 2: a request carries no time, so its nonce is remembered for ever: an old o
 """
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -36,6 +37,7 @@ class Token:
         uses: How many devices may use it.
         expires_ms, created_ms: Wall clock, ms since 1970.
         used_by: Device ids, in order of use.
+        listed: How many devices it is for; 0 is any device.
 
     """
 
@@ -46,6 +48,7 @@ class Token:
     approval: Approval
     created_ms: int
     used_by: tuple[str, ...] = ()
+    listed: int = 0
 
 
 class Tokens:
@@ -56,9 +59,17 @@ class Tokens:
         self._events = events
 
     def add(
-        self, key: str, *, group: str, uses: int, expires_ms: int, approval: Approval, at_ms: int
+        self,
+        key: str,
+        *,
+        group: str,
+        uses: int,
+        expires_ms: int,
+        approval: Approval,
+        at_ms: int,
+        devices: Collection[str] = (),
     ) -> Token:
-        """Add a token.
+        """Add a token; ``devices`` are the only ones that it is for, none is any device.
 
         Raises:
             ConflictError: The key is known already.
@@ -80,7 +91,18 @@ class Tokens:
                 approval.value,
                 at_ms,
             )
-            body = {"group": group, "uses": uses, "expires_ms": expires_ms, "approval": approval}
+            for device in devices:
+                self._database.write(
+                    "INSERT INTO token_devices (token, device) VALUES (?, ?)", key, device
+                )
+            body: dict[str, str | int] = {
+                "group": group,
+                "uses": uses,
+                "expires_ms": expires_ms,
+                "approval": approval,
+            }
+            if devices:
+                body["listed"] = len(devices)
             self._events.record("token.created", key, body, at_ms=at_ms)
         return Token(
             key=key,
@@ -89,12 +111,23 @@ class Tokens:
             expires_ms=expires_ms,
             approval=approval,
             created_ms=at_ms,
+            listed=len(devices),
         )
 
     def find(self, key: str) -> Token | None:
         """Return the token with this public key."""
         row = self._database.row("SELECT * FROM tokens WHERE key = ?", key)
         return self._token(row) if row else None
+
+    def invites(self, key: str, device: str) -> bool:
+        """Return whether a token is for a device: it lists none, or this one."""
+        return (
+            self._database.row("SELECT 1 FROM token_devices WHERE token = ? LIMIT 1", key) is None
+            or self._database.row(
+                "SELECT 1 FROM token_devices WHERE token = ? AND device = ?", key, device
+            )
+            is not None
+        )
 
     def use(self, key: str, device: str, *, at_ms: int) -> bool:
         """Count one use; True if the device may join.
@@ -168,6 +201,9 @@ class Tokens:
         used = self._database.rows(
             "SELECT device FROM token_uses WHERE token = ? ORDER BY rowid", row["key"]
         )
+        listed = self._database.row(
+            "SELECT count(*) AS listed FROM token_devices WHERE token = ?", row["key"]
+        )
         return Token(
             key=row["key"],
             group=row["group_name"],
@@ -176,4 +212,5 @@ class Tokens:
             approval=Approval(row["approval"]),
             created_ms=row["created_ms"],
             used_by=tuple(use["device"] for use in used),
+            listed=listed["listed"] if listed else 0,
         )

@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 from nacl.signing import SigningKey, VerifyKey
 
+from agent.contract.envelope import device_id
 from agent.contract.messages import Assigned, EnrolmentFile, EnrolReply, EnrolRequest
 from agent.contract.topics import CHANNELS, ENROL_REPLY, Way
 from fleet.ingest.mosquitto import ENROL_USER
@@ -20,6 +21,7 @@ SHOWN_ALARMS = 5
 def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
     """Make a token and return the file that devices are given; its seed is not kept."""
     now_ms = desk.now_ms()
+    devices = tuple(dict.fromkeys(device_id(VerifyKey(bytes.fromhex(k))) for k in wish.devices))
     seed = SigningKey.generate()
     expires_ms = now_ms + wish.lifetime_seconds * 1000
     with desk.registry.transaction():
@@ -30,6 +32,7 @@ def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
             expires_ms=expires_ms,
             approval=Approval(wish.approval),
             at_ms=now_ms,
+            devices=devices,
         )
     isolated = desk.config.broker.kind == "mosquitto"
     return EnrolmentFile(
@@ -55,6 +58,7 @@ def tokens(desk: Desk) -> list[TokenView]:
             used_by=t.used_by,
             expires_ms=t.expires_ms,
             approval=str(t.approval),
+            listed=t.listed,
         )
         for t in desk.registry.tokens.listing()
     ]
@@ -144,6 +148,7 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
         known=lambda found: _state(desk.registry.devices.find(found)),
         seen=desk.registry.tokens.is_answered,
         now_ms=now_ms,
+        invited=desk.registry.tokens.invites,
     )
     match judged:
         case enrolment.Refused(request=request, device=device_id, why=why):

@@ -9,18 +9,22 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from agent.contract.manifest import Name, Text
-from agent.contract.messages import Count, Finding, Quality
+from agent.contract.messages import Count, Finding, Hex64, Quality
 
 Days = 86_400
 
 
 class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for an enrolment token; ``approval`` is auto or manual."""
+    """Asks for an enrolment token; ``approval`` is auto or manual.
+
+    ``devices`` are the public keys of the only devices that it is for; none is any device.
+    """
 
     group: Name = "default"
     uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
     lifetime_seconds: Annotated[int, Meta(ge=1, le=365 * Days)] = Days
     approval: Annotated[str, Meta(pattern=r"^(auto|manual)$")] = "auto"
+    devices: Annotated[tuple[Hex64, ...], Meta(max_length=100_000)] = ()
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -32,6 +36,7 @@ class TokenView(Struct, frozen=True, kw_only=True):
     used_by: tuple[str, ...]
     expires_ms: int
     approval: str
+    listed: int = 0
 
 
 class SlotView(Struct, frozen=True, kw_only=True):

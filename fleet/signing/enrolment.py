@@ -78,6 +78,10 @@ class Refused:
 Judgement = Admitted | Pending | Refused
 
 
+def _anybody(_token_key: str, _device: str) -> bool:
+    return True
+
+
 def judge_request(
     payload: bytes,
     *,
@@ -87,6 +91,7 @@ def judge_request(
     known: Callable[[str], DeviceState | None],
     seen: Callable[[str], bool],
     now_ms: int,
+    invited: Callable[[str, str], bool] = _anybody,
 ) -> Judgement:
     """Decide about one enrolment request.
 
@@ -98,6 +103,7 @@ def judge_request(
         known: Finds the state of a device by its id.
         seen: Whether a nonce was answered before.
         now_ms: Now, ms since 1970.
+        invited: Whether a token, by its public key, is for a device.
 
     Raises:
         MalformedError: The payload does not parse, or nothing can be sealed to its key.
@@ -123,6 +129,10 @@ def judge_request(
         (
             _is_spent(found, device, now_ms),
             "the token has run out or is used up: ask for a new enrolment file",
+        ),
+        (
+            found is not None and not invited(request.token_key, device),
+            f"the token is for listed devices, and {device} is not among them: have it listed",
         ),
     )
     for stands, why in objections:

@@ -18,7 +18,7 @@ from tests.small_fleet import NOW, add_device, device_id, new_registry
 FROZEN = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version):
     path = tmp_path / "registry.db"
     shutil.copy(FROZEN / f"registry-v{version}.db", path)
@@ -53,21 +53,25 @@ def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version)
     assert registry.runs.answer("run-1", "task-1") == b"answer"
     assert registry.runs.blob("run-1", "weights") == b"weights"
     assert schema.version_of(path) == len(schema.STEPS)
+    (token,) = registry.tokens.listing()
+    assert token.listed == (2 if version >= 3 else 0)
+    assert registry.tokens.invites(token.key, "d-0000")
+    assert registry.tokens.invites(token.key, "d-0001") == (version < 3)
     answered = [registry.tokens.is_answered(nonce * 16) for nonce in ("ab", "cd", "ef")]
-    assert answered == [version == 2, False, False]
+    assert answered == [version >= 2, False, False]
     registry.tokens.open_nonce("ef" * 16, "d-0000", at_ms=NOW)
-    assert registry.tokens.is_answered("cd" * 16) == (version == 2)
+    assert registry.tokens.is_answered("cd" * 16) == (version >= 2)
 
 
 def test_a_registry_of_a_newer_version_is_refused_untouched(tmp_path):
     registry = new_registry(tmp_path)
     registry.close()
     with sqlite3.connect(registry.path) as connection:
-        connection.execute("UPDATE registry_schema SET version = 3")
+        connection.execute("UPDATE registry_schema SET version = 4")
     connection.close()
     before = registry.path.read_bytes()
 
-    with pytest.raises(NewerStateError, match="has schema version 3, this program knows 2"):
+    with pytest.raises(NewerStateError, match="has schema version 4, this program knows 3"):
         open_registry(registry.path, create=False)
 
     assert registry.path.read_bytes() == before
@@ -117,7 +121,7 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path):
     registry = new_registry(tmp_path, 1)
     registry.close()
 
-    def second(tables):
+    def later(tables):
         tables["devices"].add_column("shoe_size", int)
 
     def torn(tables):
@@ -126,12 +130,12 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path):
 
     database = Database(registry.path)
     with pytest.raises(RegistryError, match="power"):
-        schema.migrate(database, 2, (*schema.STEPS, second, torn))
-    assert schema.version_of(registry.path) == 2
+        schema.migrate(database, 3, (*schema.STEPS, later, torn))
+    assert schema.version_of(registry.path) == 3
     assert database.rows("SELECT id FROM devices")[0]["id"] == device_id(0)
 
-    schema.migrate(database, 2, (*schema.STEPS, second))
-    assert schema.version_of(registry.path) == 3
+    schema.migrate(database, 3, (*schema.STEPS, later))
+    assert schema.version_of(registry.path) == 4
     assert database.row("SELECT shoe_size FROM devices")["shoe_size"] is None
     database.close()
 
