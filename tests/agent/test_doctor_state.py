@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -370,18 +371,19 @@ def test_the_command_leaves_with_one_and_says_each_fault_on_a_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_root_looks_with_the_eyes_of_the_agents_user(device, tmp_path):
-    np.savez(tmp_path / "walk.npz", samples=np.zeros((2, 3), np.float32), rate_hz=50.0)
-    config = tmp_path / "agent.toml"
-    pipeline = '[pipeline.motion]\nsource = {kind = "replay", path = "walk.npz"}\n'
-    config.write_text(f'[agent]\nstate_dir = "{device.root}"\n{pipeline}')
-    for path in (device.root, *device.root.rglob("*")):
-        os.chown(path, 12345, 12345)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "walk.npz").chmod(0o600)
-
-    ended = command("doctor", "--config", config, "-o", "json")
+def test_root_looks_with_the_eyes_of_the_agents_user(fleet):
+    with TemporaryDirectory() as name:
+        place = Path(name)  # below no folder that only root may enter
+        place.chmod(0o755)
+        device = make_device(place / "state", fleet)
+        for path in (device.root, *device.root.rglob("*")):
+            os.chown(path, 12345, 12345)
+        np.savez(place / "walk.npz", samples=np.zeros((2, 3), np.float32), rate_hz=50.0)
+        (place / "walk.npz").chmod(0o600)
+        config = place / "agent.toml"
+        pipeline = '[pipeline.motion]\nsource = {kind = "replay", path = "walk.npz"}\n'
+        config.write_text(f'[agent]\nstate_dir = "{device.root}"\n{pipeline}')
+        ended = command("doctor", "--config", config, "-o", "json")
     assert ended.stderr == ""
     checkup = msgspec.json.decode(ended.stdout, type=Checkup)
     assert "Permission denied" in named(checkup, "source:motion", "fail")
