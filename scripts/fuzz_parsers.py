@@ -38,7 +38,7 @@ from agent.contract.frames import Piece, pack_parcel, unpack_parcel
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import describe_artifact
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import Assigned, Authority, ChunkRequest, Task
+from agent.contract.messages import Assigned, Authority, ChunkRefusal, ChunkRequest, Task
 from agent.contract.records import ArrayRecord, ConfigRecord, MetricRecord
 from agent.contract.tensors import FlowerMessage, Metadata, decode_message, encode_message
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
@@ -195,6 +195,7 @@ def chunks() -> tuple[Parser, list[bytes]]:
             lambda: Piece.decode(content),
             lambda: artifact.check_chunk(content[0] if content else -1, content[1:]),
             lambda: decode(ChunkRequest, content),
+            lambda: decode(ChunkRefusal, content),
         )
 
     asked = b'{"v":1,"a":"' + b"0" * 64 + b'","r":[[0,1],[9,32]]}'
