@@ -17,6 +17,7 @@ from agent.daemon.children import Children
 from agent.daemon.host import event, log
 from agent.daemon.moments import awake_seconds, moment, wall_ms
 from agent.daemon.opening import Opened, open_link, open_local
+from agent.daemon.seeding import Seeding
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
 from agent.errors import AgentError
@@ -88,6 +89,7 @@ class Rooms:
             self.agenda,
             self._around_transfers(),
             stall_seconds=config.link.stall_seconds,
+            seeding=Seeding(self.store, lambda: self.updating.kept),
         )
         self.updating = updating.Updating(
             opened.disk,

@@ -6,6 +6,8 @@ Rule 3: where a smaller source can be used here, it is fetched instead, and a ch
         the artifact of it. A source that fails is not used again in this life of the
         agent: after a delta comes compressed full, and after that the artifact itself,
         so that a try never costs more than twice its bytes and a delta.
+Rule 4: what lies in the store already is copied; a source that is larger than what is
+        then still missing is left alone.
 """
 
 from collections import deque
@@ -20,6 +22,7 @@ from agent.contract.messages import ChunkRefusal, ChunkRequest
 from agent.contract.sources import choose_source
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
+from agent.daemon.seeding import Seeding
 from agent.disk import Disk
 from agent.errors import AgentError, StoreError
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
@@ -69,12 +72,20 @@ class Transfers:
     """What is fetched, in the order in which it was wanted."""
 
     def __init__(
-        self, disk: Disk, agenda: Agenda, around: Surroundings, *, stall_seconds: float
+        self,
+        disk: Disk,
+        agenda: Agenda,
+        around: Surroundings,
+        *,
+        stall_seconds: float,
+        seeding: Seeding | None = None,
     ) -> None:
+        """``seeding`` knows what lies in the store; without it, every chunk is fetched."""
         self._disk = disk
         self._agenda = agenda
         self._around = around
         self._stall_seconds = stall_seconds
+        self._seeding = seeding
         self._orders: deque[_Order] = deque()
         self._rebuilding: dict[str, Source] = {}
         self._refused: set[str] = set()
@@ -162,6 +173,8 @@ class Transfers:
         artifact = order.source or wanted
         order.was_there = self._disk.path(f"{FOLDER}/{artifact.digest}").exists()
         try:
+            if order.source is None and not order.was_there:
+                self._seed(wanted)
             order.active = Fetch(
                 artifact,
                 self._disk,
@@ -181,7 +194,14 @@ class Transfers:
     def _choose(self, wanted: Artifact) -> Source | None:
         if self._around.rebuild is None or self._size_of(wanted.digest) == wanted.size:
             return None
-        return choose_source(wanted, self._size_of, self._refused)
+        source = choose_source(wanted, self._size_of, self._refused)
+        here = self._seeding.shared_bytes(wanted) if self._seeding and source else 0
+        return source if source and source.size < wanted.size - here else None
+
+    def _seed(self, wanted: Artifact) -> None:
+        copied = self._seeding.seed(wanted) if self._seeding else 0
+        if copied:
+            log.info(event("copied", artifact=wanted.digest[:16], chunks=copied, of=wanted.count))
 
     def _size_of(self, digest: str) -> int | None:
         path = self._disk.path(f"{FOLDER}/{digest}")

@@ -102,6 +102,11 @@ class Updating:
         """The state of every slot that ever had a wish."""
         return dict(self._states)
 
+    @property
+    def kept(self) -> frozenset[str]:
+        """The manifests that no slot can do without: what runs, the last good, a candidate."""
+        return frozenset(digest for state in self._states.values() for digest in state.kept)
+
     def is_probing(self, slot: str) -> bool:
         """Return whether a candidate answers in a slot, to be judged."""
         return isinstance(self._states[slot].phase, Probing)
@@ -342,8 +347,7 @@ class Updating:
         self._events.append((slot, machine.Reported(outcome.event_id)))
 
     def _evict(self) -> None:
-        keep = {digest for state in self._states.values() for digest in state.kept}
-        for name in self._store.evict(keep):
+        for name in self._store.evict(self.kept):
             log.info(event("evicted", file=name[:16]))
 
     def _fetching(self, assigned: Assigned) -> list[str]:
