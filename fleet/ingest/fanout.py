@@ -6,7 +6,7 @@ Rule 2: who joins a running cast gets what it missed in a second lap, which is t
         for all who joined late.
 Rule 3: a cast runs no further ahead of a member than ``AHEAD_CHUNKS``, as members tell
         how far they came; but who falls silent, or is slower than ``SLOWEST_SECONDS`` a
-        chunk, is not waited for and repairs later.
+        chunk, is not waited for and repairs later. Where all are silent, the cast ends.
 Rule 4: a chunk that was just cast, or soon will be, is sent to nobody alone. Whatever
         else a member of the cast asks for is a repair, and travels to it alone.
 
@@ -22,6 +22,7 @@ FORGET_SECONDS = 60.0
 AHEAD_CHUNKS = 48
 SILENT_SECONDS = 1.0
 SLOWEST_SECONDS = 0.065
+ABANDONED_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -101,6 +102,9 @@ class Fanout:
     def next(self, now: float) -> tuple[str, int] | None:
         """Return the next chunk to cast, of each artifact in turn; None where none is due."""
         for digest, cast in self._casts.items():
+            silent = (now - member.at > ABANDONED_SECONDS for member in cast.members.values())
+            if cast.runs and all(silent):
+                cast.due = bytearray(len(cast.due))
             at = cast.due.find(1, cast.cursor)
             at = at if at >= 0 else cast.due.find(1)
             if at < 0 or not cast.may_go_on(now):

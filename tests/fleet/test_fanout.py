@@ -1,6 +1,7 @@
 """Chunks for many travel once, whoever joins when, and repairs travel alone."""
 
 from fleet.ingest.fanout import (
+    ABANDONED_SECONDS,
     AHEAD_CHUNKS,
     FORGET_SECONDS,
     SILENT_SECONDS,
@@ -140,3 +141,10 @@ def test_a_very_slow_member_holds_the_others_up_only_so_much() -> None:
     fanout = long_cast(1.0)
     cast(fanout, now=1.0)
     assert len(cast(fanout, now=1.0 + 1.01 * SLOWEST_SECONDS)) == 1
+
+
+def test_a_cast_that_nobody_follows_any_more_ends() -> None:
+    fanout = long_cast(1.0)
+    cast(fanout, now=1.0)
+    assert cast(fanout, now=1.1 + ABANDONED_SECONDS) == []
+    assert not fanout.waiting
