@@ -127,12 +127,12 @@ def judge_request(
         (state == "revoked", f"device {device} was revoked: a factory reset makes it a new one"),
         (found is None, "this fleet does not know the token: ask for a new enrolment file"),
         (
-            _is_spent(found, device, now_ms),
-            "the token has run out or is used up: ask for a new enrolment file",
-        ),
-        (
             found is not None and not invited(request.token_key, device),
             f"the token is for listed devices, and {device} is not among them: have it listed",
+        ),
+        (
+            _is_spent(found, device, now_ms),
+            "the token has run out or is used up: ask for a new enrolment file",
         ),
     )
     for stands, why in objections:

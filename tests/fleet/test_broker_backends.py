@@ -5,6 +5,7 @@ counts here, never the answer to SUBSCRIBE.
 """
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -278,14 +279,23 @@ def test_an_edit_is_done_only_when_the_broker_has_read_it(files: Mosquitto):
     assert knock(at, "d-late", password, "d-late") == ADMITTED
 
 
-@pytest.mark.parametrize("kept", ["", "no number", "1", "999999999"])
-def test_only_a_mosquitto_is_signalled(tmp_path: Path, kept: str):
-    """Process 1 exists and is none; the number in the file may have become another's."""
+@pytest.fixture
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        yield child
+        child.kill()
+
+
+@pytest.mark.parametrize("kept", ["", "no number", "999999999", "another's"])
+def test_only_a_mosquitto_is_signalled(tmp_path: Path, other_process, kept: str):
+    """The number in the file may have become another's."""
     stopped = Mosquitto(tmp_path / "home", backend=Backend.ACL_FILE)
-    if kept:
-        (stopped.layout.folder / "mosquitto.pid").write_text(kept)
+    words = str(other_process.pid) if kept == "another's" else kept
+    if words:
+        (stopped.layout.folder / "mosquitto.pid").write_text(words)
     with pytest.raises(UnreachableError, match="fieldfare broker run"):
         stopped.file_accounts().grant("d-one")
+    assert other_process.poll() is None
 
 
 def test_a_broker_that_does_not_read_the_file_is_told(
