@@ -115,6 +115,19 @@ class OutboxConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     quota_bytes: Bytes = 64 * 1024 * 1024
 
 
+class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[store]``: manifests, models and golden vectors on this device.
+
+    Attributes:
+        quota_bytes: A release that would take the store above it is not fetched until
+            there is room; what runs, the last good and a candidate are never evicted for
+            it. Unset, only the disk is the limit.
+
+    """
+
+    quota_bytes: Bytes | None = None
+
+
 class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[observe]``: what is reported about inference.
 
@@ -266,6 +279,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     local_broker: LocalBrokerConfig | None = None
     link: LinkConfig = LinkConfig()
     outbox: OutboxConfig = OutboxConfig()
+    store: StoreConfig = StoreConfig()
     observe: ObserveConfig = ObserveConfig()
     update: UpdateConfig = UpdateConfig()
     learn: LearnConfig = LearnConfig()

@@ -9,7 +9,7 @@ from agent.contract.belief import believe_release
 from agent.contract.manifest import Artifact, Release
 from agent.contract.messages import Assigned, Hosted
 from agent.daemon.host import event, log
-from agent.errors import AgentError, CorruptError
+from agent.errors import AgentError, CorruptError, DiskFullError
 from agent.infer.variants import choose
 from agent.update.slot import State
 from agent.update.store import Store, require_room
@@ -23,10 +23,13 @@ class Admitting:
 
     """
 
-    def __init__(self, store: Store, *, hardware: str, reserve_bytes: int) -> None:
+    def __init__(
+        self, store: Store, *, hardware: str, reserve_bytes: int, quota_bytes: int | None = None
+    ) -> None:
         self._store = store
         self._hardware = hardware
         self._reserve_bytes = reserve_bytes
+        self._quota_bytes = quota_bytes
         self.installed: tuple[Hosted, ...] = ()
 
     def admit(
@@ -59,8 +62,21 @@ class Admitting:
             permitted=permitted,
         )
         missing = self._store.missing(self.needed(release))
+        self._require_quota(missing)
         require_room(self._store.disk, sum(a.size for a in missing), self._reserve_bytes)
         return missing
+
+    def _require_quota(self, missing: tuple[Artifact, ...]) -> None:
+        need = sum(a.size for a in missing)
+        if self._quota_bytes is None or not need:
+            return
+        on_the_way = {f.digest for a in missing for f in (a, *a.sources)}
+        used = self._store.used_bytes(besides=on_the_way)
+        if used + need > self._quota_bytes:
+            raise DiskFullError(
+                f"{need} bytes are needed beside {used} in the store, and store.quota_bytes is "
+                f"{self._quota_bytes}: raise it, or assign a smaller release"
+            )
 
     def needed(self, release: Release) -> tuple[Artifact, ...]:
         """Return what this device needs of a release.

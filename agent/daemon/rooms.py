@@ -97,6 +97,7 @@ class Rooms:
             slots=self.inference.slots,
             hardware=self.machine.hardware,
             reserve_bytes=config.update.reserve_bytes,
+            quota_bytes=config.store.quota_bytes,
             retry_seconds=config.link.resettle_seconds,
             around=self._around_updating(),
         )

@@ -81,6 +81,7 @@ class Updating:
         slots: tuple[str, ...],
         hardware: str,
         reserve_bytes: int,
+        quota_bytes: int | None = None,
         retry_seconds: float,
         around: Surroundings,
     ) -> None:
@@ -88,7 +89,9 @@ class Updating:
         self._disk = disk
         self._store = store
         self._slots = slots
-        self._admitting = Admitting(store, hardware=hardware, reserve_bytes=reserve_bytes)
+        self._admitting = Admitting(
+            store, hardware=hardware, reserve_bytes=reserve_bytes, quota_bytes=quota_bytes
+        )
         self._retry_seconds = retry_seconds
         self._retries: dict[str, tuple[str, int, float]] = {}
         self._around = around

@@ -183,6 +183,23 @@ class Store:
         """
         return tuple(a for a in artifacts if not self._holds(a))
 
+    def used_bytes(self, besides: Collection[str]) -> int:
+        """Return what the store takes on the disk, without the files of some digests.
+
+        Raises:
+            StoreError: The store cannot be looked at.
+
+        """
+        try:
+            found = [
+                self.disk.path(f"{FOLDER}/{name}").stat().st_blocks
+                for name in self.disk.names(FOLDER)
+                if name[:64] not in besides
+            ]
+        except OSError as why:
+            raise StoreError(f"{FOLDER} cannot be looked at: {why.strerror or why}") from why
+        return 512 * sum(found)
+
     def evict(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what none of the releases ``keep`` (manifest digests) needs.
 
