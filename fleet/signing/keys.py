@@ -104,7 +104,7 @@ def load(path: Path, passphrase: str, *, dev: bool = False) -> Ed25519Signer:
 
     Raises:
         SigningError: The file is missing, broken or readable by others, its passphrase
-            is another, or it has none and ``dev`` is not set.
+            is another or not given, or it has none and ``dev`` is not set.
 
     """
     file = _read(path)
@@ -115,6 +115,8 @@ def load(path: Path, passphrase: str, *, dev: bool = False) -> Ed25519Signer:
                 " and must not serve a real fleet"
             )
         seed = bytes.fromhex(file.secret)
+    elif not passphrase:
+        raise SigningError(f"key {path.name} is encrypted: say --passphrase-file")
     else:
         box = _box(passphrase, bytes.fromhex(file.salt), file.ops, file.memory_bytes, path)
         try:

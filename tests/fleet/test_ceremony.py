@@ -21,7 +21,10 @@ from tests.signed_fleet import NOW, SignedFleet, advance, pinned
 
 
 @pytest.fixture
-def person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Person:
+def person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Person:
+    monkeypatch.setattr(key_files, "MEMORY_BYTES", 8 * 1024 * 1024)
     return Person(tmp_path, capsys)
 
 

@@ -68,6 +68,14 @@ def test_a_new_key_is_encrypted_private_and_prints_its_public_half(tmp_path, cap
     assert "never overwritten" in err
 
 
+def test_an_encrypted_key_without_its_passphrase_says_how_to_give_it(tmp_path):
+    keys.create(tmp_path / "locked.json", PASSPHRASE)
+    with pytest.raises(SigningError, match="encrypted: say --passphrase-file"):
+        keys.load(tmp_path / "locked.json", "")
+    with pytest.raises(SigningError, match="does not open"):
+        keys.load(tmp_path / "locked.json", "another passphrase")
+
+
 def test_a_file_address_asks_only_for_what_is_encrypted(tmp_path):
     plain = keys.create(tmp_path / "plain.json", "", dev=True)
     locked = keys.create(tmp_path / "locked.json", PASSPHRASE)
