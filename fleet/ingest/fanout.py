@@ -1,6 +1,6 @@
 """Who gets chunks alone, and which travel once for everybody: pure, time is an argument.
 
-Rule 1: when several devices that listen ask for the same artifact within a short time,
+Rule 1: when several devices that listen ask for the same artifact at the same time,
         its chunks are cast from the first that one of them lacks, each once, in order.
 Rule 2: who joins a running cast gets what it missed in a second lap, which is the same
         for all who joined late.
@@ -16,7 +16,7 @@ The round of chunks is a data carousel (ISO/IEC 13818-6) that ends when everybod
 from dataclasses import dataclass, field
 
 ENOUGH_DEVICES = 3
-WITHIN_SECONDS = 5.0
+WITHIN_SECONDS = 1.0
 REPAIR_SECONDS = 1.0
 FORGET_SECONDS = 60.0
 AHEAD_CHUNKS = 48
