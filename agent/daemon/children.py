@@ -18,7 +18,7 @@ from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob, Rebuil
 from agent.worker.start import Finished, Running, start
 
 REBUILD_MEMORY_BYTES = 1024**3
-"""Address space; a patch of the largest kind touches some 150 MiB of it."""
+"""Address space; a patch of the largest kind touches some 100 MiB of it."""
 
 
 class Children:
