@@ -270,9 +270,11 @@ def test_an_edit_is_done_only_when_the_broker_has_read_it(files: Mosquitto):
     waiting = Thread(target=lambda: granted.set_result(files.file_accounts().grant("d-late")))
     waiting.start()
     path = files.layout.accounts_path
-    eventually(lambda: "d-late" in read_passwords(path))
-    assert not granted.done()
-    child.send_signal(signal.SIGCONT)
+    try:
+        eventually(lambda: "d-late" in read_passwords(path))
+        assert not granted.done()
+    finally:
+        child.send_signal(signal.SIGCONT)
     password = granted.result(timeout=20)
     waiting.join()
     at = Listener(address="127.0.0.1", port=files.layout.device_port)

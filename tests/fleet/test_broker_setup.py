@@ -241,6 +241,22 @@ def test_the_command_tells_what_it_tried_and_what_comes_next(config: FleetConfig
     assert "fieldfare broker run" in out
 
 
+def test_the_provisioner_comes_back_with_the_password_in_its_file(config: FleetConfig):
+    """Files gave it another with each edit; dynamic security needs the one that is kept."""
+    set_up_broker(config, BrokerWish(backend=Backend.ACL_FILE))
+    edit_provisioner(config)
+    set_up_broker(config, BrokerWish(backend=Backend.DYNSEC))
+    with running(config):
+        kept = config.secret("provisioner-password") or ""
+        assert admits(config, "fieldfare-provisioner", kept)
+
+
+def edit_provisioner(config: FleetConfig) -> None:
+    path = config.broker_folder / "passwords"
+    edited = {**read_passwords(path), "fieldfare-provisioner": Hashed.of("new")}
+    replace_file(path, render_passwords(edited))
+
+
 def doctor(config: FleetConfig) -> dict[str, Check]:
     found = check_broker(config, running=True, status=None, now_ms=wall_clock_ms())
     return {check.name: check for check in found}
@@ -249,10 +265,7 @@ def doctor(config: FleetConfig) -> dict[str, Check]:
 def test_the_doctor_reads_accounts_in_files(config: FleetConfig):
     """Each edit gives the provisioner another password than the one in its file."""
     set_up_broker(config, BrokerWish(backend=Backend.ACL_FILE))
-    path = config.broker_folder / "passwords"
-    replace_file(
-        path, render_passwords({**read_passwords(path), "fieldfare-provisioner": Hashed.of("new")})
-    )
+    edit_provisioner(config)
     assert {name for name, check in doctor(config).items() if check.state != "ok"} == set()
-    path.write_text("d-one:$7$1$a$b\n")
+    (config.broker_folder / "passwords").write_text("d-one:$7$1$a$b\n")
     assert "no account fieldfare-manager" in doctor(config)["accounts"].why
