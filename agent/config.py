@@ -151,6 +151,8 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         max_rss_growth_bytes: Resident memory of a process with the candidate over one
             with the last good release.
         min_agreement: Share of live windows in which both give the same class.
+        min_agreement_windows: Low agreement is not believed on fewer, while time is left:
+            neighbouring windows are alike.
         max_confidence_drop: Mean confidence, last good minus candidate.
         max_decide_drop: Accuracy on the *decide* windows, last good minus candidate, that
             is refused where an exact sign test finds it significant.
@@ -170,6 +172,7 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     latency_slack_us: Annotated[float, Meta(ge=0, le=1e8)] = 500.0
     max_rss_growth_bytes: Bytes = 64 * 1024 * 1024
     min_agreement: Share = 0.5
+    min_agreement_windows: Annotated[int, Meta(ge=0, le=10**6)] = 100
     max_confidence_drop: Share = 0.25
     max_decide_drop: Share = 0.05
     certain_decide_drop: Share = 0.2

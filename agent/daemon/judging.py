@@ -224,6 +224,7 @@ def limits_of(config: UpdateConfig) -> Limits:
         latency_slack_us=config.latency_slack_us,
         max_rss_growth_bytes=config.max_rss_growth_bytes,
         min_agreement=config.min_agreement,
+        min_agreement_windows=config.min_agreement_windows,
         max_confidence_drop=config.max_confidence_drop,
         max_decide_drop=config.max_decide_drop,
         certain_decide_drop=config.certain_decide_drop,

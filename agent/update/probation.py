@@ -143,6 +143,9 @@ class Limits:
         min_tail_windows: Windows from which p95 is compared at all.
         max_rss_growth_bytes: More resident memory than with the running release.
         min_agreement: Share of windows with the same class.
+        min_agreement_windows: Low agreement is not believed on fewer, unless time is over:
+            neighbouring windows are alike, and on one stretch of them a better candidate
+            may differ in all.
         max_confidence_drop: Running less candidate, mean confidence.
         max_decide_drop: Running less candidate, accuracy on decide windows, where the
             sign test finds it significant at ``significance``.
@@ -159,6 +162,7 @@ class Limits:
     min_tail_windows: int = 100
     max_rss_growth_bytes: int = 64 * 1024 * 1024
     min_agreement: float = 0.5
+    min_agreement_windows: int = 100
     max_confidence_drop: float = 0.25
     max_decide_drop: float = 0.05
     certain_decide_drop: float = 0.2
@@ -176,7 +180,7 @@ def judge(evidence: Evidence, limits: Limits) -> tuple[Verdict, tuple[Finding, .
     better on the labelled windows: there it is the running release that errs.
     """
     running = None if evidence.missing else evidence.running
-    enough = evidence.windows >= limits.min_windows
+    enough = evidence.windows >= limits.min_windows and not _too_soon(evidence, limits)
     findings = [*evidence.golden, *_robustness(evidence.candidate, running)]
     if evidence.running is None:
         why = "no release ran before, so there was nothing to compare with"
@@ -199,6 +203,11 @@ def judge(evidence: Evidence, limits: Limits) -> tuple[Verdict, tuple[Finding, .
         given_up=given_up or bool(evidence.missing),
     )
     return verdict, (*findings, sample)
+
+
+def _too_soon(evidence: Evidence, limits: Limits) -> bool:
+    low = evidence.agreement is not None and evidence.agreement < limits.min_agreement
+    return low and evidence.windows < limits.min_agreement_windows and not evidence.expired
 
 
 def sign_test(more: int, fewer: int) -> float:

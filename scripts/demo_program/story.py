@@ -199,7 +199,7 @@ state_jitter_seconds = 0.5
 [observe]
 window_seconds = 2.0
 [pipeline.{SLOT}]
-source = {{ kind = "replay", path = "recording.npz", speed = 10.0, loop = true }}
+source = {{ kind = "replay", path = "recording.npz", speed = 20.0, loop = true }}
 [update]
 probation_seconds = 60.0
 look_seconds = 0.5

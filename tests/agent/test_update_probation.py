@@ -169,6 +169,15 @@ def test_a_cure_for_a_bad_running_release_passes_although_they_disagree():
     assert "agreement" in refused(replace(cure, decide=None))
 
 
+def test_low_agreement_on_one_stretch_of_windows_waits_for_more_of_them():
+    stretch = replace(SOUND, windows=20, agreement=0.4)
+    assert judge(stretch, LIMITS)[0] is Verdict.WAIT
+    assert judge(replace(stretch, windows=99), LIMITS)[0] is Verdict.WAIT
+    assert "agreement" in refused(replace(stretch, windows=100))
+    assert "agreement" in refused(replace(stretch, expired=True))
+    assert judge(replace(stretch, agreement=0.5), LIMITS)[0] is Verdict.PASS
+
+
 def test_the_tail_is_compared_only_when_there_is_one():
     slow_tail = replace(SOUND, windows=99, candidate=replace(USUAL, latency_p95_us=1e6))
     verdict, findings = judge(slow_tail, LIMITS)
