@@ -103,7 +103,7 @@ def dynamic_security(passwords: Mapping[str, Hashed], topics: Topics) -> dict[st
             "unsubscribe": True,
         },
         "clients": [
-            _hashed_client(name, hashed, shared.get(name) or device_role(name))
+            _client(name, hashed, shared.get(name) or device_role(name))
             for name, hashed in passwords.items()
         ],
         "groups": [],
@@ -173,11 +173,7 @@ def _provisioner_acl() -> list[Acl]:
     return [allow(kind, control) for kind in kinds]
 
 
-def _client(name: str, password: str, role: str) -> dict[str, object]:
-    return _hashed_client(name, Hashed.of(password), role)
-
-
-def _hashed_client(name: str, hashed: Hashed, role: str) -> dict[str, object]:
+def _client(name: str, hashed: Hashed, role: str) -> dict[str, object]:
     return {
         "username": name,
         "clientid": name,
