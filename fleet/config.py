@@ -14,7 +14,7 @@ from typing import Any, Self, get_type_hints
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.limits import NAME, PROTOCOL
 from agent.errors import MalformedError
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, NewerStateError
 
 DEFAULT_HOME = Path("fieldfare-home")
 SCHEMA_VERSION = 1
@@ -149,8 +149,8 @@ class FleetConfig:
         """Read ``fleet.toml``.
 
         Raises:
-            ConfigError: Missing, not TOML, an unknown or badly typed key, or written by a
-                newer version.
+            ConfigError: Missing, not TOML, or an unknown or badly typed key.
+            NewerStateError: Written by a newer version; left untouched.
 
         """
         path = home / "fleet.toml"
@@ -163,6 +163,11 @@ class FleetConfig:
         except (OSError, tomllib.TOMLDecodeError) as why:
             raise ConfigError(f"{path} cannot be read: {why}") from why
         version = table.pop("v", SCHEMA_VERSION)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerStateError(
+                f"{path} has version {version}, this program knows up to {SCHEMA_VERSION}: use the "
+                "newer program"
+            )
         if version != SCHEMA_VERSION:
             raise ConfigError(f"{path} has version {version}; this program knows {SCHEMA_VERSION}")
         try:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fleet.config import BrokerConfig, FleetConfig
-from fleet.errors import ConfigError, ConflictError
+from fleet.errors import ConfigError, ConflictError, NewerStateError
 from fleet.service.founding import Ports, found_dev
 from tests.manager_home import make_home
 
@@ -41,7 +41,7 @@ def test_what_is_rendered_reads_back_equal(tmp_path: Path):
         pytest.param(
             'fleet = "demo"\n[broker]\nurl = "mqtt://h:one"', "is not mqtt://", id="a port in words"
         ),
-        pytest.param('v = 2\nfleet = "demo"', "has version 2", id="a newer version"),
+        pytest.param('v = "2"\nfleet = "demo"', "has version 2", id="no version"),
         pytest.param("fleet = ", "cannot be read", id="not TOML"),
         pytest.param("", "fleet", id="no name"),
     ],
@@ -76,3 +76,11 @@ def test_every_key_of_a_new_home_is_closed_to_others(tmp_path: Path):
     open_to_others = [p for p in config.keys.rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
     assert open_to_others == []
     assert config.home.stat().st_mode & 0o077 == 0
+
+
+def test_a_configuration_of_a_newer_version_is_refused_untouched(tmp_path: Path):
+    text = 'v = 2\nfleet = "demo"\nsomething_newer = true\n'
+    (tmp_path / "fleet.toml").write_text(text)
+    with pytest.raises(NewerStateError, match="newer program"):
+        FleetConfig.load(tmp_path)
+    assert (tmp_path / "fleet.toml").read_text() == text
