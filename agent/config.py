@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from agent.contract.limits import NAME, NAME_PATTERN
-from agent.errors import ConfigError
+from agent.contract.proxy import NEVER, Proxy
+from agent.errors import ConfigError, MalformedError
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Bytes = Annotated[int, Meta(gt=0, le=2**50)]
@@ -91,6 +92,8 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         fresh_seconds: How often signed time is asked for.
         resettle_seconds: A release that could not be fetched is tried again after this.
         state_jitter_seconds: Longest random wait before state is sent to a new manager.
+        proxy: HTTP proxy to the fleet, ``http://user:password@host:port``; ``none`` goes
+            straight. Unset, HTTPS_PROXY and NO_PROXY of the environment hold.
 
     """
 
@@ -102,6 +105,14 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fresh_seconds: Seconds = 21_600.0
     resettle_seconds: Seconds = 60.0
     state_jitter_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    proxy: Annotated[str, Meta(max_length=500)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.proxy is not None and self.proxy not in NEVER:
+            try:
+                Proxy.parse(self.proxy)
+            except MalformedError as why:
+                raise ValueError(f"proxy: {why}; or none") from why
 
 
 class OutboxConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -108,6 +108,7 @@ def test_relative_paths_lie_beside_the_file(tmp_path):
             "is below",
             id="bounds the wrong way round",
         ),
+        pytest.param("[link]\nproxy = 'socks5://p:1'", "link: proxy: a proxy is", id="no proxy"),
         pytest.param("[[", "is not TOML", id="not TOML"),
     ],
 )
