@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from agent.contract.codec import Versioned
+from agent.contract.endpoints import EndpointReport
 from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
 from agent.contract.manifest import Digest, Label, Name, Target, Text
 
@@ -66,13 +67,21 @@ class SlotReport(Struct, frozen=True, kw_only=True):
 
 
 class Reported(Versioned, frozen=True, kw_only=True):
-    """The device's side of the desired state; ``rev`` grows with every change."""
+    """The device's side of the desired state; ``rev`` grows with every change.
+
+    Attributes:
+        versions: The highest version of root, targets, snapshot and timestamp accepted.
+        endpoint: The way to the fleet that it believes.
+
+    """
 
     rev: Count
     ts: Count
     director_epoch: Count = 0
     sequence: Count = 0
     slots: dict[Name, SlotReport] = field(default_factory=dict)
+    versions: dict[Name, Count] = field(default_factory=dict)
+    endpoint: EndpointReport | None = None
 
 
 class Histogram(Struct, frozen=True, kw_only=True):
@@ -203,7 +212,11 @@ class FreshRequest(Versioned, frozen=True, kw_only=True):
 
 
 class Fresh(Versioned, frozen=True, kw_only=True):
-    """Signed time and the newest assignment's order and digest (SHA-256 of its payload)."""
+    """Signed time and the newest assignment's order and digest (SHA-256 of its payload).
+
+    ``root`` and ``targets`` are the versions of the metadata in force, 0 where the manager
+    does not say: a device that holds older ones fetches them.
+    """
 
     device: Name
     nonce: Hex32
@@ -211,6 +224,8 @@ class Fresh(Versioned, frozen=True, kw_only=True):
     sequence: Count
     digest: Digest | None
     now_ms: Count
+    root: Count = 0
+    targets: Count = 0
 
 
 class Ack(Versioned, frozen=True, kw_only=True):
