@@ -38,6 +38,7 @@ from fleet.signing.metadata import (
 from fleet.signing.proposal import Proposal, require_complete, require_signable, sign_proposal
 from fleet.signing.published import parse_authority, write_whole
 from fleet.signing.repository import OnlineKeys
+from fleet.signing.scrutiny import scrutinise_owners, scrutinise_root, scrutinise_targets
 from fleet.signing.signers import public_key_of
 
 _OFFLINE: Final = {"root": 3, "targets": 2}
@@ -93,7 +94,8 @@ def propose_founding(
         now: Aware datetime.
 
     Raises:
-        SigningError: The name is not acceptable, or a threshold cannot be met.
+        SigningError: The name is not acceptable, a threshold cannot be met, or a person's
+            key is one of the manager's.
 
     """
     try:
@@ -110,18 +112,19 @@ def propose_founding(
             root.add_key(key, role)
         root.roles[role].threshold = thresholds.get(role, 1)
     require_signable(root)
-    authority = encode(
-        Authority(
-            fleet=fleet,
-            director_epoch=1,
-            director_keys=(online.director,),
-            enrolment_keys=(online.enrolment,),
-        )
+    said = Authority(
+        fleet=fleet,
+        director_epoch=1,
+        director_keys=(online.director,),
+        enrolment_keys=(online.enrolment,),
     )
+    authority = encode(said)
+    targets = first_targets({AUTHORITY_TARGET: authority}, (), now)
+    scrutinise_owners(root, parse(Targets, targets).signed, said)
     return Proposal(
         what=f"found fleet {fleet}",
         root=Metadata(root).to_bytes(),
-        metadata={"targets": first_targets({AUTHORITY_TARGET: authority}, (), now)},
+        metadata={"targets": targets},
         files={AUTHORITY_TARGET: authority},
     )
 
@@ -141,6 +144,9 @@ def found(proposal: Proposal, ring: Ring, repo_dir: Path, now: datetime) -> Onli
     require_complete(proposal)
     content, targets = proposal.files[AUTHORITY_TARGET], proposal.metadata["targets"]
     root = parse(Root, proposal.root).signed
+    scrutinise_root(root)
+    scrutinise_targets("targets", parse(Targets, targets).signed)
+    scrutinise_owners(root, parse(Targets, targets).signed, parse_authority(content))
     online = choose_online(ring, root, parse_authority(content))
     snapshot = next_snapshot(None, targets, online.snapshot, now)
     timestamp = next_timestamp(None, snapshot, online.timestamp, now)

@@ -3,9 +3,11 @@
 Rule 1: every line is computed from the metadata itself, never taken from the proposal's
         own description, which somebody else wrote.
 Rule 2: a plus adds a promise, a minus takes one away, a dot changes one.
+Rule 3: what could be told in a way that misleads (``scrutiny``) is refused, not told.
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from tuf.api.metadata import Role, Root, Targets
@@ -16,21 +18,34 @@ from agent.errors import ContractError
 from fleet.errors import SigningError
 from fleet.signing.metadata import check_target, parse, verify, verify_delegated
 from fleet.signing.proposal import ROLES, Proposal
+from fleet.signing.published import parse_authority
+from fleet.signing.scrutiny import (
+    require_next,
+    scrutinise_owners,
+    scrutinise_root,
+    scrutinise_targets,
+)
 
 
 def describe(proposal: Proposal) -> tuple[str, ...]:
     """Return the difference between what is in force and what is proposed.
 
     Raises:
-        SigningError: The proposal's metadata does not parse, what it says is in force is
-            not signed, or a file beside it is not the one that would be signed.
+        SigningError: The proposal's metadata does not parse or could not be told
+            truthfully, what it says is in force is not signed, or a file beside it is not
+            the one that would be signed.
 
     """
     lines: list[str] = []
     if proposal.root_before:
         digest = sha256(proposal.root_before).hexdigest()
         lines.append(f"upon the root with digest {digest}: is it the one that you know?")
-        _require_signed_before(proposal)
+    elif proposal.metadata_before:
+        raise SigningError("the proposal says that nothing is in force, and then what is")
+    else:
+        lines.append("founds a new fleet: nothing is in force before it")
+    _require_signed_before(proposal)
+    _scrutinise(proposal)
     if proposal.root:
         before = parse(Root, proposal.root_before).signed if proposal.root_before else None
         lines += _root(before, parse(Root, proposal.root).signed)
@@ -43,14 +58,36 @@ def describe(proposal: Proposal) -> tuple[str, ...]:
 
 def _require_signed_before(proposal: Proposal) -> None:
     """Return if what a proposal says was in force is signed under the root it says was."""
+    if not proposal.root_before:
+        return
     root = parse(Root, proposal.root_before).signed
     verify(root, Root, proposal.root_before)
     if "targets" not in proposal.metadata_before:
-        return
+        raise SigningError("the proposal does not say which targets are in force")
     targets = verify(root, Targets, proposal.metadata_before["targets"])
     for role, content in proposal.metadata_before.items():
         if role != "targets":
             verify_delegated(targets, role, content)
+
+
+def _scrutinise(proposal: Proposal) -> None:
+    """Return if the difference to what is in force can be told truthfully."""
+    root = parse(Root, proposal.root or proposal.root_before).signed
+    scrutinise_root(root)
+    if proposal.root and proposal.root_before:
+        require_next("root", parse(Root, proposal.root_before).signed.version, root.version)
+    for role, content in proposal.metadata.items():
+        new = parse(Targets, content).signed
+        scrutinise_targets(role, new)
+        if role in proposal.metadata_before:
+            held = parse(Targets, proposal.metadata_before[role]).signed
+            require_next(role, held.version, new.version)
+    targets = {**proposal.metadata_before, **proposal.metadata}.get("targets")
+    if targets is None:
+        raise SigningError("the proposal holds no targets metadata")
+    said = proposal.files.get(AUTHORITY_TARGET)
+    authority = None if said is None else parse_authority(said)
+    scrutinise_owners(root, parse(Targets, targets).signed, authority)
 
 
 def _root(before: Root | None, after: Root) -> Iterator[str]:
@@ -91,6 +128,10 @@ def _targets(
     held = (before.delegations.roles if before and before.delegations else None) or {}
     new = (after.delegations.roles if after.delegations else None) or {}
     for name in sorted(set(held) | set(new)):
+        if name not in held:
+            yield f"  · {name} signs {', '.join(new[name].paths or ())} from now on"
+        elif name not in new:
+            yield f"  · {name} signs nothing any more"
         yield from _keys(name, held.get(name), new.get(name))
 
 
@@ -105,9 +146,18 @@ def _content(name: str, content: bytes) -> Iterator[str]:
         elif name == PERMITS_TARGET:
             for permit in decode(Permits, content).permits:
                 whom = ", ".join(permit.devices) or "every device"
-                yield f"      {permit.release[:16]} may return to slot {permit.slot} of {whom}"
+                until = _until(permit.expires_ms)
+                release = f"{permit.release[:16]} may return to slot {permit.slot}"
+                yield f"      {release} of {whom}, until {until}"
     except ContractError as why:
         raise SigningError(f"{name} is not in order: {why}") from why
+
+
+def _until(moment_ms: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(moment_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "the end of time"
 
 
 def _day(metadata: Root | Targets | None) -> str:

@@ -26,6 +26,7 @@ from agent.errors import ContractError
 from fleet.errors import SigningError
 from fleet.signing.metadata import LIFETIMES, delegate_family, next_targets, parse
 from fleet.signing.published import Published
+from fleet.signing.scrutiny import scrutinise_owners
 
 MAX_PROPOSAL_BYTES: Final = 2 * (MAX_METADATA_BYTES + MAX_MANIFEST_BYTES)
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
@@ -97,8 +98,8 @@ def propose_root(
         now: Aware datetime.
 
     Raises:
-        SigningError: A key is there already or is not there, or a role would be left
-            with fewer keys than must sign.
+        SigningError: A key is there already or is not there, a role would be left with
+            fewer keys than must sign, or a person would keep one of the manager's.
 
     """
     root: Root = parse(Root, held.root_bytes).signed
@@ -115,6 +116,7 @@ def propose_root(
     for role, threshold in thresholds.items():
         _role(root, role).threshold = threshold
     require_signable(root)
+    scrutinise_owners(root, held.targets, held.authority)
     metadata = {}
     in_force = parse(Targets, held.targets_bytes)
     result = root.get_verification_result("targets", in_force.signed_bytes, in_force.signatures)

@@ -45,6 +45,7 @@ from fleet.signing.published import (
     read_signed,
     write_whole,
 )
+from fleet.signing.scrutiny import scrutinise_owners, scrutinise_root, scrutinise_targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,10 @@ class Repository:
         if "targets" in new:
             targets = verify(held.root, Targets, new["targets"])
         signed = self._check_versions(new, targets, now)
-        for path, content in self._check_files(targets, signed, files).items():
+        checked = self._check_files(targets, signed, files)
+        said = parse_authority(files[AUTHORITY_TARGET]) if AUTHORITY_TARGET in files else None
+        scrutinise_owners(held.root, targets, said or held.authority)
+        for path, content in checked.items():
             write_whole(path, content)
         for role, content in new.items():
             write_whole(self._metadata(f"{signed[role].version}.{role}.json"), content)
@@ -147,6 +151,7 @@ class Repository:
         new = check_root(held.root, root, now)
         targets_bytes = held.targets_bytes if targets is None else targets
         signed = verify(new, Targets, targets_bytes)
+        scrutinise_owners(new, signed, held.authority)
         if targets is not None:
             self._check_versions({"targets": targets}, signed, now)
             self._check_files(signed, {"targets": signed}, {})
@@ -273,6 +278,7 @@ class Repository:
                 )
             if value.is_expired(now):
                 raise SigningError(f"{role} metadata ran out at {value.expires}")
+            scrutinise_targets(role, value)
             signed[role] = value
         return signed
 
@@ -309,7 +315,7 @@ def check_root(held: Root, content: bytes, now: datetime) -> Root:
 
     Raises:
         SigningError: Old or new keys did not sign it, it skips a version, has run out, or
-            counts one key twice.
+            counts one key twice, or names keys in a way that misleads (``scrutiny``).
 
     """
     found = parse(Root, content)
@@ -329,4 +335,5 @@ def check_root(held: Root, content: bytes, now: datetime) -> Root:
         require_distinct_keys(content)
     except (ContractError, TrustError) as why:
         raise SigningError(f"root metadata is not in order: {why}") from why
+    scrutinise_root(new)
     return new

@@ -18,6 +18,7 @@ from agent.contract.messages import AUTHORITY_TARGET, Authority
 from fleet.errors import SigningError
 from fleet.signing.proposal import ROLES, Proposal, propose_root, propose_targets
 from fleet.signing.published import Published
+from fleet.signing.scrutiny import scrutinise_owners
 from fleet.signing.signers import public_key_of
 
 _MIN_CHARACTERS = 8
@@ -38,6 +39,8 @@ def rotate_role(held: Published, role: str, keys: Sequence[Key], now: datetime) 
                 raise SigningError("that is a director key already")
             return propose_authority(held, what, _directed(held.authority, publics), now)
         case "enrolment":
+            if set(publics) & set(held.authority.enrolment_keys):
+                raise SigningError("that is an enrolment key already")
             return propose_authority(
                 held, what, replace(held.authority, enrolment_keys=publics), now
             )
@@ -88,7 +91,7 @@ def revoke_key(held: Published, beginning: str, now: datetime) -> Proposal:
     director = _without(authority.director_keys, beginning, "director")
     enrolment = _without(authority.enrolment_keys, beginning, "enrolment")
     if director == authority.director_keys and enrolment == authority.enrolment_keys:
-        raise SigningError(f"no role has a key that begins with {beginning}")
+        raise SigningError(_whose(held, beginning))
     if director != authority.director_keys:
         authority = _directed(authority, director)
     return propose_authority(
@@ -96,8 +99,27 @@ def revoke_key(held: Published, beginning: str, now: datetime) -> Proposal:
     )
 
 
+def _whose(held: Published, beginning: str) -> str:
+    """Tell why a key cannot be revoked here: it is an owner's, or nobody's."""
+    delegations = held.targets.delegations
+    for role in ((delegations.roles if delegations else None) or {}).values():
+        if any(_begins(held.targets.get_key(k), beginning) for k in role.keyids):
+            family = (role.paths or [role.name])[0].split("/")[1]
+            return (
+                f"the key that begins with {beginning} is an owner's of {family}: name the "
+                f"owners that stay, 'keys delegate {family} --owner KEY', or none"
+            )
+    return f"no role has a key that begins with {beginning}"
+
+
 def propose_authority(held: Published, what: str, authority: Authority, now: datetime) -> Proposal:
-    """Propose who may direct and enrol."""
+    """Propose who may direct and enrol.
+
+    Raises:
+        SigningError: A person keeps one of these keys.
+
+    """
+    scrutinise_owners(held.root, held.targets, authority)
     return propose_targets(
         held, what=what, additions={AUTHORITY_TARGET: encode(authority)}, removals=(), now=now
     )
