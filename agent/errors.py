@@ -3,10 +3,10 @@
     AgentError
     ├── ConfigError            the file on this device is wrong
     ├── PlatformError          this machine cannot run the agent at all
-    ├── ContractError          the other side spoke out of turn
+    ├── ContractError          the other side spoke out of turn           ┐ each single reason
     │   ├── MalformedError         bytes that do not parse, or break a stated limit
     │   └── UnsupportedError       a contract version newer than this program
-    ├── TrustError             the bytes parse, but must not be believed
+    ├── TrustError             the bytes parse, but must not be believed  ┘ is in ``refusals``
     │   ├── UnsignedError          fewer good signatures than are needed
     │   ├── ExpiredError           the signer's promise has run out
     │   ├── RollbackError          older than something already accepted
@@ -18,13 +18,28 @@
     │   └── NewerStateError        state written by a newer version; left untouched
     ├── RuntimeMissingError    no installed runtime can run this model
     ├── ModelError             the model file or its output is not acceptable
-    │   └── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
+    │   ├── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
+    │   ├── NotAModelError         no ONNX file
+    │   │   ├── PickledModelError      a Python pickle
+    │   │   └── ArchivedModelError     an archive
+    │   ├── ExternalDataError      tensors in other files
+    │   ├── TensorSizeError        a tensor too large, or without its bytes
+    │   ├── UnknownOperatorError   operators that devices do not run
+    │   └── WrongTensorsError      other inputs or outputs than signed
     ├── LinkError              the broker cannot be reached, or refused us
-    │   └── DisplacedError         the connection ended before the answer came: ask again
+    │   ├── DisplacedError         the connection ended before the answer came: ask again
+    │   ├── ProxyError             the HTTP proxy between does not let us through
+    │   ├── StalledError           a transfer fell silent
+    │   └── UnavailableError       the other side has no such bytes
     └── EnrolmentError         the fleet did not enrol this device
+        ├── TokenExpiredError      the enrolment file has run out
+        ├── EnrolmentRefusedError  the fleet does not take this device
+        ├── AlreadyEnrolledError   this state directory has a device
+        └── ApprovalPendingError   an operator has yet to approve
 
-A class is added only where some caller handles it differently. ``code`` is stable
-and goes into reports; ``exit_status`` is what ``fieldfare-agent`` leaves behind.
+A family is added only where some caller handles it differently; below it, each reason for a
+refusal has a class for the sake of its ``code``, which is stable and goes into reports.
+``exit_status`` is what ``fieldfare-agent`` leaves behind.
 """
 
 from typing import ClassVar
@@ -154,6 +169,48 @@ class InputRefusedError(ModelError):
     code = "input-refused"
 
 
+class NotAModelError(ModelError):
+    """The file is no ONNX model, or a damaged one."""
+
+    code = "model-format"
+
+
+class PickledModelError(NotAModelError):
+    """The file is a Python pickle, which would run code: it is never opened."""
+
+    code = "model-pickle"
+
+
+class ArchivedModelError(NotAModelError):
+    """The file is an archive under the name of a model: it is never unpacked."""
+
+    code = "model-archive"
+
+
+class ExternalDataError(ModelError):
+    """The model wants tensors from other files of this device."""
+
+    code = "model-external-data"
+
+
+class TensorSizeError(ModelError):
+    """The model claims a tensor that is too large, or has not the claimed bytes."""
+
+    code = "model-tensor-size"
+
+
+class UnknownOperatorError(ModelError):
+    """The model uses operators that devices do not run."""
+
+    code = "model-operator"
+
+
+class WrongTensorsError(ModelError):
+    """The model has other inputs or outputs than its manifest says."""
+
+    code = "model-tensors"
+
+
 class LinkError(AgentError):
     """The broker cannot be reached, or it refused us."""
 
@@ -167,8 +224,75 @@ class DisplacedError(LinkError):
     code = "displaced"
 
 
+class ProxyError(LinkError):
+    """The HTTP proxy between here and there does not let us through."""
+
+    code = "proxy"
+
+
+class StalledError(LinkError):
+    """A transfer fell silent; what came of it is kept."""
+
+    code = "stalled"
+
+
+class UnavailableError(LinkError):
+    """The other side says that it has no such bytes."""
+
+    code = "unavailable"
+
+
 class EnrolmentError(AgentError):
     """The fleet did not enrol this device."""
 
     code = "enrolment"
     exit_status = 9
+
+
+class TokenExpiredError(EnrolmentError):
+    """The enrolment file has run out: create another."""
+
+    code = "token-expired"
+
+
+class EnrolmentRefusedError(EnrolmentError):
+    """The fleet does not take this device."""
+
+    code = "enrolment-refused"
+
+
+class AlreadyEnrolledError(EnrolmentError):
+    """This state directory belongs to a device of a fleet already."""
+
+    code = "already-enrolled"
+
+
+class ApprovalPendingError(EnrolmentError):
+    """An operator has yet to approve this device."""
+
+    code = "approval-pending"
+
+
+def error_named(code: str, why: str) -> AgentError:
+    """Return the error of the tree with this code; an unknown code is a plain one.
+
+    Errors cross from a child process as their code and sentence.
+    """
+    kind = _kinds().get(code)
+    return kind(why) if kind else AgentError(f"{code}: {why}")
+
+
+def is_refusal(code: str) -> bool:
+    """Return whether a code speaks of what came and was not taken, not of this device."""
+    kind = _kinds().get(code)
+    return kind is not None and issubclass(kind, ContractError | TrustError | ModelError)
+
+
+def _kinds() -> dict[str, type[AgentError]]:
+    found: dict[str, type[AgentError]] = {}
+    pending: list[type[AgentError]] = [AgentError]
+    while pending:
+        kind = pending.pop()
+        found.setdefault(kind.code, kind)
+        pending.extend(kind.__subclasses__())
+    return found

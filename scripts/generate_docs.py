@@ -40,11 +40,13 @@ PAYLOADS = {
     "FRESH_REQUEST": "FreshRequest",
     "META_REQUEST": "MetaRequest",
     "ARTIFACT_REQUEST": "ChunkRequest",
+    "GRANT_REQUEST": "GrantRequest",
     "ROUND_ANSWER": "TaskAnswer, as a parcel",
     "FRESH": "Fresh, in a document",
     "META": "MetaBundle, in pieces",
     "ARTIFACT": "pieces of the artifact",
     "ARTIFACT_REFUSAL": "ChunkRefusal",
+    "GRANT": "Grant, in a document",
     "ARTIFACT_CAST": "pieces of the artifact",
     "ASSIGNMENT": "Assignment, in a document",
     "ROUND_OFFER": "Task, in a document, as a parcel",
@@ -239,14 +241,28 @@ def settings(path: Path, wanted: Callable[[str], bool]) -> str:
     return "\n\n".join(parts)
 
 
-def error_table(package: str) -> str:
-    """Return one row for each error class of a package, in the order of its tree."""
+def error_tree(package: str) -> Iterator[tuple[Described, object]]:
+    """Yield each error class of a package, as described and as it is, in the order of its tree."""
+    found: dict[str, tuple[Described, object]] = {}
     scope: dict[str, object] = {}
-    path = ROOT / package / "errors.py"
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)  # noqa: S102 - our own file
+    for path in (ROOT / package / "errors.py", ROOT / package / "refusals.py"):
+        if path.exists():
+            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)  # noqa: S102 - our own file
+            found |= {kind.name: (kind, scope[kind.name]) for kind in describe(path)}
+
+    def below(parent: str) -> Iterator[tuple[Described, object]]:
+        for kind, itself in found.values():
+            if kind.parents[0] == parent:
+                yield kind, itself
+                yield from below(kind.name)
+
+    return below("Exception")
+
+
+def error_table(package: str) -> str:
+    """Return one row for each error class of a package, each below its parent."""
     rows = []
-    for kind in describe(path):
-        found = scope[kind.name]
+    for kind, found in error_tree(package):
         code, status = getattr(found, "code", "?"), getattr(found, "exit_status", "?")
         rows.append(
             (f"`{code}`", str(status), f"`{kind.name}`", f"`{kind.parents[0]}`", kind.about)

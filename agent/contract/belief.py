@@ -38,13 +38,22 @@ from agent.contract.messages import (
     Task,
 )
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address
-from agent.errors import (
-    ContractError,
-    CorruptError,
-    ExpiredError,
-    MismatchError,
-    RollbackError,
-    UnsignedError,
+from agent.errors import ContractError, UnsignedError
+from agent.refusals import (
+    AssignmentExpiredError,
+    ForkedAssignmentError,
+    MisassignedError,
+    OldAssignmentError,
+    OldReleaseError,
+    PastEpochError,
+    UnknownEpochError,
+    WrongDeviceError,
+    WrongFleetError,
+    WrongHardwareError,
+    WrongManifestError,
+    WrongNonceError,
+    WrongRunError,
+    WrongSlotError,
 )
 
 ENROL_CONTEXT = b"fieldfare-enrol-v1\0"
@@ -119,7 +128,7 @@ def believe_assignment(
     said = _open(Assignment, payload, ASSIGNMENT.at(device), authority.director_keys)
     _require_address("assignment", said.device, device)
     if said.fleet != fleet or authority.fleet != fleet:
-        raise MismatchError(f"assignment is for fleet {said.fleet}, this device is in {fleet}")
+        raise WrongFleetError(f"assignment is for fleet {said.fleet}, this device is in {fleet}")
     _require_epoch("assignment", said.director_epoch, authority)
     order = Accepted(
         director_epoch=said.director_epoch,
@@ -129,11 +138,10 @@ def believe_assignment(
     if accepted is not None and order.order <= accepted.order:
         if order == accepted:
             return Believed(assignment=said, accepted=order, repeated=True)
-        raise RollbackError(
-            f"assignment {order.order} is not newer than the accepted {accepted.order}"
-        )
+        kind = ForkedAssignmentError if order.order == accepted.order else OldAssignmentError
+        raise kind(f"assignment {order.order} is not newer than the accepted {accepted.order}")
     if now_ms is not None and now_ms >= said.expires_ms:
-        raise ExpiredError(
+        raise AssignmentExpiredError(
             f"assignment {said.sequence} ran out at {said.expires_ms} ms, now is {now_ms} ms"
         )
     return Believed(assignment=said, accepted=order, repeated=False)
@@ -173,22 +181,22 @@ def believe_release(
     """
     digest = sha256(manifest).hexdigest()
     if digest != assigned.digest:
-        raise CorruptError(
+        raise WrongManifestError(
             f"manifest of {assigned.target} is {digest[:16]}, assigned is {assigned.digest[:16]}"
         )
     release = decode_release(manifest)
     if (release.target, release.counter) != (assigned.target, assigned.counter):
-        raise MismatchError(
+        raise MisassignedError(
             f"manifest says {release.target} counter {release.counter},"
             f" assigned is {assigned.target} counter {assigned.counter}"
         )
     if release.slot != slot:
-        raise MismatchError(f"{release.target} is for slot {release.slot}, not for {slot}")
+        raise WrongSlotError(f"{release.target} is for slot {release.slot}, not for {slot}")
     if not any(not v.hardware or hardware in v.hardware for v in release.variants):
-        raise MismatchError(f"{release.target} has no variant for hardware {hardware}")
+        raise WrongHardwareError(f"{release.target} has no variant for hardware {hardware}")
     listed = running is not None and digest in running.rollback_to
     if release.counter < floor and digest != running_digest and not (listed or permitted):
-        raise RollbackError(
+        raise OldReleaseError(
             f"{release.target} has counter {release.counter}, slot {slot} is already at {floor}"
         )
     return release
@@ -237,7 +245,7 @@ def believe_fresh(payload: bytes, *, authority: Authority, device: str, nonce: s
     _require_address("signed time", said.device, device)
     _require_epoch("signed time", said.director_epoch, authority)
     if said.nonce != nonce:
-        raise RollbackError(f"signed time answers nonce {said.nonce[:8]}, asked was {nonce[:8]}")
+        raise WrongNonceError(f"signed time answers nonce {said.nonce[:8]}, asked was {nonce[:8]}")
     return said
 
 
@@ -271,7 +279,7 @@ def believe_task(
     said = _open(Task, document, ROUND_OFFER.at(device, run), authority.director_keys)
     _require_address("task", said.device, device)
     if said.run != run:
-        raise MismatchError(f"task {said.task} is of run {said.run}, it came for {run}")
+        raise WrongRunError(f"task {said.task} is of run {said.run}, it came for {run}")
     return said, check_attachment(attachment, said.digest)
 
 
@@ -306,14 +314,14 @@ def _open(kind: type[D], payload: bytes, address: Address, keys: tuple[str, ...]
 
 def _require_address(what: str, said: str, device: str) -> None:
     if said != device:
-        raise MismatchError(f"{what} is for device {said}, this is {device}")
+        raise WrongDeviceError(f"{what} is for device {said}, this is {device}")
 
 
 def _require_epoch(what: str, said: int, authority: Authority) -> None:
     known = authority.director_epoch
     if said < known:
-        raise RollbackError(f"{what} is of director epoch {said}, the authority is at {known}")
+        raise PastEpochError(f"{what} is of director epoch {said}, the authority is at {known}")
     if said > known:
-        raise MismatchError(
+        raise UnknownEpochError(
             f"{what} is of director epoch {said}, the authority held is of {known}: refresh it"
         )

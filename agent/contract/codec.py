@@ -12,6 +12,7 @@ import msgspec
 
 from agent.contract.limits import MAX_PAYLOAD_BYTES, SCHEMA_VERSION
 from agent.errors import MalformedError, UnsupportedError
+from agent.refusals import OversizedError
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -36,7 +37,7 @@ def decode(kind: type[M], payload: bytes, *, limit: int = MAX_PAYLOAD_BYTES) -> 
 
     """
     if len(payload) > limit:
-        raise MalformedError(
+        raise OversizedError(
             f"{kind.__name__} of {len(payload)} bytes is over the limit of {limit}"
         )
     try:

@@ -24,7 +24,8 @@ from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.limits import MAX_DOCUMENT_BYTES
-from agent.errors import MalformedError, UnsignedError
+from agent.errors import MalformedError
+from agent.refusals import ForgedDocumentError, ForgedReportError, StrippedStampError
 
 REPORT_CONTEXT = b"fieldfare-report-v1\0"
 DOCUMENT_CONTEXT = b"fieldfare-document-v1\0"
@@ -91,7 +92,7 @@ class Stamp:
         try:
             boot, sequence, signature = found["boot"], found["seq"], found["sig"]
         except KeyError as missing:
-            raise UnsignedError(
+            raise StrippedStampError(
                 f"report without user property {missing}: a bridge or broker may have stripped it"
             ) from missing
         try:
@@ -120,7 +121,7 @@ def check_report(key: VerifyKey, topic: str, stamp: Stamp, payload: bytes) -> No
     try:
         key.verify(signed, stamp.signature)
     except BadSignatureError as why:
-        raise UnsignedError(f"report on {topic} is not signed by its device") from why
+        raise ForgedReportError(f"report on {topic} is not signed by its device") from why
 
 
 class Document(Versioned, frozen=True, kw_only=True):
@@ -176,7 +177,7 @@ def open_document(
             except BadSignatureError:
                 continue
             return body
-    raise UnsignedError(f"document on {topic} is not signed by a key that this side believes")
+    raise ForgedDocumentError(f"document on {topic} is not signed by a key that this side believes")
 
 
 def _covered(context: bytes, topic: str, order: str, payload: bytes) -> bytes:

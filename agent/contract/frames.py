@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Self
 
 from agent.contract.limits import CHUNK_BYTES, MAX_DOCUMENT_BYTES
-from agent.errors import CorruptError, MalformedError
+from agent.refusals import BadParcelError, BadPieceError, WrongAttachmentError
 
 _PIECE = struct.Struct(">3sB8sII")
 _PARCEL = struct.Struct(">3sBI")
@@ -41,9 +41,9 @@ class Piece:
 
     def __post_init__(self) -> None:
         if len(self.name) != 8 or not 0 <= self.index < self.total <= MAX_PIECES:  # noqa: PLR2004 - as the frame above has it
-            raise MalformedError(f"piece {self.index} of {self.total} cannot be")
+            raise BadPieceError(f"piece {self.index} of {self.total} cannot be")
         if len(self.content) > CHUNK_BYTES:
-            raise MalformedError(f"piece of {len(self.content)} bytes is over {CHUNK_BYTES}")
+            raise BadPieceError(f"piece of {len(self.content)} bytes is over {CHUNK_BYTES}")
 
     def encode(self) -> bytes:
         """Return the payload."""
@@ -60,9 +60,9 @@ class Piece:
         try:
             magic, version, name, index, total = _PIECE.unpack_from(payload)
         except struct.error as why:
-            raise MalformedError(f"a piece of {len(payload)} bytes is too short") from why
+            raise BadPieceError(f"a piece of {len(payload)} bytes is too short") from why
         if (magic, version) != (b"FFP", _VERSION):
-            raise MalformedError("not a piece of a version that this program knows")
+            raise BadPieceError("not a piece of a version that this program knows")
         return cls(name=name, index=index, total=total, content=payload[_PIECE.size :])
 
 
@@ -90,11 +90,11 @@ def unpack_parcel(payload: bytes) -> tuple[bytes, bytes]:
     try:
         magic, version, length = _PARCEL.unpack_from(payload)
     except struct.error as why:
-        raise MalformedError(f"a parcel of {len(payload)} bytes is too short") from why
+        raise BadParcelError(f"a parcel of {len(payload)} bytes is too short") from why
     if (magic, version) != (b"FFD", _VERSION):
-        raise MalformedError("not a parcel of a version that this program knows")
+        raise BadParcelError("not a parcel of a version that this program knows")
     if length > min(MAX_DOCUMENT_BYTES, len(payload) - _PARCEL.size):
-        raise MalformedError(f"parcel claims a document of {length} bytes")
+        raise BadParcelError(f"parcel claims a document of {length} bytes")
     return payload[_PARCEL.size : _PARCEL.size + length], payload[_PARCEL.size + length :]
 
 
@@ -106,5 +106,5 @@ def check_attachment(attachment: bytes, digest: str) -> bytes:
 
     """
     if sha256(attachment).hexdigest() != digest:
-        raise CorruptError("attachment is not the one that its document names")
+        raise WrongAttachmentError("attachment is not the one that its document names")
     return attachment

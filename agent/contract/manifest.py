@@ -25,7 +25,8 @@ from agent.contract.limits import (
     NAME_PATTERN,
     TARGET_PATTERN,
 )
-from agent.errors import CorruptError, MalformedError
+from agent.errors import MalformedError
+from agent.refusals import WrongChunkError
 
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -41,8 +42,10 @@ class Artifact(Struct, frozen=True, kw_only=True):
         digest: SHA-256 of the whole, hex.
         size: Bytes.
         chunk_size: Bytes of every chunk but the last.
-        chunks: The BLAKE2b-128 hashes of the chunks in order, hex, joined.
-        sources: Smaller files from which the same bytes can be made; none need be used.
+        chunks: The BLAKE2b-128 hashes of the chunks in order, hex, joined. Empty where the
+            bytes never travel as they are, because the release is encrypted.
+        sources: Smaller files from which the same bytes can be made; none need be used. Of
+            an encrypted release they are the sealed streams, and one of them must be.
 
     """
 
@@ -53,8 +56,15 @@ class Artifact(Struct, frozen=True, kw_only=True):
     sources: Annotated[tuple["Source", ...], Meta(max_length=MAX_SOURCES)] = ()
 
     def __post_init__(self) -> None:
+        if not self.chunks and any(source.base is None for source in self.sources):
+            return
         if len(self.chunks) != 2 * CHUNK_HASH_BYTES * self.count:
             raise ValueError(f"artifact {self.digest[:16]} lists not one hash for each chunk")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether only a sealed stream of it travels, which takes its key to open."""
+        return not self.chunks
 
     @property
     def count(self) -> int:
@@ -69,11 +79,11 @@ class Artifact(Struct, frozen=True, kw_only=True):
 
         """
         if not 0 <= index < self.count:
-            raise CorruptError(f"artifact {self.digest[:16]} has no chunk {index}")
+            raise WrongChunkError(f"artifact {self.digest[:16]} has no chunk {index}")
         wanted = min(self.chunk_size, self.size - index * self.chunk_size)
         at = index * 2 * CHUNK_HASH_BYTES
         if len(content) != wanted or _hash(content) != self.chunks[at : at + 2 * CHUNK_HASH_BYTES]:
-            raise CorruptError(
+            raise WrongChunkError(
                 f"chunk {index} of artifact {self.digest[:16]} is not the signed one"
             )
         return content
@@ -84,7 +94,8 @@ class Source(Artifact, frozen=True, kw_only=True):
 
     ``full-zstd`` is one zstd frame (RFC 8878) of the artifact; ``patch-zstd`` one with the
     base as its raw dictionary; ``subtract-zstd`` one of artifact minus base, byte by byte
-    modulo 256, what is longer than the base unchanged.
+    modulo 256, what is longer than the base unchanged. ``sealed-`` before one of these, or
+    before ``full``, is a sealed stream of it (``contract.sealing``).
 
     Attributes:
         kind: How; a device leaves a kind that it does not know alone.
@@ -225,8 +236,11 @@ class Release(Versioned, frozen=True, kw_only=True):
 
     @property
     def files(self) -> tuple[Artifact, ...]:
-        """Every artifact and each of its sources: what a manager keeps for devices."""
-        found = {f.digest: f for a in self.artifacts for f in (*a.sources, a)}
+        """Every artifact and each of its sources: what a manager keeps for devices.
+
+        Of an encrypted artifact it keeps the sealed streams only.
+        """
+        found = {f.digest: f for a in self.artifacts for f in (*a.sources, a) if f.chunks}
         return tuple(found.values())
 
 

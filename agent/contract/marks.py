@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.contract.limits import MAX_METADATA_BYTES
-from agent.errors import MalformedError, RollbackError, UnsignedError
+from agent.refusals import BadMetadataError, OldMarkError, OversizedError, SharedKeyError
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 
@@ -86,13 +86,13 @@ def view_root(root: bytes) -> RootView:
 
     """
     if len(root) > MAX_METADATA_BYTES:
-        raise MalformedError(f"root metadata of {len(root)} bytes is over {MAX_METADATA_BYTES}")
+        raise OversizedError(f"root metadata of {len(root)} bytes is over {MAX_METADATA_BYTES}")
     try:
         signed = msgspec.json.decode(root, type=_Envelope).signed
     except (msgspec.MsgspecError, ValueError, RecursionError) as why:
-        raise MalformedError(f"root metadata does not parse: {why}") from why
+        raise BadMetadataError(f"root metadata does not parse: {why}") from why
     if not set(ROLES) <= set(signed.roles) or signed.expires.tzinfo is None:
-        raise MalformedError("root metadata does not name all four roles and an expiry in UTC")
+        raise BadMetadataError("root metadata does not name all four roles and an expiry in UTC")
     return RootView(
         version=signed.version,
         expires_ms=int(signed.expires.astimezone(UTC).timestamp() * 1000),
@@ -122,9 +122,9 @@ def require_distinct(role: str, publics: list[str | None]) -> None:
 
     """
     if None in publics:
-        raise UnsignedError(f"role {role} names a key id without a key")
+        raise SharedKeyError(f"role {role} names a key id without a key")
     if len({str(public).lower() for public in publics}) < len(publics):
-        raise UnsignedError(f"role {role} counts one public key under more than one key id")
+        raise SharedKeyError(f"role {role} counts one public key under more than one key id")
 
 
 def advance_marks(old: Marks, new: Marks) -> Marks:
@@ -142,7 +142,7 @@ def advance_marks(old: Marks, new: Marks) -> Marks:
             continue
         listed = role not in {"root", "timestamp", "snapshot"}
         if role == "root" or (mark.keyids == held.keyids and not (listed and relisted)):
-            raise RollbackError(
+            raise OldMarkError(
                 f"{role} metadata is version {mark.version}, version {held.version} was accepted"
             )
     return {**old, **new}

@@ -1,6 +1,7 @@
 """Test vectors: inputs with the one word that every implementation must answer.
 
-Rule 1: the words are closed (``Outcome``); all but ``accepted`` are codes of errors.
+Rule 1: the words are closed (``Outcome``); all but ``accepted`` are codes of
+        errors, a finer reason counts as its family.
 Rule 2: a vector is judged by the functions that devices and fleet call, never by a copy.
 Rule 3: it carries everything that the judgement takes: keys, time, what was accepted
         before. Bytes are base64, keys and digests lower-case hex.
@@ -8,7 +9,7 @@ Rule 3: it carries everything that the judgement takes: keys, time, what was acc
 ``tests/vectors`` holds the published ones; ``docs/conformance.md`` tells how to use them.
 """
 
-from typing import Final, Literal, assert_never
+from typing import Final, Literal, assert_never, get_args
 
 from msgspec import Struct
 from nacl.signing import VerifyKey
@@ -175,8 +176,14 @@ def judge(vector: Vector) -> tuple[str, str]:
     try:
         _judge(vector)
     except AgentError as why:
-        return why.code, str(why)
+        return _word(why), str(why)
     return "accepted", ""
+
+
+def _word(why: AgentError) -> str:
+    """Return the closed word for an error: the code of its family."""
+    codes = [kind.code for kind in type(why).__mro__ if issubclass(kind, AgentError)]
+    return next((code for code in codes if code in get_args(Outcome)), why.code)
 
 
 def _judge(vector: Vector) -> None:

@@ -11,7 +11,7 @@ Rule 4: a refusal is an alarm with its code and sentence; what runs goes on runn
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.contract.belief import (
@@ -34,14 +34,13 @@ from agent.contract.messages import (
     MetaRequest,
     Task,
 )
-from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
+from agent.daemon.accepted import ACCEPTED, AcceptedAssignment, keys_to_keep
 from agent.daemon.agenda import Agenda
 from agent.daemon.gathering import Gathering
 from agent.daemon.host import event, log
 from agent.disk import Disk, read_versioned
 from agent.errors import (
     AgentError,
-    ExpiredError,
     MalformedError,
     MismatchError,
     RollbackError,
@@ -49,6 +48,7 @@ from agent.errors import (
     UnsignedError,
 )
 from agent.identity.clock import TrustedClock
+from agent.refusals import AssignmentExpiredError, UnpublishedError
 from agent.update import trust
 from agent.worker.jobs import Limits
 from agent.worker.start import Finished
@@ -136,6 +136,11 @@ class Desired:
     def authority(self) -> Authority:
         """Who may direct this device."""
         return self._authority
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """Content keys of encrypted artifacts by digest, in their boxes."""
+        return self._accepted.keys if self._accepted else {}
 
     def permits(self, slot: str, digest: str) -> bool:
         """Return whether this device may go back to an older release of a slot, now."""
@@ -311,7 +316,7 @@ class Desired:
         why = (
             f"{accepted.accepted.sequence} ran out at {accepted.expires_ms} ms: nothing is updated"
         )
-        self._refuse("assignment", ExpiredError(why))
+        self._refuse("assignment", AssignmentExpiredError(why))
         return False
 
     def _believe(self, payload: bytes) -> Believed:
@@ -330,6 +335,7 @@ class Desired:
                 accepted=believed.accepted,
                 slots=believed.assignment.slots,
                 expires_ms=believed.assignment.expires_ms,
+                keys=keys_to_keep(believed.assignment.keys, self._accepted),
             )
             try:
                 self._disk.replace(ACCEPTED, encode(accepted))
@@ -370,7 +376,7 @@ class Desired:
             why = (
                 trust.error_of(refusal)
                 if refusal
-                else MismatchError(f"the fleet sent no manifest of {target}")
+                else UnpublishedError(f"the fleet sent no manifest of {target}")
             )
             self._refuse("manifest", why)
             self._around.manifest_failed(assigned, why)

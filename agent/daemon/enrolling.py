@@ -23,9 +23,10 @@ from agent.daemon.moments import awake_seconds
 from agent.disk import Disk
 from agent.errors import (
     AgentError,
+    AlreadyEnrolledError,
+    ApprovalPendingError,
     ConfigError,
     DisplacedError,
-    EnrolmentError,
     MalformedError,
 )
 from agent.identity.clock import TrustedClock
@@ -85,7 +86,7 @@ def enrol(
     file = read_enrolment_file(content, now_ms=clock.now_ms())
     enrolled = load_credentials(disk)
     if enrolled is not None:
-        raise EnrolmentError(
+        raise AlreadyEnrolledError(
             f"{state_dir} is enrolled in fleet {enrolled.fleet} as {enrolled.device} already:"
             " use another state directory, or remove it to become another device"
         )
@@ -100,7 +101,7 @@ def enrol(
             save_credentials(disk, credentials)
             return credentials
         if time.monotonic() + ASK_AGAIN_SECONDS > deadline:
-            raise EnrolmentError(
+            raise ApprovalPendingError(
                 f"{reply.device} waits for approval{': ' if reply.why else ''}{reply.why};"
                 f" after `fieldfare device approve {reply.device}` enrol again, or use --wait"
             )

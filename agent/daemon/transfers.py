@@ -6,7 +6,10 @@ Rule 3: where a smaller source can be used here, it is fetched instead, and a ch
         the artifact of it. A source that fails is not used again in this life of the
         agent: after a delta comes compressed full, and after that the artifact itself,
         so that a try never costs more than twice its bytes and a delta.
-Rule 4: what lies in the store already is copied; a source that is larger than what is
+Rule 4: an encrypted artifact is only made from its sealed sources. The full one is never
+        given up for want of network; a key that is missing or wrong fails the try, and
+        the stream waits in the store for a better one.
+Rule 5: what lies in the store already is copied; a source that is larger than what is
         then still missing is left alone.
 """
 
@@ -24,13 +27,29 @@ from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
 from agent.daemon.seeding import Seeding
 from agent.disk import Disk
-from agent.errors import AgentError, StoreError
+from agent.errors import (
+    AgentError,
+    StalledError,
+    StoreError,
+    UnavailableError,
+    UnsupportedError,
+)
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
+from agent.refusals import (
+    NoContentKeyError,
+    WrongArtifactError,
+    WrongChunkError,
+    WrongContentKeyError,
+)
 from agent.update.store import FOLDER
 from agent.worker.jobs import RebuildAnswer
 
-_OF_THE_SOURCE: Final = frozenset({"stalled", "corrupt", "unavailable"})
+_OF_THE_SOURCE: Final = frozenset(
+    kind.code for kind in (StalledError, UnavailableError, WrongChunkError, WrongArtifactError)
+)
 """Failures that speak of what is fetched, not of this device's disk."""
+_OF_THE_KEY: Final = (NoContentKeyError, WrongContentKeyError)
+"""Failures that another assignment may end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +64,8 @@ class Surroundings:
         hashed: The bytes of this digest arrived, and were hashed from the disk just now;
             a place that verifies nothing afterwards need not know.
         rebuild: Starts a child that makes an artifact of a source, to be answered by
-            ``rebuilt``; None where everything is fetched whole. May raise.
+            ``rebuilt``; None where everything is fetched whole. May raise, also for want
+            of the key of an encrypted artifact.
 
     """
 
@@ -89,6 +109,7 @@ class Transfers:
         self._orders: deque[_Order] = deque()
         self._rebuilding: dict[str, Source] = {}
         self._refused: set[str] = set()
+        self._reasons: dict[str, AgentError] = {}
         self._stalled: set[str] = set()
 
     def begin(self, slot: str, release: str, artifacts: tuple[Artifact, ...]) -> None:
@@ -129,6 +150,10 @@ class Transfers:
             log.warning(
                 event("source-refused", source=source.digest[:16], kind=source.kind, why=why)
             )
+            if isinstance(answer, _OF_THE_KEY):
+                self._locked(digest, answer)
+                return
+            self._reasons[digest] = answer
             self._refuse(source)
         with suppress(StoreError):  # what stays is evicted with what no release needs
             self._disk.remove(f"{FOLDER}/{source.digest}")
@@ -140,6 +165,15 @@ class Transfers:
         if isinstance(answer, RebuildAnswer):
             log.info(event("rebuilt", slot=order.slot, artifact=digest[:16], source=source.kind))
             self._arrived(order)
+
+    def _locked(self, digest: str, why: AgentError) -> None:
+        """End the try for an artifact whose key is missing or wrong; its stream stays."""
+        self._agenda.at("chunks", self._around.monotonic(), self._ask)
+        order = self._orders[0] if self._orders else None
+        if order is not None and order.rebuilding and order.artifacts[0].digest == digest:
+            self._orders.popleft()
+            failure = FetchFailed(digest=digest, code=why.code, why=str(why), retryable=True)
+            self._around.failed(order.slot, order.release, failure)
 
     def _ask(self) -> None:
         """Ask for what is due, and come back when something else will be."""
@@ -170,6 +204,9 @@ class Transfers:
             order.rebuilding = True
             return False
         order.source = self._choose(wanted)
+        if order.source is None and wanted.encrypted and not self._is_here(wanted):
+            self._follow(self._cannot_open(wanted))
+            return False
         artifact = order.source or wanted
         order.was_there = self._disk.path(f"{FOLDER}/{artifact.digest}").exists()
         try:
@@ -192,11 +229,22 @@ class Transfers:
         return True
 
     def _choose(self, wanted: Artifact) -> Source | None:
-        if self._around.rebuild is None or self._size_of(wanted.digest) == wanted.size:
+        if self._around.rebuild is None or self._is_here(wanted):
             return None
         source = choose_source(wanted, self._size_of, self._refused)
+        if wanted.encrypted:
+            return source
         here = self._seeding.shared_bytes(wanted) if self._seeding and source else 0
         return source if source and source.size < wanted.size - here else None
+
+    def _cannot_open(self, wanted: Artifact) -> FetchFailed:
+        """Say why an encrypted artifact cannot be made; no other bytes of it travel."""
+        plain = UnsupportedError("this agent knows none of the ways in which it was encrypted")
+        why = self._reasons.get(wanted.digest, plain)
+        return FetchFailed(digest=wanted.digest, code=why.code, why=str(why), retryable=False)
+
+    def _is_here(self, wanted: Artifact) -> bool:
+        return self._size_of(wanted.digest) == wanted.size
 
     def _seed(self, wanted: Artifact) -> None:
         copied = self._seeding.seed(wanted) if self._seeding else 0
@@ -249,8 +297,10 @@ class Transfers:
         """Return whether the artifact is now fetched whole: its source is bad, or stalled twice."""
         if order.source is None:
             return False
+        if order.artifacts[0].encrypted and order.source.base is None:
+            return False  # there is nothing else to be had
         digest = order.source.digest
-        first = failure.code == "stalled" and digest not in self._stalled
+        first = failure.code == StalledError.code and digest not in self._stalled
         if first or failure.code not in _OF_THE_SOURCE:
             self._stalled.add(digest)
             return False

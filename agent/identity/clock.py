@@ -15,7 +15,10 @@ from collections.abc import Callable
 from agent.contract.codec import Versioned, encode
 from agent.contract.messages import Count, Fresh
 from agent.disk import Disk, read_versioned
-from agent.errors import ExpiredError, RollbackError
+from agent.refusals import (
+    LateAnswerError,
+    SpentNonceError,
+)
 
 CLOCK = "clock.json"
 BUILD_MS = 1_735_689_600_000
@@ -101,10 +104,10 @@ class TrustedClock:
         """
         asked = self._nonces.pop(nonce, None)
         if asked is None or fresh.nonce != nonce:
-            raise RollbackError(f"nonce {nonce[:8]} is not open: signed time is believed once")
+            raise SpentNonceError(f"nonce {nonce[:8]} is not open: signed time is believed once")
         waited = self._monotonic() - asked
         if waited > NONCE_SECONDS:
-            raise ExpiredError(
+            raise LateAnswerError(
                 f"signed time came {waited:.0f} s after it was asked, at most {NONCE_SECONDS:.0f} s"
             )
         self._fresh = (fresh.now_ms, self._monotonic())

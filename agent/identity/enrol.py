@@ -37,11 +37,17 @@ from agent.errors import (
     ConfigError,
     ContractError,
     EnrolmentError,
+    EnrolmentRefusedError,
     MalformedError,
-    MismatchError,
-    UnsignedError,
+    TokenExpiredError,
 )
 from agent.identity.device_key import DeviceKey
+from agent.refusals import (
+    NotSealedError,
+    OversizedError,
+    WrongDeviceError,
+    WrongFleetError,
+)
 
 CREDENTIALS = "enrolled.json"
 _MAX_FILE_BYTES = 64 * 1024
@@ -106,7 +112,7 @@ def read_enrolment_file(content: bytes, *, now_ms: int) -> EnrolmentFile:
     if enrolment.secure and not file.broker_ca:
         raise ConfigError("the enrolment file has an mqtts:// address but no broker_ca")
     if now_ms >= file.expires_ms:
-        raise EnrolmentError(
+        raise TokenExpiredError(
             f"the token ran out at {_day(file.expires_ms)}, this device's clock says"
             f" {_day(now_ms)}: create another, or set the clock"
         )
@@ -173,20 +179,20 @@ def open_reply(
 
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise MalformedError(f"enrolment reply of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
+        raise OversizedError(f"enrolment reply of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
     try:
         text = SealedBox(key.signing.to_curve25519_private_key()).decrypt(payload)
     except (CryptoError, ValueError, TypeError) as why:
-        raise UnsignedError("the enrolment reply is not sealed to this device") from why
+        raise NotSealedError("the enrolment reply is not sealed to this device") from why
     sealed = decode(SealedReply, text)
     authority = verify_chain(sealed.metadata)
     enrolment_keys = [VerifyKey(bytes.fromhex(public)) for public in authority.enrolment_keys]
     topic = ENROL_REPLY.at(nonce).logical
     reply = decode(EnrolReply, open_document(enrolment_keys, topic, sealed.document.encode()))
     if (reply.device, reply.nonce) != (key.device, nonce):
-        raise MismatchError(f"the enrolment reply is for {reply.device}, this is {key.device}")
+        raise WrongDeviceError(f"the enrolment reply is for {reply.device}, this is {key.device}")
     if not reply.fleet == authority.fleet == fleet:
-        raise MismatchError(f"the enrolment reply is of fleet {reply.fleet}, asked was {fleet}")
+        raise WrongFleetError(f"the enrolment reply is of fleet {reply.fleet}, asked was {fleet}")
     return reply
 
 
@@ -213,7 +219,9 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
         case "enrolled":
             raise EnrolmentError("the fleet enrolled this device without telling it how to log in")
         case _:
-            raise EnrolmentError(f"fleet {reply.fleet} refused: {reply.why or 'it gave no reason'}")
+            raise EnrolmentRefusedError(
+                f"fleet {reply.fleet} refused: {reply.why or 'it gave no reason'}"
+            )
 
 
 def _can_log_in(reply: EnrolReply) -> bool:

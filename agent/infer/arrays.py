@@ -16,6 +16,7 @@ import numpy.lib.format
 from numpy.typing import NDArray
 
 from agent.errors import MalformedError
+from agent.refusals import ArchivePathError, ArraySizeError, OversizedError, PickledArrayError
 
 MAX_MEMBERS = 256
 
@@ -27,7 +28,8 @@ def read_npz(content: bytes, *, limit_bytes: int) -> dict[str, NDArray[Any]]:
     """Return the arrays by name; together at most ``limit_bytes`` when expanded.
 
     Raises:
-        MalformedError: Not an ``.npz``, over a limit, or with an array of Python objects.
+        MalformedError: Not an ``.npz``, over a limit, with a member outside of it, or with an
+            array of Python objects.
 
     """
     try:
@@ -35,10 +37,12 @@ def read_npz(content: bytes, *, limit_bytes: int) -> dict[str, NDArray[Any]]:
             members = archive.infolist()
             expanded = sum(member.file_size for member in members)
             if len(members) > MAX_MEMBERS or expanded > limit_bytes:
-                raise MalformedError(
+                raise OversizedError(
                     f".npz of {len(members)} arrays and {expanded} bytes is over the limit of "
                     f"{MAX_MEMBERS} and {limit_bytes}"
                 )
+            for member in members:
+                _require_inside(member.filename)
             return {
                 member.filename.removesuffix(".npy"): _read_npy(
                     member.filename, archive.read(member)
@@ -56,6 +60,14 @@ def write_npz(arrays: dict[str, NDArray[Any]]) -> bytes:
     return file.getvalue()
 
 
+def _require_inside(name: str) -> None:
+    """Return if unpacking a member would stay inside of a folder; nothing is unpacked here."""
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+        raise ArchivePathError(
+            f"archive names member {name[:80]!r}, which lies outside of it: nothing was read"
+        )
+
+
 def _read_npy(name: str, content: bytes) -> NDArray[Any]:
     file = BytesIO(content)
     try:
@@ -69,10 +81,10 @@ def _read_npy(name: str, content: bytes) -> NDArray[Any]:
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as why:
         raise MalformedError(f"array {name!r} has no readable header") from why
     if dtype.hasobject:
-        raise MalformedError(f"array {name!r} holds Python objects, which are never loaded")
+        raise PickledArrayError(f"array {name!r} holds Python objects, which are never loaded")
     start = file.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - start:
-        raise MalformedError(f"array {name!r} claims shape {shape} of {dtype}, but not its bytes")
+        raise ArraySizeError(f"array {name!r} claims shape {shape} of {dtype}, but not its bytes")
     if not content[start:]:
         return np.zeros(shape, dtype)
     flat: NDArray[Any] = np.frombuffer(content, dtype, offset=start)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from agent.contract.manifest import Release, Tensor, Variant
 from agent.contract.messages import Hosted
-from agent.errors import MismatchError, ModelError, RuntimeMissingError
+from agent.errors import RuntimeMissingError, WrongTensorsError
 from agent.infer.runtime import Runtime
+from agent.refusals import WrongHardwareError
 
 EXTRAS = {"onnx": "fieldfare[onnx]"}
 """What an operator installs for a runtime; a manifest may name others, of later versions."""
@@ -30,7 +31,7 @@ def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Vari
     fitting = [v for v in release.variants if not v.hardware or hardware in v.hardware]
     if not fitting:
         known = sorted({name for v in release.variants for name in v.hardware})
-        raise MismatchError(f"{release.target} is for {', '.join(known)}; this is {hardware}")
+        raise WrongHardwareError(f"{release.target} is for {', '.join(known)}; this is {hardware}")
     hosted = {runtime.name for runtime in installed}
     for variant in fitting:
         if variant.runtime in hosted:
@@ -53,7 +54,7 @@ def load(variant: Variant, path: Path) -> Runtime:
     ):
         if signed != found:
             runtime.close()
-            raise ModelError(
+            raise WrongTensorsError(
                 f"model {path.name[:16]} has {what} {_tell(found)}; "
                 f"its manifest says {_tell(signed)}"
             )

@@ -26,9 +26,16 @@ from agent.contract.frames import Piece
 from agent.contract.manifest import Artifact
 from agent.contract.messages import ChunkRequest
 from agent.disk import Disk
-from agent.errors import CorruptError, DiskFullError, StoreError
+from agent.errors import (
+    CorruptError,
+    DiskFullError,
+    StalledError,
+    StoreError,
+    UnavailableError,
+)
 from agent.link.chunk_map import read_map, write_map
 from agent.link.window import Window
+from agent.refusals import WrongArtifactError, WrongChunkError
 
 PERSIST_CHUNKS = 64
 PERSIST_SECONDS = 0.5
@@ -60,7 +67,8 @@ class Fetched:
 class FetchFailed:
     """Given up; what was fetched is kept for the next try.
 
-    ``code`` is ``stalled``, ``corrupt``, ``unavailable`` or the code of a ``StoreError``.
+    ``code`` is ``stalled``, ``unavailable``, ``chunk-corrupt``, ``artifact-corrupt`` or the code
+    of a ``StoreError``.
     """
 
     digest: str
@@ -168,7 +176,7 @@ class Fetch:
         if self._outcome is None and now_seconds - self._last_good_seconds >= self._stall_seconds:
             with suppress(StoreError):  # the next try then fetches a little more
                 self._persist()
-            self._fail("stalled", f"no chunk arrived for {self._stall_seconds:.0f} s")
+            self._fail(StalledError.code, f"no chunk arrived for {self._stall_seconds:.0f} s")
         if self._outcome is not None:
             return self._outcome
         return Fetching(digest=self._artifact.digest, chunks=self._got, of=self._artifact.count)
@@ -178,7 +186,7 @@ class Fetch:
         if self._outcome is None:
             with suppress(StoreError):  # the next try then fetches a little more
                 self._persist()
-            self._fail("unavailable", why)
+            self._fail(UnavailableError.code, why)
         return self.progress(self._last_good_seconds)
 
     def wait_seconds(self, now_seconds: float) -> float:
@@ -294,13 +302,17 @@ class Fetch:
         self._unpersisted = PERSIST_CHUNKS
         self._persist()
         if self._got == self._artifact.count or self._whole_retries > MAX_WHOLE_RETRIES:
-            self._fail("corrupt", "its chunks are the signed ones and the whole is not")
+            self._fail(
+                WrongArtifactError.code, "its chunks are the signed ones and the whole is not"
+            )
 
     def _refuse(self, index: int, why: str) -> None:
         self._window.refused(index)
         self._bad += 1
         if self._bad >= MAX_BAD_CHUNKS:
-            self._fail("corrupt", f"{self._bad} chunks were not the signed ones; last: {why}")
+            self._fail(
+                WrongChunkError.code, f"{self._bad} chunks were not the signed ones; last: {why}"
+            )
 
     def _fail(self, code: str, why: str) -> None:
         self._outcome = FetchFailed(

@@ -53,17 +53,19 @@ from agent.contract.marks import (
     require_distinct_keys,
 )
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
-from agent.errors import (
-    AgentError,
-    CorruptError,
-    DiskFullError,
-    ExpiredError,
-    MalformedError,
-    MismatchError,
-    RollbackError,
-    StoreError,
-    TrustError,
-    UnsignedError,
+from agent.errors import AgentError, DiskFullError, RollbackError, StoreError, TrustError
+from agent.refusals import (
+    BadMetadataError,
+    KeyTypeError,
+    MetadataExpiredError,
+    MissingMetadataError,
+    MissingTargetError,
+    MixedMetadataError,
+    OldMetadataError,
+    OversizedError,
+    UnpublishedError,
+    UnsignedMetadataError,
+    WrongTargetError,
 )
 from agent.update.trust import (
     NotRefreshed,
@@ -79,12 +81,13 @@ _LAST_MS: Final = 253_402_300_799_000
 """9999-12-31: later does not fit a ``datetime``."""
 _VERSIONED = re.compile(r"[0-9]+\.(.+)")
 _ERRORS: Final[tuple[tuple[type[Exception], type[AgentError]], ...]] = (
-    (exceptions.ExpiredMetadataError, ExpiredError),
-    (exceptions.UnsignedMetadataError, UnsignedError),
-    (exceptions.BadVersionNumberError, RollbackError),
-    (DeserializationError, MalformedError),
-    (exceptions.RepositoryError, CorruptError),
-    (exceptions.DownloadError, CorruptError),
+    (exceptions.ExpiredMetadataError, MetadataExpiredError),
+    (exceptions.UnsignedMetadataError, UnsignedMetadataError),
+    (exceptions.BadVersionNumberError, OldMetadataError),
+    (DeserializationError, BadMetadataError),
+    (exceptions.DownloadHTTPError, MissingMetadataError),
+    (exceptions.RepositoryError, MixedMetadataError),
+    (exceptions.DownloadError, MixedMetadataError),
 )
 
 
@@ -207,7 +210,7 @@ class Walk:
             if isinstance(metadata, Targets) and metadata.delegations is not None:
                 _require_distinct_delegates(metadata.delegations)
         if signed is None:
-            raise MismatchError(f"no offline-signed target is called {name}")
+            raise UnpublishedError(f"no offline-signed target is called {name}")
         return signed
 
     def state(self) -> TrustState:
@@ -267,7 +270,7 @@ def check_target(name: str, signed: TargetFile, content: bytes) -> bytes:
 
     """
     if signed.length != len(content) or signed.hashes.get("sha256") != sha256(content).hexdigest():
-        raise CorruptError(f"target {name} is not the one that the offline keys signed")
+        raise WrongTargetError(f"target {name} is not the one that the offline keys signed")
     return content
 
 
@@ -292,7 +295,7 @@ def _take(walk: Walk, name: str, files: Mapping[str, bytes]) -> bytes:
     signed = walk.target(name)
     content = files.get(name)
     if content is None:
-        raise CorruptError(f"the metadata bundle lacks target {name}: ask again")
+        raise MissingTargetError(f"the metadata bundle lacks target {name}: ask again")
     return check_target(name, signed, content)
 
 
@@ -329,10 +332,10 @@ def _check_sizes(files: Mapping[str, bytes]) -> None:
     """Refuse by size before anything is parsed; a name with a folder is a target."""
     metadata_bytes = sum(len(content) for name, content in files.items() if "/" not in name)
     if metadata_bytes > MAX_METADATA_BYTES:
-        raise MalformedError(f"{metadata_bytes} bytes of metadata, at most {MAX_METADATA_BYTES}")
+        raise OversizedError(f"{metadata_bytes} bytes of metadata, at most {MAX_METADATA_BYTES}")
     for name, content in files.items():
         if len(content) > MAX_MANIFEST_BYTES:
-            raise MalformedError(
+            raise OversizedError(
                 f"{name[:80]} of {len(content)} bytes, at most {MAX_MANIFEST_BYTES}"
             )
 
@@ -345,6 +348,11 @@ def _refusal(why: AgentError) -> Refusal:
     return Refusal(code=why.code, why=str(why))
 
 
+def _unreadable(cause: str) -> BadMetadataError:
+    kind = KeyTypeError if "nsupported public key" in cause else BadMetadataError
+    return kind(f"trust metadata does not parse: {' '.join(cause.split())[:300]}")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn whatever python-tuf raises into one error of our tree with one sentence."""
@@ -353,6 +361,8 @@ def _translated() -> Iterator[None]:
     except (exceptions.RepositoryError, exceptions.DownloadError) as why:
         for theirs, ours in _ERRORS:
             if isinstance(why, theirs):
+                if isinstance(why, DeserializationError) and why.__cause__ is not None:
+                    raise _unreadable(str(why.__cause__)) from why
                 raise ours(f"trust metadata is refused: {why or type(why).__name__}") from why
         raise
     except OSError as why:

@@ -19,6 +19,7 @@ from agent.contract.limits import DIGEST_PATTERN
 from agent.contract.manifest import Artifact, Release, decode_release
 from agent.disk import Disk
 from agent.errors import AgentError, CorruptError, DiskFullError, StoreError
+from agent.refusals import RottenError, WrongArtifactError
 from agent.update.seals import Seals, read_seal
 
 FOLDER: Final = "store"
@@ -73,7 +74,9 @@ class Store:
             self.disk.sync(new)
             found = self._hash(new)
             if found != digest:
-                raise CorruptError(f"what was made for {digest[:16]} has SHA-256 {found[:16]}")
+                raise WrongArtifactError(
+                    f"what was made for {digest[:16]} has SHA-256 {found[:16]}"
+                )
         except AgentError:
             self.disk.remove(new)
             raise
@@ -102,9 +105,7 @@ class Store:
         except OSError as why:
             raise StoreError(f"{_name(digest)} cannot be read: {why.strerror or why}") from why
         if found != digest:
-            raise CorruptError(
-                f"{_name(digest)} now has SHA-256 {found}: the medium may be failing"
-            )
+            raise RottenError(f"{_name(digest)} now has SHA-256 {found}: the medium may be failing")
         self.seals.keep(digest, seal)
 
     def require(self, digest: str) -> None:

@@ -20,38 +20,12 @@ from agent.contract.manifest import Digest, Target
 from agent.contract.marks import Mark, require_distinct_keys, view_root
 from agent.contract.messages import Authority, Count
 from agent.disk import Disk, read_versioned
-from agent.errors import (
-    AgentError,
-    CorruptError,
-    DiskFullError,
-    ExpiredError,
-    MalformedError,
-    MismatchError,
-    RollbackError,
-    StoreError,
-    TrustError,
-    UnsignedError,
-    UnsupportedError,
-)
+from agent.errors import AgentError, TrustError, error_named
+from agent.refusals import NoAuthorityError, WrongRootError
 
 TRUST: Final = "trust/state.json"
 MAX_JOB_BYTES: Final = 64 * 1024 * 1024
 """A job or an answer between the daemon and its child."""
-_ERRORS: Final[dict[str, type[AgentError]]] = {
-    kind.code: kind
-    for kind in (
-        TrustError,
-        UnsignedError,
-        ExpiredError,
-        RollbackError,
-        MismatchError,
-        CorruptError,
-        MalformedError,
-        UnsupportedError,
-        StoreError,
-        DiskFullError,
-    )
-}
 
 
 class TrustState(Versioned, frozen=True, kw_only=True):
@@ -94,7 +68,7 @@ class TrustState(Versioned, frozen=True, kw_only=True):
 
         """
         if self.authority is None:
-            raise UnsignedError("no authority is verified yet: refresh the metadata first")
+            raise NoAuthorityError("no authority is verified yet: refresh the metadata first")
         return decode(Authority, self.authority)
 
 
@@ -191,7 +165,7 @@ def pin(root: bytes, root_digest: str) -> TrustState:
 
     """
     if sha256(root).hexdigest() != root_digest:
-        raise CorruptError(f"root metadata does not have the pinned digest {root_digest[:16]}")
+        raise WrongRootError(f"root metadata does not have the pinned digest {root_digest[:16]}")
     require_distinct_keys(root)
     return TrustState(pinned=root_digest, root=root)
 
@@ -207,13 +181,13 @@ def pin_among(files: dict[str, bytes], root_digest: str) -> TrustState:
     for content in files.values():
         if sha256(content).hexdigest() == root_digest:
             return pin(content, root_digest)
-    raise CorruptError(f"no metadata file has the pinned digest {root_digest[:16]}")
+    raise WrongRootError(f"no metadata file has the pinned digest {root_digest[:16]}")
 
 
 def error_of(refusal: Refusal) -> AgentError:
     """Return the error that crossed the process boundary as a refusal, to be raised."""
-    kind = _ERRORS.get(refusal.code, TrustError)
-    return kind(refusal.why)
+    error = error_named(refusal.code, refusal.why)
+    return error if type(error) is not AgentError else TrustError(str(error))
 
 
 def believe(result: RefreshResult) -> Refreshed:

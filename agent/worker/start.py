@@ -21,7 +21,7 @@ from typing import assert_never
 
 import msgspec
 
-from agent.errors import AgentError, PlatformError
+from agent.errors import AgentError, PlatformError, error_named
 from agent.worker.jobs import Answered, Envelope, Kind, Limits, Named, Outcome, answer_type
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
@@ -102,24 +102,13 @@ def read_answer(kind: Kind, status: int, said: bytes) -> msgspec.Struct | AgentE
         outcome: Outcome = msgspec.json.decode(said, type=Outcome)
         match outcome:
             case Named(code=code, why=why):
-                return named_error(code, why)
+                return error_named(code, why)
             case Answered(answer=answer):
                 return msgspec.json.decode(answer, type=answer_type(kind))
             case _:
                 assert_never(outcome)
     except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
         return AgentError(f"the {kind} worker ended with status {status} and no answer: {bad}")
-
-
-def named_error(code: str, why: str) -> AgentError:
-    """Return the error of the tree with this code; an unknown code is a plain one."""
-    pending: list[type[AgentError]] = [AgentError]
-    while pending:
-        kind = pending.pop()
-        if kind.code == code:
-            return kind(why)
-        pending.extend(kind.__subclasses__())
-    return AgentError(f"{code}: {why}")
 
 
 def start(

@@ -40,13 +40,13 @@ VARIANT = Published(3).release.variants[0]
 @pytest.mark.parametrize(
     ("wanted", "code"),
     [
-        pytest.param(changed(3, slot="other"), "mismatch", id="of another slot"),
-        pytest.param(Published(1), "rollback", id="older than the floor"),
-        pytest.param(misnamed(counter=9), "mismatch", id="of another counter"),
-        pytest.param(misnamed(target="models/motion/9.json"), "mismatch", id="of another name"),
+        pytest.param(changed(3, slot="other"), "wrong-slot", id="of another slot"),
+        pytest.param(Published(1), "old-release", id="older than the floor"),
+        pytest.param(misnamed(counter=9), "misassigned", id="of another counter"),
+        pytest.param(misnamed(target="models/motion/9.json"), "misassigned", id="of another name"),
         pytest.param(
             changed(3, variants=(msgspec.structs.replace(VARIANT, hardware=("other-board",)),)),
-            "mismatch",
+            "wrong-hardware",
             id="for another board",
         ),
     ],

@@ -76,7 +76,7 @@ def test_a_message_that_does_not_parse_is_settled_too_or_it_would_come_for_ever(
     rooms = Rooms()
     hear(rooms, META.at(DEVICE), b"no piece")
     assert rooms.order == ["settled"]
-    assert rooms.alarms == ["malformed"]
+    assert rooms.alarms == ["bad-piece"]
 
 
 def test_an_offer_is_settled_by_who_does_it_and_a_forged_one_at_once():

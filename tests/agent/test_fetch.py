@@ -191,7 +191,7 @@ def test_a_sender_of_other_bytes_is_given_up(
     path = link(20, spoil=spoil)
     failed = path.carry(fetch(Disk(tmp_path), path))
     assert isinstance(failed, FetchFailed)
-    assert (failed.code, failed.retryable) == ("corrupt", True)
+    assert (failed.code, failed.retryable) == ("chunk-corrupt", True)
     assert stored(tmp_path, path) is None
 
 

@@ -66,7 +66,7 @@ def test_a_device_asks_for_newer_metadata_before_it_refuses_an_older_release(tmp
     device.wish()
     assert (device.asked, device.outcomes) == ([assign(OLD).digest], [])
     device.updating.manifest_arrived(assign(OLD), encode_release(OLD)[0])
-    assert [(o.outcome, o.code) for o in device.outcomes] == [("rejected", "rollback")]
+    assert [(o.outcome, o.code) for o in device.outcomes] == [("rejected", "old-release")]
     assert device.asked == [assign(OLD).digest]
     assert device.downloads == []
 

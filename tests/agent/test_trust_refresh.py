@@ -79,8 +79,8 @@ def test_unsigned_and_altered_targets_are_refused_one_by_one(fleet):
     news = advance(pinned(fleet), files, (RELEASE.target, "models/motion/v9.json"))
     assert news.targets == {}
     assert {name: refusal.code for name, refusal in news.refused.items()} == {
-        RELEASE.target: "corrupt",
-        "models/motion/v9.json": "mismatch",
+        RELEASE.target: "target-corrupt",
+        "models/motion/v9.json": "unpublished",
     }
 
 
@@ -233,7 +233,8 @@ def test_gap_5_targets_are_verified_in_memory_and_download_target_is_never_calle
     assert advance(pinned(fleet), files, (RELEASE.target,)).targets
     files[RELEASE.target] += b" "
     assert (
-        advance(pinned(fleet), files, (RELEASE.target,)).refused[RELEASE.target].code == "corrupt"
+        advance(pinned(fleet), files, (RELEASE.target,)).refused[RELEASE.target].code
+        == "target-corrupt"
     )
 
 
@@ -244,7 +245,7 @@ def test_gap_5_a_target_without_a_sha_256_is_refused(fleet):
     files = fleet.forge(fleet.repository.bundle(0, ()), targets=targets)
     files["models/weak.json"] = b"x"
     news = advance(pinned(fleet), files, ("models/weak.json",))
-    assert news.refused["models/weak.json"].code == "corrupt"
+    assert news.refused["models/weak.json"].code == "target-corrupt"
 
 
 # gap 6
@@ -304,7 +305,7 @@ def test_gap_8_a_root_with_any_other_kind_of_key_does_not_load(fleet, keytype, s
     key = next(iter(root["signed"]["keys"].values()))
     key["keytype"], key["scheme"] = keytype, scheme
     files["2.root.json"] = json.dumps(root).encode()
-    assert code_of(fleet, files) == "malformed"
+    assert code_of(fleet, files) == "key-type"
 
 
 def test_gap_8_only_one_spelling_of_a_public_key_loads():
@@ -398,19 +399,19 @@ def test_one_stolen_root_key_is_not_enough(fleet):
     evil = Ed25519Signer.generate()
     files = fleet.repository.bundle(0, ())
     files["2.root.json"] = fleet.rotate(signers=(0,), targets=[evil])
-    assert code_of(fleet, files) == "unsigned"
+    assert code_of(fleet, files) == "metadata-unsigned"
 
 
 def test_a_skipped_root_version_is_refused(fleet):
     files = fleet.repository.bundle(0, ())
     files["2.root.json"] = fleet.rotate(version=3)
-    assert code_of(fleet, files) == "rollback"
+    assert code_of(fleet, files) == "metadata-rollback"
 
 
 def test_a_revoked_targets_key_signs_nothing_any_more(fleet):
     files = fleet.repository.bundle(0, ())
     files["2.root.json"] = fleet.rotate(targets=[Ed25519Signer.generate()])
-    assert code_of(fleet, files) == "unsigned"
+    assert code_of(fleet, files) == "metadata-unsigned"
 
 
 def test_a_threshold_of_zero_does_not_load(fleet):
@@ -419,15 +420,18 @@ def test_a_threshold_of_zero_does_not_load(fleet):
     root["signed"]["version"] = 2
     root["signed"]["roles"]["targets"]["threshold"] = 0
     files["2.root.json"] = json.dumps(root).encode()
-    assert code_of(fleet, files) == "malformed"
+    assert code_of(fleet, files) == "metadata-malformed"
 
 
 def test_endless_and_bottomless_metadata_is_refused(fleet):
     files = fleet.repository.bundle(0, ())
     for broken in (b"[" * 16_000, b"\xff", b"{}", files["timestamp.json"] + b" " * 17_000):
-        assert code_of(fleet, {**files, "timestamp.json": broken}) in {"malformed", "corrupt"}
-    assert code_of(fleet, {**files, "x.json": bytes(5 * 2**20)}) == "malformed"
-    assert code_of(fleet, {**files, "models/x.json": bytes(5 * 2**20)}) == "malformed"
+        assert code_of(fleet, {**files, "timestamp.json": broken}) in {
+            "metadata-malformed",
+            "metadata-mixed",
+        }
+    assert code_of(fleet, {**files, "x.json": bytes(5 * 2**20)}) == "oversized"
+    assert code_of(fleet, {**files, "models/x.json": bytes(5 * 2**20)}) == "oversized"
 
 
 def test_seventy_bogus_signatures_change_nothing(fleet):

@@ -13,11 +13,16 @@ import pytest
 from agent.contract.manifest import describe_artifact, encode_release
 from agent.contract.messages import Hosted
 from agent.disk import Disk
-from agent.errors import AgentError, ModelError, StoreError
+from agent.errors import (
+    AgentError,
+    ModelError,
+    StoreError,
+    error_named,
+)
 from agent.infer.arrays import write_npz
 from agent.update.store import Store
 from agent.worker.jobs import CheckJob, Envelope, Limits, ProbeAnswer, ProbeJob
-from agent.worker.start import Finished, named_error, read_answer, start
+from agent.worker.start import Finished, read_answer, start
 from tests.small_models import SAMPLES, hungry, release_of
 
 MIB = 1024 * 1024
@@ -148,8 +153,8 @@ def test_what_is_no_answer_becomes_one_sentence(status, said, says):
 
 
 def test_errors_keep_their_class_between_processes():
-    assert isinstance(named_error("model", "bad"), ModelError)
-    unknown = named_error("from-the-future", "bad")
+    assert isinstance(error_named("model", "bad"), ModelError)
+    unknown = error_named("from-the-future", "bad")
     assert type(unknown) is AgentError
     assert "from-the-future" in str(unknown)
 

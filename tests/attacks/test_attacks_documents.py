@@ -140,9 +140,12 @@ def test_attack_13_a_stolen_manager_assigns_an_unsigned_release(tmp_path):
     files = {**fleet.repository.bundle(0, [PLAIN.target]), evil.target: encode_release(evil)[0]}
     swapped = {**files, PLAIN.target: files[evil.target]}
     news = advance(pinned(fleet), files, (PLAIN.target, evil.target))
-    assert news.refused[evil.target].code == "mismatch"
+    assert news.refused[evil.target].code == "unpublished"
     assert set(news.targets) == {PLAIN.target}
-    assert advance(pinned(fleet), swapped, (PLAIN.target,)).refused[PLAIN.target].code == "corrupt"
+    assert (
+        advance(pinned(fleet), swapped, (PLAIN.target,)).refused[PLAIN.target].code
+        == "target-corrupt"
+    )
     with pytest.raises(CorruptError):
         believe_release(
             encode_release(evil)[0],
@@ -365,7 +368,7 @@ def test_attack_22_a_wrong_clock_neither_expires_nor_revives_anything(tmp_path, 
     assert reborn == NOW_MS + 30 * DAY_MS
     late = refresh(msgspec.structs.replace(job, now_ms=reborn))
     assert isinstance(late, trust.NotRefreshed)
-    assert late.refusal.code == "expired"
+    assert late.refusal.code == "metadata-expired"
     with pytest.raises(ExpiredError):
         judge(signed(), now_ms=reborn)
 

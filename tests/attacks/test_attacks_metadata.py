@@ -106,7 +106,7 @@ def test_attack_03_a_frozen_repository_installs_nothing_and_ends_nothing(fleet):
     late = NOW + timedelta(days=30)
     result = run(state, bundle(fleet, 1), (RELEASE.target,), late)
     assert isinstance(result, NotRefreshed)
-    assert (result.refusal.code, result.state) == ("expired", None)
+    assert (result.refusal.code, result.state) == ("metadata-expired", None)
     document = sign_document(
         fleet.online.director.signing, ASSIGNMENT.at(DEVICE).logical, make_assignment(DEVICE)
     )
@@ -126,7 +126,7 @@ def test_attack_04_mix_and_match(fleet, old, part):
     files = {**bundle(fleet), part: bundle(old)[part]}
     result = run(pinned(fleet), files)
     assert isinstance(result, NotRefreshed)
-    assert result.refusal.code in {"corrupt", "rollback"}
+    assert result.refusal.code in {"metadata-mixed", "metadata-rollback"}
 
 
 # 5: an emptied cache
@@ -196,7 +196,7 @@ def test_attack_08_a_root_signed_twice_by_one_key(fleet):
     files["2.root.json"] = msgspec.json.encode(root)
     result = run(pinned(fleet), files)
     assert isinstance(result, NotRefreshed)
-    assert result.refusal.code in {"unsigned", "malformed"}
+    assert result.refusal.code in {"metadata-unsigned", "metadata-malformed"}
 
 
 def json_of(content: bytes):
@@ -386,5 +386,5 @@ def test_attack_25_seventy_bogus_signatures_are_not_seventy_verifications(fleet,
     ]
     result = run(pinned(fleet), {**files, "timestamp.json": msgspec.json.encode(timestamp)})
     assert isinstance(result, NotRefreshed)
-    assert result.refusal.code == "unsigned"
+    assert result.refusal.code == "metadata-unsigned"
     assert len(counted) <= honest

@@ -61,7 +61,7 @@ def test_attack_01_an_artifact_of_other_bytes_is_never_stored(
 ) -> None:
     ended = carry(Disk(tmp_path), lambda index: lie(honest(index) or b""))
     assert isinstance(ended, FetchFailed)
-    assert ended.code == "corrupt"
+    assert ended.code == "chunk-corrupt"
     assert Disk(tmp_path).read(f"store/{ARTIFACT.digest}") is None
 
 

@@ -70,7 +70,7 @@ def test_an_owner_publishes_and_the_targets_keys_no_longer_do(person, home):
         status, out, _ = person.tries("keys", "status", "--home", home, "-o", "json")
         assert '"role": "models-motion"' in out
         person("model", "withdraw", "motion/v1", "--key", owner, *secret, "--home", home, "--yes")
-        assert follow(manager, news.state, V1).refused[V1].code == "mismatch"
+        assert follow(manager, news.state, V1).refused[V1].code == "unpublished"
 
 
 def test_a_release_is_signed_where_no_manager_is(person, home, tmp_path):
@@ -137,12 +137,15 @@ def test_what_only_a_revoked_owner_signed_is_no_longer_installed(fleet, tmp_path
     delegate(fleet, new)
     assert fleet.repository.target(V1) is None
     fleet.reopen()
-    assert advance(state, fleet.repository.bundle(1, [V1]), (V1,)).refused[V1].code == "unsigned"
+    assert (
+        advance(state, fleet.repository.bundle(1, [V1]), (V1,)).refused[V1].code
+        == "metadata-unsigned"
+    )
     again = first_targets({V2: b"two"}, [new], NOW, version=2)
     fleet.repository.publish_roles({ROLE: again}, {V2: b"two"}, NOW)
     news = advance(state, fleet.repository.bundle(1, [V1, V2]), (V1, V2))
     assert news.targets == {V2: b"two"}
-    assert news.refused[V1].code == "mismatch"
+    assert news.refused[V1].code == "unpublished"
 
 
 def test_old_metadata_of_an_owner_is_a_rollback(fleet, tmp_path):
@@ -154,10 +157,10 @@ def test_old_metadata_of_an_owner_is_a_rollback(fleet, tmp_path):
     second = next_targets(first, additions={}, removals=[V1], signers=[owner], now=NOW)
     fleet.repository.publish_roles({ROLE: second}, {}, NOW)
     state = advance(pinned(fleet), fleet.repository.bundle(0, ())).state
-    assert run(state, before, (V1,)).refusal.code == "rollback"
+    assert run(state, before, (V1,)).refusal.code == "metadata-rollback"
     mixed = {**fleet.repository.bundle(0, [V1]), f"{ROLE}.json": before[f"{ROLE}.json"]}
     fresh = advance(pinned(fleet), mixed, (V1,))
-    assert fresh.refused[V1].code == "corrupt"
+    assert fresh.refused[V1].code == "metadata-mixed"
     with pytest.raises(SigningError, match="after 2 comes 3"):
         fleet.repository.publish_roles({ROLE: first}, {V1: b"one"}, NOW)
 

@@ -74,7 +74,7 @@ def test_a_withdrawn_target_is_gone_for_devices(fleet):
     fleet.publish({ONE: b"one"})
     fleet.publish(removals=[ONE])
     news = advance(pinned(fleet), fleet.repository.bundle(0, [ONE]), (ONE,))
-    assert news.refused[ONE].code == "mismatch"
+    assert news.refused[ONE].code == "unpublished"
     for name in (ONE, AUTHORITY_TARGET):
         with pytest.raises(SigningError, match="cannot be withdrawn"):
             fleet.publish(removals=[name])

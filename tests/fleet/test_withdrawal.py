@@ -75,7 +75,7 @@ def test_a_withdrawn_release_keeps_running_and_is_installed_by_nobody_else(perso
         assert f"still running motion/v2: {RUNS}" in out
         assert wanted(manager) == {RUNS: 2, ASKED: 1}
         target = "models/motion/v2.json"
-        assert follow(manager, state, target).refused[target].code == "mismatch"
+        assert follow(manager, state, target).refused[target].code == "unpublished"
         assert "motion v2 (withdrawn)" in person("model", "list", "--home", home)
         for words in (("rollout", "create", "motion/v2"), ("model", "withdraw", "motion/v2")):
             status, _, err = person.tries(*words, "--home", home)
