@@ -10,7 +10,7 @@ Format: Zstandard, RFC 8878.
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 import numpy as np
 from zstandard import (
@@ -20,24 +20,66 @@ from zstandard import (
     ZstdError,
 )
 
+from agent.contract.sealing import OpenedStream
 from agent.contract.sources import (
     FULL,
     MAX_PATCHED_BYTES,
     PATCH,
     PATCH_WINDOW_LOG,
+    PLAIN,
+    SEALED,
     SUBTRACT,
     WINDOW_LOG,
 )
 from agent.errors import CorruptError, UnsupportedError
+from agent.refusals import DisorderedStreamError, NoContentKeyError
 
 _BLOCK_BYTES: Final = 256 * 1024
 
 
-def expand(kind: str, packed: BinaryIO, base: BinaryIO | None, size: int) -> Iterator[bytes]:
-    """Yield the bytes of an artifact, block by block.
+class Readable(Protocol):
+    """An open file, or what is inside a sealed stream."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
+
+
+def expand_source(
+    kind: str, packed: BinaryIO, base: BinaryIO | None, size: int, key: bytes | None
+) -> Iterator[bytes]:
+    """Yield the bytes of an artifact from a source that may be sealed.
 
     Args:
         kind: Of the source.
+        packed: The source's bytes.
+        base: The base's bytes; None for a kind without one.
+        size: How many bytes the artifact has.
+        key: Opens a sealed source; None for others.
+
+    Raises:
+        NoContentKeyError: The source is sealed, and there is no key.
+        WrongContentKeyError: The key does not open it.
+        CorruptError: It is damaged, or makes more or fewer bytes.
+        MalformedError: It is no sealed stream.
+        UnsupportedError: The kind is not known, or the base too large for it.
+
+    """
+    if not kind.startswith(SEALED):
+        yield from expand(kind, packed, base, size)
+        return
+    if key is None:
+        raise NoContentKeyError("there is no key for this encrypted artifact")
+    opened = OpenedStream(packed, key)
+    yield from expand(kind.removeprefix(SEALED), opened, base, size)
+    if opened.read(1):
+        raise DisorderedStreamError("a sealed stream holds more than its artifact")
+
+
+def expand(kind: str, packed: Readable, base: BinaryIO | None, size: int) -> Iterator[bytes]:
+    """Yield the bytes of an artifact, block by block.
+
+    Args:
+        kind: Of the source, without ``sealed-``.
         packed: The source's bytes.
         base: The base's bytes; None for a kind without one.
         size: How many bytes the artifact has.
@@ -47,7 +89,7 @@ def expand(kind: str, packed: BinaryIO, base: BinaryIO | None, size: int) -> Ite
         UnsupportedError: The kind is not known, or the base too large for it.
 
     """
-    reader = _decompressor(kind, base).stream_reader(packed, read_size=_BLOCK_BYTES)
+    reader = _reader(kind, packed, base)
     made = 0
     while True:
         try:
@@ -61,6 +103,13 @@ def expand(kind: str, packed: BinaryIO, base: BinaryIO | None, size: int) -> Ite
         if not block:
             return
         yield _add(block, base.read(len(block))) if kind == SUBTRACT and base else block
+
+
+def _reader(kind: str, packed: Readable, base: BinaryIO | None) -> Readable:
+    if kind == PLAIN:
+        return packed
+    found: Readable = _decompressor(kind, base).stream_reader(packed, read_size=_BLOCK_BYTES)  # type: ignore[arg-type]  # it wants .read only
+    return found
 
 
 def _decompressor(kind: str, base: BinaryIO | None) -> ZstdDecompressor:

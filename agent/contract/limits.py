@@ -27,6 +27,8 @@ CHUNK_BYTES: Final = 64 * 1024
 CHUNK_HASH_BYTES: Final = 16
 MAX_CHUNKS_PER_REQUEST: Final = 32
 MAX_OUTSTANDING_BYTES: Final = 2 * 1024 * 1024
+MAX_CONTENT_KEYS: Final = 128
+"""Of one assignment: two for each release that it names, and more for its other variants."""
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
 
 MAX_LEARNING_RATE: Final = 10

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 
 from agent.contract.codec import Versioned
 from agent.contract.endpoints import EndpointReport
-from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
+from agent.contract.limits import MAX_CHUNKS_PER_REQUEST, MAX_CONTENT_KEYS
 from agent.contract.manifest import Digest, Label, Name, Target, Text
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -193,8 +193,17 @@ class Assigned(Struct, frozen=True, kw_only=True):
     counter: Count
 
 
+SealedKey = Annotated[bytes, Meta(max_length=128)]
+
+
 class Assignment(Versioned, frozen=True, kw_only=True):
-    """The desired state of one device; ordered by (director_epoch, sequence)."""
+    """The desired state of one device; ordered by (director_epoch, sequence).
+
+    Attributes:
+        keys: Of encrypted releases, the content key of each artifact by its digest, in a box
+            that only this device opens (``contract.sealing``).
+
+    """
 
     device: Name
     fleet: Name
@@ -203,6 +212,9 @@ class Assignment(Versioned, frozen=True, kw_only=True):
     slots: dict[Name, Assigned]
     issued_ms: Count
     expires_ms: Count
+    keys: Annotated[dict[Digest, SealedKey], Meta(max_length=MAX_CONTENT_KEYS)] = field(
+        default_factory=dict
+    )
 
 
 class FreshRequest(Versioned, frozen=True, kw_only=True):

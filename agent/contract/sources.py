@@ -4,10 +4,13 @@
     patch-zstd      one zstd frame with the base as its raw dictionary (``--patch-from``)
     subtract-zstd   one zstd frame of artifact minus base, byte by byte, modulo 256; what
                     is longer than the base stands as it is
+    sealed-…        a sealed stream of one of these, or of the artifact itself (``full``)
 
 Rule 1: a source proves nothing: whoever expands it (``contract.expand``) checks the digest
         of the *result*.
 Rule 2: a kind that this program does not know is not used, and nothing else is wrong.
+Rule 3: an encrypted artifact is made from its sealed sources and nothing else, whatever
+        they save; any other artifact never from a sealed one. Compressed first, then sealed.
 """
 
 from collections.abc import Callable, Collection
@@ -15,9 +18,11 @@ from typing import Final
 
 from agent.contract.manifest import Artifact, Source
 
+PLAIN: Final = "full"
 FULL: Final = "full-zstd"
 PATCH: Final = "patch-zstd"
 SUBTRACT: Final = "subtract-zstd"
+SEALED: Final = "sealed-"
 MAX_PATCHED_BYTES: Final = 32 * 1024 * 1024
 """Of the base and of the artifact, each."""
 WINDOW_LOG: Final = 23
@@ -33,9 +38,12 @@ def is_usable(artifact: Artifact, source: Source, base_bytes: int | None) -> boo
         base_bytes: Length of the source's base on this device; None without one.
 
     """
-    if source.size >= artifact.size:
+    sealed = source.kind.startswith(SEALED)
+    if sealed != artifact.encrypted or (source.size >= artifact.size and not sealed):
         return False
-    match source.kind:
+    match source.kind.removeprefix(SEALED):
+        case "full":
+            return sealed
         case "full-zstd":
             return True
         case "subtract-zstd":
@@ -50,7 +58,7 @@ def is_usable(artifact: Artifact, source: Source, base_bytes: int | None) -> boo
 def choose_source(
     artifact: Artifact, size_of: Callable[[str], int | None], refused: Collection[str]
 ) -> Source | None:
-    """Return the smallest source that can be used here, or None.
+    """Return the smallest source that can be used here, one at hand before others, or None.
 
     Args:
         artifact: What is wanted.
@@ -64,4 +72,5 @@ def choose_source(
         if source.digest not in refused
         and is_usable(artifact, source, size_of(source.base) if source.base else None)
     ]
-    return min(usable, key=lambda source: source.size, default=None)
+    at_hand = [source for source in usable if size_of(source.digest) == source.size]
+    return min(at_hand or usable, key=lambda source: source.size, default=None)

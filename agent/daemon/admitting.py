@@ -63,7 +63,7 @@ class Admitting:
         )
         missing = self._store.missing(self.needed(release))
         self._require_quota(missing)
-        require_room(self._store.disk, sum(a.size for a in missing), self._reserve_bytes)
+        require_room(self._store.disk, sum(map(_room_for, missing)), self._reserve_bytes)
         return missing
 
     def _require_quota(self, missing: tuple[Artifact, ...]) -> None:
@@ -101,3 +101,9 @@ class Admitting:
         except AgentError as why:
             log.warning(event("running-unreadable", slot=slot, code=why.code, why=why))
             return None
+
+
+def _room_for(artifact: Artifact) -> int:
+    """Return what an artifact takes until it is made: an encrypted one lies there twice."""
+    sealed = max((s.size for s in artifact.sources), default=0) if artifact.encrypted else 0
+    return artifact.size + sealed

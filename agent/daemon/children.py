@@ -69,14 +69,16 @@ class Children:
         )
         self._start("check", digest, job, self._check_limits())
 
-    def rebuild(self, artifact: Artifact, source: Source) -> None:
+    def rebuild(self, artifact: Artifact, source: Source, key: bytes | None) -> None:
         """Make an artifact from a source in the store; the ticket is its digest.
+
+        ``key`` opens a sealed source.
 
         Raises:
             PlatformError: No child can be started.
 
         """
-        job = RebuildJob(state_dir=self._state_dir, artifact=artifact, source=source)
+        job = RebuildJob(state_dir=self._state_dir, artifact=artifact, source=source, key=key)
         limits = Limits(
             seconds=self._config.update.check_seconds, memory_bytes=REBUILD_MEMORY_BYTES, nice=10
         )

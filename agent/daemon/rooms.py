@@ -10,7 +10,9 @@ import time
 
 from agent.config import Config
 from agent.contract.codec import encode
+from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Assigned, Telemetry
+from agent.contract.sealing import unwrap_key
 from agent.daemon import desired, evaluating, judging, learning, listening, transfers, updating
 from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
@@ -27,6 +29,7 @@ from agent.learn.offer import Conditions
 from agent.link.fetch import FetchFailed
 from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import Machine, describe_machine, rss_bytes
+from agent.refusals import NoContentKeyError
 from agent.update import machine
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer, RebuildAnswer
@@ -44,6 +47,7 @@ class Rooms:
         self.agenda = Agenda()
         self._disk = opened.disk
         self._device = opened.key.device
+        self._signing = opened.key.signing
         self._epoch = 0
         self._probed: ProbeAnswer | None = None
         self.machine: Machine = describe_machine(config.agent.hardware)
@@ -367,9 +371,22 @@ class Rooms:
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             hashed=self.store.seal,
-            rebuild=self.children.rebuild,
+            rebuild=self._rebuild,
             monotonic=time.monotonic,
         )
+
+    def _rebuild(self, artifact: Artifact, source: Source) -> None:
+        """Make an artifact from a source, with its content key where it is encrypted."""
+        key = self._opened_key(artifact) if artifact.encrypted else None
+        self.children.rebuild(artifact, source, key)
+
+    def _opened_key(self, artifact: Artifact) -> bytes:
+        box = self.desired.keys.get(artifact.digest)
+        if box is None:
+            raise NoContentKeyError(
+                f"no assignment brought the key of encrypted artifact {artifact.digest[:16]}"
+            )
+        return unwrap_key(box, self._signing)
 
     def _around_learning(self) -> learning.Surroundings:
         return learning.Surroundings(

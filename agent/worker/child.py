@@ -100,7 +100,7 @@ def _answer(kind: Kind, job: bytes) -> msgspec.Struct:
 
             wish = msgspec.json.decode(job, type=RebuildJob)
             store = Store(Disk(Path(wish.state_dir)))
-            return RebuildAnswer(seal=rebuild(store, wish.artifact, wish.source))
+            return RebuildAnswer(seal=rebuild(store, wish.artifact, wish.source, wish.key))
         case _:
             assert_never(kind)
 

@@ -146,11 +146,17 @@ class ProbeAnswer(Struct, frozen=True, kw_only=True):
 
 
 class RebuildJob(Struct, frozen=True, kw_only=True):
-    """Make an artifact from a source that lies in the store."""
+    """Make an artifact from a source that lies in the store.
+
+    Attributes:
+        key: Opens a sealed source. Secret.
+
+    """
 
     state_dir: str
     artifact: Artifact
     source: Source
+    key: bytes | None = None
 
 
 class RebuildAnswer(Struct, frozen=True, kw_only=True):

@@ -32,7 +32,9 @@ class BuiltRelease:
         release: The manifest as a value.
         manifest: Its bytes, the TUF target.
         digest: SHA-256 of ``manifest``, hex.
-        artifacts: Bytes by SHA-256: the model, the golden vectors, and their sources.
+        artifacts: Bytes by SHA-256: the model, the golden vectors, and their sources; of an
+            encrypted release the sealed sources only.
+        keys: Of an encrypted release, the content key of each artifact by its digest. Secret.
 
     """
 
@@ -40,6 +42,7 @@ class BuiltRelease:
     manifest: bytes
     digest: str
     artifacts: dict[str, bytes]
+    keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ def build_release(
     metrics: dict[str, float],
     now_ms: int,
     earlier: Sequence[Earlier] | None = None,
+    encrypt: bool = False,
 ) -> BuiltRelease:
     """Admit a model, make its golden vectors and write its manifest.
 
@@ -104,6 +108,7 @@ def build_release(
         now_ms: Wall clock, ms since 1970.
         earlier: What devices may have already, to make deltas from; None makes no
             sources at all, not even compressed ones.
+        encrypt: Let nothing but sealed sources of model and golden vectors leave.
 
     Raises:
         AdmissionError: The file cannot become a release.
@@ -112,7 +117,9 @@ def build_release(
     admitted = admit_onnx(model)
     _check_placement(admitted, placement)
     try:
-        of_model = _offer(model, [e.model for e in earlier] if earlier is not None else None)
+        known = earlier if earlier is not None or not encrypt else ()
+        models = [e.model for e in known] if known is not None else None
+        of_model = _offer(model, models, encrypt=encrypt)
         variant = Variant(
             name="onnx-int8" if admitted.quantised else "onnx-fp32",
             runtime="onnx",
@@ -122,7 +129,8 @@ def build_release(
         )
         inputs = golden_inputs or synthetic_inputs(admitted.inputs)
         golden = golden_vectors(variant, model, inputs)
-        of_golden = _offer(golden, [e.golden for e in earlier] if earlier is not None else None)
+        goldens = [e.golden for e in known] if known is not None else None
+        of_golden = _offer(golden, goldens, encrypt=encrypt)
         described = Release(
             target=f"models/{placement.family}/{placement.version}.json",
             family=placement.family,
@@ -145,15 +153,21 @@ def build_release(
         manifest, digest = encode_release(release)
     except (ValueError, MalformedError) as why:
         raise AdmissionError(f"the release cannot be described: {why}") from why
-    artifacts = of_model.files | of_golden.files
-    return BuiltRelease(release=release, manifest=manifest, digest=digest, artifacts=artifacts)
+    keys = {o.artifact.digest: o.key for o in (of_model, of_golden) if o.key is not None}
+    return BuiltRelease(
+        release=release,
+        manifest=manifest,
+        digest=digest,
+        artifacts=of_model.files | of_golden.files,
+        keys=keys,
+    )
 
 
-def _offer(content: bytes, bases: Sequence[bytes] | None) -> Offered:
+def _offer(content: bytes, bases: Sequence[bytes] | None, *, encrypt: bool) -> Offered:
     if bases is None:
         artifact = describe_artifact(content)
         return Offered(artifact=artifact, files={artifact.digest: content})
-    return offer(content, bases)
+    return offer(content, bases, encrypt=encrypt)
 
 
 def _check_placement(admitted: Admitted, placement: Placement) -> None:

@@ -4,6 +4,8 @@ Rule 1: compressed full is always tried; against each earlier artifact that devi
         have, a zstd patch and a byte-wise difference, and the smaller one is offered.
 Rule 2: what is offered was expanded again here, by the device's own code, and compared.
 Rule 3: a way that saves little is not offered: it costs lines in the manifest.
+Rule 4: an encrypted artifact is compressed, then sealed; its own bytes are never offered.
+        Each of its sources is a stream of its own, under the artifact's one key.
 
 Zstandard: RFC 8878; a patch is ``zstd --patch-from``, the base a raw dictionary.
 """
@@ -17,14 +19,17 @@ import numpy as np
 import zstandard
 from msgspec.structs import asdict, replace
 
-from agent.contract.expand import expand
+from agent.contract.expand import expand_source
 from agent.contract.limits import MAX_SOURCES
 from agent.contract.manifest import Artifact, Source, describe_artifact
+from agent.contract.sealing import new_key, seal_stream
 from agent.contract.sources import (
     FULL,
     MAX_PATCHED_BYTES,
     PATCH,
     PATCH_WINDOW_LOG,
+    PLAIN,
+    SEALED,
     SUBTRACT,
     WINDOW_LOG,
 )
@@ -51,20 +56,24 @@ class Offered:
 
     Attributes:
         artifact: The manifest entry.
-        files: Bytes by SHA-256: the artifact and each source.
+        files: Bytes by SHA-256: the artifact and each source; of an encrypted one only its
+            sealed sources.
+        key: What opens them; None where the artifact is not encrypted.
 
     """
 
     artifact: Artifact
     files: dict[str, bytes]
+    key: bytes | None = None
 
 
-def offer(content: bytes, bases: Sequence[bytes]) -> Offered:
+def offer(content: bytes, bases: Sequence[bytes], *, encrypt: bool = False) -> Offered:
     """Return an artifact with every source that is worth its line.
 
     Args:
         content: The artifact.
         bases: Earlier artifacts of its kind; at most ``MAX_BASES`` are looked at.
+        encrypt: Seal every source with a new key, and offer nothing else.
 
     Raises:
         AdmissionError: A source does not expand to the artifact again.
@@ -83,14 +92,21 @@ def offer(content: bytes, bases: Sequence[bytes]) -> Offered:
         kind, packed = _smaller(content, base)
         if len(packed) + SAVES_AT_LEAST_BYTES <= smallest:
             made.append((kind, packed, base))
-    sources, files = list[Source](), {artifact.digest: content}
+    sources, files, key = list[Source](), {artifact.digest: content}, None
+    if encrypt:
+        key, files = new_key(), {}
+        if not any(known is None for _, _, known in made):
+            made.insert(0, (PLAIN, content, None))
+        made = [(SEALED + kind, seal_stream(packed, key), known) for kind, packed, known in made]
     for kind, packed, known in made:
-        _require_same(kind, packed, known, content)
+        _require_same(kind, packed, known, content, key)
         described = describe_artifact(packed)
         named = sha256(known).hexdigest() if known is not None else None
         sources.append(Source(**asdict(described), kind=kind, base=named))
         files[described.digest] = packed
-    return Offered(artifact=replace(artifact, sources=tuple(sources)), files=files)
+    chunks = "" if encrypt else artifact.chunks
+    artifact = replace(artifact, sources=tuple(sources), chunks=chunks)
+    return Offered(artifact=artifact, files=files, key=key)
 
 
 def patch(content: bytes, base: bytes) -> bytes:
@@ -131,7 +147,9 @@ def _level(content: bytes) -> int:
     return _THOROUGH if len(content) <= _THOROUGH_BYTES else _QUICK
 
 
-def _require_same(kind: str, packed: bytes, base: bytes | None, content: bytes) -> None:
+def _require_same(
+    kind: str, packed: bytes, base: bytes | None, content: bytes, key: bytes | None
+) -> None:
     known = BytesIO(base) if base is not None else None
-    if b"".join(expand(kind, BytesIO(packed), known, len(content))) != content:
+    if b"".join(expand_source(kind, BytesIO(packed), known, len(content), key)) != content:
         raise AdmissionError(f"a {kind} source of {len(packed)} bytes makes other bytes again")
