@@ -30,7 +30,8 @@
     │   ├── DisplacedError         the connection ended before the answer came: ask again
     │   ├── ProxyError             the HTTP proxy between does not let us through
     │   ├── StalledError           a transfer fell silent
-    │   └── UnavailableError       the other side has no such bytes
+    │   ├── UnavailableError       the other side has no such bytes
+    │   └── EndpointError          a listed endpoint does not lead to the fleet
     └── EnrolmentError         the fleet did not enrol this device
         ├── TokenExpiredError      the enrolment file has run out
         ├── EnrolmentRefusedError  the fleet does not take this device
@@ -247,6 +248,12 @@ class EnrolmentError(AgentError):
 
     code = "enrolment"
     exit_status = 9
+
+
+class EndpointError(LinkError):
+    """A listed endpoint of the broker does not lead to the fleet; another one is used."""
+
+    code = "endpoint"
 
 
 class TokenExpiredError(EnrolmentError):

@@ -7,12 +7,14 @@ Rule 2: secrets are never in it; they lie in files of their own, readable by the
 import json
 import os
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.limits import NAME, PROTOCOL
+from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
 from fleet.errors import ConfigError, NewerStateError
 
@@ -28,8 +30,12 @@ class BrokerConfig:
     Attributes:
         kind: ``mosquitto`` (credentials and permissions by its dynamic security plugin) or
             ``embedded`` (iotcore: loopback, development, no isolation between devices).
-        url: ``mqtt://`` or ``mqtts://`` address of the device listener.
+        url: ``mqtt://``, ``mqtts://`` or ``wss://`` address of the device listener.
         enrol_url: The same of the enrolment listener.
+        wss_url: ``wss://host:port/path`` of a listener for devices behind firewalls that let
+            out HTTPS only; empty is none. ``fieldfare broker setup`` makes it.
+        proxy: HTTP proxy between manager and broker; ``none`` goes straight. Empty,
+            HTTPS_PROXY and NO_PROXY of the environment hold.
         username: The manager's own user; its password lies in ``broker/manager-password``.
 
     """
@@ -38,15 +44,28 @@ class BrokerConfig:
     url: str = "mqtts://127.0.0.1:8883"
     enrol_url: str = "mqtts://127.0.0.1:8884"
     username: str = "fieldfare-manager"
+    wss_url: str = ""
+    proxy: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in {"mosquitto", "embedded"}:
             raise ConfigError(f"broker.kind {self.kind!r} is neither 'mosquitto' nor 'embedded'")
-        for name in ("url", "enrol_url"):
+        for name in ("url", "enrol_url", *(("wss_url",) if self.wss_url else ())):
             try:
                 BrokerUrl.parse(getattr(self, name))
             except MalformedError as why:
                 raise ConfigError(f"broker.{name}: {why}") from why
+        if self.wss_url and not self.wss_url.startswith("wss://"):
+            raise ConfigError(f"broker.wss_url {self.wss_url!r} is not wss://host:port/path")
+        if self.proxy and self.proxy not in NEVER:
+            try:
+                Proxy.parse(self.proxy)
+            except MalformedError as why:
+                raise ConfigError(f"broker.proxy: {why}; or none") from why
+
+    def proxies(self, environment: Mapping[str, str]) -> Proxies:
+        """Return what may be between the manager and the broker."""
+        return Proxies(self.proxy or None, environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +132,11 @@ class FleetConfig:
     def artifacts(self) -> Path:
         """Bytes behind releases, by digest."""
         return self.home / "artifacts"
+
+    @property
+    def content_keys(self) -> Path:
+        """The keys of encrypted artifacts."""
+        return self.home / "content-keys"
 
     @property
     def registry(self) -> Path:
@@ -185,7 +209,10 @@ class FleetConfig:
             if name in {"fleet", "manager"} or value != defaults[name]:
                 lines.append(f"{name} = {_toml(value)}")
         lines += ["", "[broker]"]
-        lines += [f"{f.name} = {_toml(getattr(self.broker, f.name))}" for f in fields(BrokerConfig)]
+        for f in fields(BrokerConfig):
+            value = getattr(self.broker, f.name)
+            if value != "":
+                lines.append(f"{f.name} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
 

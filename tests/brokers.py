@@ -64,6 +64,7 @@ class Mosquitto:
         certificate: Path | None = None,
         key: Path | None = None,
         backend: Backend = Backend.DYNSEC,
+        websockets: bool = False,
     ) -> None:
         assert PROGRAM, "mosquitto is not installed"
         self.topics = topics
@@ -72,6 +73,7 @@ class Mosquitto:
             folder=folder,
             device_port=free_port(),
             enrol_port=free_port(),
+            websocket_port=free_port() if websockets else None,
             bind="127.0.0.1",
             certificate=certificate,
             key=key,
@@ -90,6 +92,10 @@ class Mosquitto:
         return f"{self._scheme}://127.0.0.1:{self.layout.enrol_port}"
 
     @property
+    def wss_url(self) -> str:
+        return f"wss://127.0.0.1:{self.layout.websocket_port}/mqtt"
+
+    @property
     def _scheme(self) -> str:
         return "mqtts" if self.certificate else "mqtt"
 
@@ -106,7 +112,8 @@ class Mosquitto:
     def _listens(self) -> bool:
         assert self._child
         assert self._child.poll() is None, (self.layout.folder / "broker.log").read_text()
-        return accepts(self.layout.device_port) and accepts(self.layout.enrol_port)
+        ports = (self.layout.device_port, self.layout.enrol_port, self.layout.websocket_port)
+        return all(accepts(port) for port in ports if port)
 
     def kill(self) -> None:
         """Pull its plug."""

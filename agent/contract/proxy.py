@@ -5,7 +5,7 @@ Rule 2: of the environment only what holds for TLS is read: ``https_proxy``, ``a
         and ``no_proxy``, in lower or upper case. Without TLS it would hear everything, and
         nobody means it for this machine itself.
 Rule 3: the password of a proxy is in no sentence.
-Rule 4: nothing here opens a connection; both sides do that with sockets of their own.
+Rule 4: nothing here opens a connection; ``contract.dial`` does.
 
 Source: CONNECT in RFC 9110, 9.3.6; the Basic scheme in RFC 7617.
 """
@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-from agent.contract.broker_url import BrokerUrl
+from agent.contract.broker_url import LOOPBACK, BrokerUrl
 from agent.errors import MalformedError
 
 NEVER: Final = frozenset({"", "none"})
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_ANSWER_BYTES: Final = 16 * 1024
 _OWN_PORT: Final = 80
 _WELCOME: Final = range(200, 300)
@@ -74,6 +73,32 @@ class Proxy:
         'proxy.example:3128'
         """
         return f"{_bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """What may be between us and whatever we reach; by itself nothing.
+
+    Attributes:
+        setting: Of this program; see ``choose_proxy``.
+        environment: Of the process.
+
+    """
+
+    setting: str | None = field(default="none", repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def towards(self, address: BrokerUrl) -> Proxy | None:
+        """Return the proxy on the way to an address; None to go straight.
+
+        Raises:
+            MalformedError: What is set is no proxy.
+
+        """
+        return choose_proxy(self.setting, self.environment, address)
+
+
+STRAIGHT: Final = Proxies()
 
 
 def choose_proxy(

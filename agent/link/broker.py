@@ -24,14 +24,21 @@ from random import Random
 from threading import Lock
 from time import monotonic
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import (
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+    WebsocketConnectionError,
+)
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.contract.broker_url import connect_failure
+from agent.contract.broker_url import connect_failure, no_websocket
+from agent.contract.dial import dial
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.topics import Topics
 from agent.errors import LinkError, MalformedError
@@ -64,6 +71,40 @@ class _TlsSocket(ssl.SSLSocket):
         except OSError:
             self.close()
             raise
+
+
+class _Dialling(Client):
+    """A client of the library that reaches its broker as we do: also through a proxy."""
+
+    def __init__(self, connection: Connection) -> None:
+        address = connection.address
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=connection.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            transport="tcp" if address.path is None else "websockets",
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        if address.path is not None:
+            self.ws_set_options(path=address.path)
+        self._ours = connection
+        self._opened: socket.socket | None = None
+
+    def _create_socket_connection(self) -> socket.socket:
+        limit = self._ours.connect_timeout_seconds
+        self._opened = dial(self._ours.address, self._ours.proxies, limit)
+        return self._opened
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        wrapped = super()._ssl_wrap_socket(tcp_sock)
+        self._opened = wrapped
+        return wrapped
+
+    def abandon(self) -> None:
+        """Close what was opened for a connection that did not come about."""
+        if self._opened is not None:
+            self._opened.close()
 
 
 class Wire:
@@ -125,7 +166,11 @@ class Wire:
                 clean_start=expiry == 0,
                 properties=wanted,
             )
+        except WebsocketConnectionError as why:
+            self._client.abandon()
+            raise LinkError(no_websocket(self._connection.url)) from why
         except (OSError, ValueError) as why:
+            self._client.abandon()
             raise LinkError(connect_failure(self._connection.url, why)) from why
 
     def turn(self, timeout_seconds: float) -> None:
@@ -138,7 +183,8 @@ class Wire:
         waits = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
         poller.register(channel.fileno(), waits)
         poller.register(self._wake_reader.fileno(), select.POLLIN)
-        buffered = isinstance(channel, ssl.SSLSocket) and channel.pending() > 0
+        pending = getattr(channel, "pending", None)  # of TLS and of WebSocket
+        buffered = pending is not None and pending() > 0
         ready = dict(poller.poll(0 if buffered else timeout_seconds * 1000))
         if self._wake_reader.fileno() in ready:
             self._drain_wakes()
@@ -240,14 +286,8 @@ class Wire:
             if self._arrivals == before or self._client.socket() is None:
                 return
 
-    def _make_client(self, will: Outgoing | None) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._connection.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
+    def _make_client(self, will: Outgoing | None) -> "_Dialling":
+        client = _Dialling(self._connection)
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.address.secure:
@@ -269,7 +309,6 @@ class Wire:
                 channel.retain,
                 properties,
             )
-        client.on_socket_open = _send_small_packets_at_once
         # set so that the library never writes on the thread that publishes
         client.on_socket_register_write = lambda *_: None
         client.on_connect = self._on_connect
@@ -370,11 +409,6 @@ class Wire:
             receipt=receipt,
         )
         self._arrived(arrived)
-
-
-def _send_small_packets_at_once(_client: Client, _data: object, channel: object) -> None:
-    if isinstance(channel, socket.socket):
-        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(message: Outgoing, packet: int = PacketTypes.PUBLISH) -> Properties:

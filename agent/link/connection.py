@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from agent.contract.broker_url import BrokerUrl
+from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import Address
 from agent.errors import ConfigError, MalformedError
 
@@ -12,13 +13,14 @@ class Connection:
     """How to reach one broker.
 
     Attributes:
-        url: ``mqtt://host:port`` or ``mqtts://host:port``.
+        url: ``mqtt://host:port``, ``mqtts://host:port`` or ``wss://host:port/path``.
         ca: PEM text of the only authority believed; empty uses the system's.
         client_id: Stable name of the session; a device's id.
         keepalive_seconds: Changed by up to 10 % so that a fleet does not ping in step.
         session_expiry_seconds: How long the broker keeps the session; 0 begins anew.
         will_delay_seconds: How long the broker waits with our Will for our return;
             below the session expiry. Without it every short gap would report a death.
+        proxies: What may be between.
 
     Raises:
         ConfigError: The address is of another form.
@@ -34,6 +36,7 @@ class Connection:
     session_expiry_seconds: int = 3600
     will_delay_seconds: int = 30
     connect_timeout_seconds: float = 10.0
+    proxies: Proxies = STRAIGHT
 
     def __post_init__(self) -> None:
         try:

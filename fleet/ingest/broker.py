@@ -21,15 +21,24 @@ from collections import deque
 from functools import lru_cache
 from random import Random
 from time import monotonic
+from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import (
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+    WebsocketConnectionError,
+)
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.contract.broker_url import connect_failure
+from agent.contract.broker_url import connect_failure, no_websocket
+from agent.contract.dial import dial
+from agent.errors import ProxyError
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News, Receipt
 
 __all__ = [
@@ -65,6 +74,40 @@ class _TlsSocket(ssl.SSLSocket):
             raise
 
 
+class _Dialling(Client):
+    """A client of the library that reaches its broker as we do: also through a proxy."""
+
+    def __init__(self, connection: Connection) -> None:
+        address = connection.address
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=connection.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            transport="tcp" if address.path is None else "websockets",
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        if address.path is not None:
+            self.ws_set_options(path=address.path)
+        self._ours = connection
+        self._opened: socket.socket | None = None
+
+    def _create_socket_connection(self) -> socket.socket:
+        limit = self._ours.connect_timeout_seconds
+        self._opened = dial(self._ours.address, self._ours.proxies, limit)
+        return self._opened
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        wrapped = super()._ssl_wrap_socket(tcp_sock)
+        self._opened = wrapped
+        return wrapped
+
+    def abandon(self) -> None:
+        """Close what was opened for a connection that did not come about."""
+        if self._opened is not None:
+            self._opened.close()
+
+
 class BrokerLink:
     """One connection, driven by the thread that calls ``poll``; any thread may ``wake``."""
 
@@ -78,7 +121,7 @@ class BrokerLink:
         self._connection = connection
         self._subscriptions = subscriptions
         self._will = will
-        self._client: Client | None = None
+        self._client: _Dialling | None = None
         self._epoch = 0
         self._subscribed = False
         self._session_present = False
@@ -186,7 +229,8 @@ class BrokerLink:
             if client.want_write():
                 waits |= selectors.EVENT_WRITE
             self._selector.modify(channel, waits)
-            buffered = isinstance(channel, ssl.SSLSocket) and channel.pending() > 0
+            pending = getattr(channel, "pending", None)  # of TLS and of WebSocket
+            buffered = pending is not None and pending() > 0
         ready = {k.fileobj: e for k, e in self._selector.select(0 if buffered else timeout_seconds)}
         woken = self._wake_reader in ready
         if woken:
@@ -229,17 +273,21 @@ class BrokerLink:
                 clean_start=expiry == 0,
                 properties=wanted,
             )
+        except ProxyError as why:
+            self._end = str(why)
+        except WebsocketConnectionError:
+            self._end = no_websocket(self._connection.url)
         except (OSError, ValueError) as why:
             self._end = connect_failure(self._connection.url, why)
 
     def _notice_end(self) -> None:
-        if self._client is None:
+        if self._client is None and self._end is None:
             return
         if self._end is None and not self._subscribed and monotonic() > self._deadline:
             self._end = f"broker {self._connection.url} did not answer"
         if self._end is None:
             return
-        why = self._end
+        why, self._end = self._end, None
         self._drop_client()
         self._failures += 1
         ceiling = min(self._connection.longest_wait_seconds, 0.5 * 2.0 ** min(self._failures, 10))
@@ -257,15 +305,11 @@ class BrokerLink:
         if channel is not None:
             self._forget(channel)
             channel.close()
+        elif client is not None:
+            client.abandon()
 
-    def _make_client(self) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._connection.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
+    def _make_client(self) -> "_Dialling":
+        client = _Dialling(self._connection)
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.address.secure:
@@ -293,10 +337,8 @@ class BrokerLink:
         except (KeyError, ValueError):
             return  # never registered, or already closed
 
-    def _on_socket_open(self, _client: Client, _data: object, channel: object) -> None:
-        if isinstance(channel, socket.socket):
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._selector.register(channel, selectors.EVENT_READ)
+    def _on_socket_open(self, _client: Client, _data: object, channel: Any) -> None:
+        self._selector.register(channel, selectors.EVENT_READ)
 
     def _on_connect(
         self,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from agent.contract.broker_url import BrokerUrl
+from agent.contract.proxy import STRAIGHT, Proxies
 from agent.errors import MalformedError
 from fleet.errors import ConfigError
 
@@ -12,9 +13,10 @@ class Connection:
     """How the manager reaches its broker; ``agent.link.connection`` is the device's side.
 
     Attributes:
-        url: ``mqtt://host:port`` or ``mqtts://host:port``.
+        url: ``mqtt://host:port``, ``mqtts://host:port`` or ``wss://host:port/path``.
         ca: PEM text of the only authority believed; empty uses the system's.
         longest_wait_seconds: Ceiling of the jittered wait between attempts.
+        proxies: What may be between.
 
     Raises:
         ConfigError: The address is of another form.
@@ -30,6 +32,7 @@ class Connection:
     session_expiry_seconds: int = 600
     connect_timeout_seconds: float = 5.0
     longest_wait_seconds: float = 15.0
+    proxies: Proxies = STRAIGHT
 
     def __post_init__(self) -> None:
         try:
