@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, load_config
+from agent.contract.plain_text import plain
 from agent.errors import AgentError, ConfigError
 
 LONGEST_WAIT_SECONDS = 86_400.0
@@ -248,7 +249,7 @@ def main() -> int:
     try:
         ended = cli.main(standalone_mode=False, prog_name="fieldfare-agent")
     except AgentError as why:
-        sys.stderr.write(f"fieldfare-agent: {' '.join(str(why).split())}\n")
+        sys.stderr.write(f"fieldfare-agent: {' '.join(plain(str(why)).split())}\n")
         return why.exit_status
     except click.ClickException as why:
         why.show()

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from agent.contract.codec import Versioned
+from agent.contract.plain_text import plain
 
 State = Literal["ok", "warn", "fail"]
 
@@ -70,7 +71,7 @@ def describe(checkup: Checkup) -> str:
     """
     marks = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
     return "\n".join(
-        f"{marks[check.state]} {check.name}: {' '.join(check.why.split())}"
+        f"{marks[check.state]} {plain(check.name)}: {' '.join(plain(check.why).split())}"
         for check in checkup.checks
     )
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agent.contract.plain_text import plain
 from agent.errors import BusyError, StoreError
 
 AGENT_VERSION = "0.1.0"
@@ -108,10 +109,10 @@ def event(name: str, **values: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    text = str(value)
+    text = plain(str(value))
     if text.translate(_SPACES) == text and '"' not in text:
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', "'").replace("\n", " ") + '"'
+    return '"' + text.replace("\\", "\\\\").replace('"', "'") + '"'
 
 
 def log_to_stderr(level: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from agent.contract.messages import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
-from fleet.cli.output import ago, moment, show, table, with_manager
+from fleet.cli.output import ago, moment, show, table, tell, with_manager
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView, TokenWish
 
@@ -204,19 +204,19 @@ def _print(view: DeviceView) -> None:
             f"trains: {_yes(view.trains)}, evaluates: {_yes(view.evaluates)}",
         ),
     ):
-        click.echo(f"{name:<12}{value}")
+        tell(f"{name:<12}{value}")
     if view.quarantined_why:
-        click.echo(f"{'QUARANTINED':<12}{view.quarantined_why}")
+        tell(f"{'QUARANTINED':<12}{view.quarantined_why}")
     for slot in view.slots:
-        click.echo(
+        tell(
             f"{'slot ' + slot.slot:<12}runs {slot.runs or 'nothing'}, "
             f"wanted {slot.wanted or 'nothing'}, {slot.phase}"
         )
         for denied in slot.denied:
-            click.echo(f"{'':<12}went back from {denied} and will not try it again")
+            tell(f"{'':<12}went back from {denied} and will not try it again")
     if view.last_update:
         last = view.last_update
         why = f": {last.why}" if last.why else ""
-        click.echo(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
+        tell(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
     for alarm in reversed(view.alarms):
-        click.echo(f"{'alarm':<12}{ago(alarm.at_ms)}, {alarm.code}: {alarm.why}")
+        tell(f"{'alarm':<12}{ago(alarm.at_ms)}, {alarm.code}: {alarm.why}")

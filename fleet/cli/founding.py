@@ -1,6 +1,5 @@
 """``fieldfare init``, ``serve`` and ``broker``: the commands that need no running manager."""
 
-import logging
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import click
 from agent.contract.broker_url import BrokerUrl
 from fleet.cli.broker_setup import setup
 from fleet.cli.keyring import read_passphrase
+from fleet.cli.log_lines import log_events
 from fleet.cli.output import home_option
 from fleet.cli.proposing import read_file
 from fleet.config import FleetConfig
@@ -158,7 +158,7 @@ def serve(open_door: OpenDoor, passphrase_file: Path | None, home: Path) -> None
     """Run the manager until SIGTERM or Ctrl-C."""
     from fleet.service.loop import RunningManager
 
-    _log_events()
+    log_events()
     config = FleetConfig.load(home)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else ""
     manager = RunningManager(config, passphrase=passphrase)
@@ -199,16 +199,10 @@ def run_broker(home: Path) -> None:
 broker.add_command(setup)
 
 
-def _log_events() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(message)s")
-    # They tell at every signing which key has yet to sign; the refusal itself is ours to tell.
-    logging.getLogger("tuf").setLevel(logging.WARNING)
-
-
 def _run_embedded(config: FleetConfig) -> None:
     from fleet.ingest.embedded import EmbeddedBroker
 
-    _log_events()
+    log_events()
     running = EmbeddedBroker(config.broker_folder, BrokerUrl.parse(config.broker.url).port)
     stopping = threading.Event()
     for wanted in (signal.SIGTERM, signal.SIGINT):

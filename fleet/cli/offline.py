@@ -13,7 +13,7 @@ import msgspec
 
 from fleet.cli.client import ManagerClient
 from fleet.cli.keyring import open_signers, passphrase_option
-from fleet.cli.output import with_manager
+from fleet.cli.output import tell, with_manager
 from fleet.cli.withdrawing import model
 from fleet.errors import ConfigError
 from fleet.service.views import TargetsView
@@ -72,22 +72,22 @@ def sign(
 
     What is in force comes from the basis, and is shown before it is built upon: compare
     the root digest with the one that you know, and read the list, for you sign all of it.
+    Counter and ways back are the manager's choice; they become part of what you sign.
     """
     from fleet.cli.publishing import write_signed
+    from fleet.service.basis import describe_basis
     from fleet.service.publication import read_described, sign_release
 
-    held = _read_basis(basis_file)
-    _show_basis(held)
+    held, described = _read_basis(basis_file), read_described(file, description)
+    for line in describe_basis(held, described.slot):
+        tell(line)
     if not yes:
         click.confirm("Sign upon this?", abort=True)
     signers = open_signers(key, passphrase_file, dev=False)
-    described = read_described(file, description)
     built, publication = sign_release(described, held, signers, version=version)
     write_signed(out, built, publication)
     release = built.release
     click.echo(f"signed {release.target}, counter {release.counter}, by role {publication.role}")
-    for digest in release.rollback_to:
-        click.echo(f"  devices may go back from it to {digest}")
     click.echo(f"wrote {out}; next, at the manager: fieldfare model publish {out}")
 
 
@@ -96,16 +96,3 @@ def _read_basis(file: Path) -> TargetsView:
         return msgspec.json.decode(file.read_bytes(), type=TargetsView)
     except (OSError, msgspec.MsgspecError) as why:
         raise ConfigError(f"{file} is not what 'model basis' writes: {why}") from why
-
-
-def _show_basis(held: TargetsView) -> None:
-    from tuf.api.metadata import Targets
-
-    from fleet.signing.metadata import parse
-
-    click.echo(f"fleet {held.fleet}, root digest {sha256(held.root).hexdigest()}")
-    for role, content in {"targets": held.targets, **held.delegated}.items():
-        signed = parse(Targets, content).signed
-        click.echo(f"{role} version {signed.version}, until {signed.expires:%Y-%m-%d}")
-        for name in sorted(signed.targets):
-            click.echo(f"  {name}")

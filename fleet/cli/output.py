@@ -1,4 +1,8 @@
-"""How views are printed: tables for people, JSON for programs."""
+"""How views are printed: tables for people, JSON for programs.
+
+Rule 1: devices, models and strangers wrote a part of every view, so nothing reaches the
+        terminal that could move on it: ``tell`` and ``table`` print plain text only.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,6 +13,7 @@ from typing import Any, ParamSpec
 import click
 import msgspec
 
+from agent.contract.plain_text import plain, plain_json
 from fleet.cli.client import PATIENCE_SECONDS, ManagerClient
 from fleet.config import FleetConfig, default_home
 
@@ -58,9 +63,14 @@ def client_of(config: FleetConfig) -> ManagerClient:
 def show(view: object, output: str, text: Callable[[], None]) -> None:
     """Print a view as JSON, or let ``text`` print it."""
     if output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(view), indent=2).decode())
+        click.echo(plain_json(msgspec.json.format(msgspec.json.encode(view), indent=2).decode()))
     else:
         text()
+
+
+def tell(line: str, *, err: bool = False) -> None:
+    """Print one line that others wrote a part of."""
+    click.echo(plain(line), err=err)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
@@ -68,7 +78,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str)
     if not rows:
         click.echo(empty)
         return
-    cells = [[str(h) for h in headings]] + [[str(c) for c in row] for row in rows]
+    cells = [[str(h) for h in headings]] + [[plain(str(c)) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
     for number, row in enumerate(cells):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

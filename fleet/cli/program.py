@@ -17,6 +17,7 @@ from agent.errors import AgentError
 from fleet.cli import ceremony, devices, founding, offline, repo, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
+from fleet.cli.output import tell
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
@@ -99,5 +100,5 @@ def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -
 
 
 def _fail(code: str, sentence: str, status: int) -> None:
-    click.echo(f"fieldfare: {sentence} [{code}]", err=True)
+    tell(f"fieldfare: {sentence} [{code}]", err=True)
     sys.exit(status)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.contract.plain_text import plain
 from fleet.cli.keyring import ADDRESS_HELP, open_signers, passphrase_option
 from fleet.cli.output import client_of, home_option
 from fleet.config import FleetConfig
@@ -131,7 +132,7 @@ def show_difference(proposal: "Proposal") -> None:
     """Print what a proposal would change."""
     from fleet.signing.difference import describe
 
-    for line in describe(proposal):
+    for line in map(plain, describe(proposal)):
         click.secho(line, fg={"+": "green", "-": "red"}.get(line.strip()[:1]), bold=line[:1] != " ")
 
 
@@ -156,14 +157,18 @@ def write_file(path: Path, proposal: "Proposal", *, replace: bool = False) -> No
 
     Raises:
         ConflictError: The file exists.
-        ConfigError: It cannot be written.
+        ConfigError, SigningError: It cannot be written.
 
     """
     from fleet.signing.proposal import missing, write_proposal
+    from fleet.signing.published import write_whole
 
     try:
-        with path.open("wb" if replace else "xb") as out:
-            out.write(write_proposal(proposal))
+        if replace:  # signatures of others are in it
+            write_whole(path, write_proposal(proposal))
+        else:
+            with path.open("xb") as out:
+                out.write(write_proposal(proposal))
     except FileExistsError as why:
         raise ConflictError(f"{path} exists already: choose another --file") from why
     except OSError as why:

@@ -13,6 +13,7 @@ from fleet.cli.output import (
     output_option,
     show,
     table,
+    tell,
     with_manager,
 )
 from fleet.cli.publishing import publish_described
@@ -194,13 +195,13 @@ def _published(client: ManagerClient, run_id: str) -> ReleaseView | None:
 
 
 def _print(view: RunView) -> None:
-    click.echo(
+    tell(
         f"{view.id}: {view.status}, round {view.rounds_completed} of {view.rounds}, "
         f"from {view.backbone}"
     )
     if view.why:
-        click.echo(f"  {view.why}")
-    click.echo(
+        tell(f"  {view.why}")
+    tell(
         f"  {len(view.participants)} devices train; {view.replies} replies counted, "
         f"{view.refused} refused"
     )

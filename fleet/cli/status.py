@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fleet.cli.client import ManagerClient
-from fleet.cli.output import ago, moment, show, table, with_manager
+from fleet.cli.output import ago, moment, show, table, tell, with_manager
 from fleet.service.views import AlarmView, EvaluationView, StatusView, UpdateView
 
 
@@ -47,7 +47,7 @@ def status(client: ManagerClient, output: str) -> None:
             ("metadata", f"signed until {moment(view.metadata_expires_ms)}"),
         ]
         for name, value in lines:
-            click.echo(f"{name:<10}{value}")
+            tell(f"{name:<10}{value}")
 
     show(view, output, text)
 
