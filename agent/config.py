@@ -105,6 +105,8 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fresh_seconds: Seconds = 21_600.0
     resettle_seconds: Seconds = 60.0
     state_jitter_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    endpoint_seconds: Seconds = 120.0
+    endpoint_retry_seconds: Seconds = 3600.0
     proxy: Annotated[str, Meta(max_length=500)] | None = None
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ Rule 4: a refusal is an alarm with its code and sentence; what runs goes on runn
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from random import SystemRandom
 
 from agent.contract.belief import (
     Believed,
@@ -25,6 +26,7 @@ from agent.contract.belief import (
 )
 from agent.contract.codec import encode
 from agent.contract.frames import Piece
+from agent.contract.marks import ROLES
 from agent.contract.messages import (
     Ack,
     Assigned,
@@ -54,6 +56,7 @@ from agent.worker.jobs import Limits
 from agent.worker.start import Finished
 
 REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
+FOLLOW, HINTED = "follow", "hinted"
 MAX_HELD = 4
 STALE_UNALARMED = 2  # older orders that the broker kept; the next one is an alarm
 
@@ -67,6 +70,8 @@ class Surroundings:
         start_refresh: Starts the child; its ``Finished`` comes back by ``refreshed``.
         accepted: A new assignment is on the medium.
         time_known: Signed time came for the first time in this life.
+        answered: A director answered what was asked on the connection of now.
+        trusted: Metadata was verified; what it says may be news.
         wish: A slot is wanted to run a release; None ends a try for what was wanted.
         manifest: The verified bytes of an assigned manifest.
         manifest_failed: Why an assigned manifest cannot be had, for now.
@@ -79,6 +84,8 @@ class Surroundings:
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
     accepted: Callable[[], None]
     time_known: Callable[[], None]
+    answered: Callable[[], None]
+    trusted: Callable[[], None]
     wish: Callable[[str, Assigned | None], None]
     manifest: Callable[[Assigned, bytes], None]
     manifest_failed: Callable[[Assigned, AgentError], None]
@@ -101,6 +108,7 @@ class Desired:
         around: Surroundings,
         answer_seconds: float,
         fresh_seconds: float,
+        jitter_seconds: float = 0.0,
     ) -> None:
         self._disk = disk
         self._device = device
@@ -111,6 +119,7 @@ class Desired:
         self._around = around
         self._answer_seconds = answer_seconds
         self._fresh_seconds = fresh_seconds
+        self._jitter_seconds = jitter_seconds
         self._authority = state.who_directs()
         self._accepted = read_versioned(disk, ACCEPTED, AcceptedAssignment)
         self._held: deque[bytes] = deque(maxlen=MAX_HELD)
@@ -126,6 +135,7 @@ class Desired:
         self._refreshing: tuple[str, ...] | None = None
         self._nonce: str | None = None
         self._stale = 0
+        self._refreshed = (0, 0)
 
     @property
     def accepted(self) -> AcceptedAssignment | None:
@@ -141,6 +151,16 @@ class Desired:
     def keys(self) -> Mapping[str, bytes]:
         """Content keys of encrypted artifacts by digest, in their boxes."""
         return self._accepted.keys if self._accepted else {}
+
+    @property
+    def endpoints(self) -> bytes | None:
+        """The bytes of the verified list of endpoints; None where none is signed."""
+        return self._state.endpoints
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The highest version of each of the four roles that was accepted."""
+        return {role: m.version for role, m in self._state.marks.items() if role in ROLES}
 
     def permits(self, slot: str, digest: str) -> bool:
         """Return whether this device may go back to an older release of a slot, now."""
@@ -205,6 +225,19 @@ class Desired:
             self._agenda.at("fresh", later, self.ask_fresh)
             if first:
                 self._around.time_known()
+            self._around.answered()
+            self._follow(fresh)
+
+    def _follow(self, fresh: Fresh) -> None:
+        """Collect metadata, at a moment of our own, where the director says that it changed.
+
+        What this life has not refreshed counts as changed: a refresh that was refused in the
+        middle leaves newer versions behind than it has delivered.
+        """
+        root, targets = self._refreshed
+        if (fresh.root > root or fresh.targets > targets) and not self._agenda.holds(FOLLOW):
+            later = SystemRandom().uniform(0.0, self._jitter_seconds)
+            self._agenda.at(FOLLOW, self._around.monotonic() + later, self.refresh)
 
     def _believe_time(self, fresh: Fresh, nonce: str) -> None:
         try:
@@ -242,6 +275,12 @@ class Desired:
         """Ask anew on a new connection, without the patience that the old one taught."""
         self.ask_fresh()
         self._gathering.connected()
+
+    def hinted(self) -> None:
+        """Ask for signed time soon: somebody says that something changed; nobody signs that."""
+        if not self._agenda.holds(HINTED):
+            later = SystemRandom().uniform(0.0, self._jitter_seconds)
+            self._agenda.at(HINTED, self._around.monotonic() + later, self.ask_fresh)
 
     def ask_fresh(self) -> None:
         """Ask for signed time; asked again until it comes."""
@@ -301,12 +340,14 @@ class Desired:
             self._give_up(wanted, why)
             return
         self._authority = news.state.who_directs()
+        self._refreshed = (news.state.root_version, self.versions.get("targets", 0))
         self._unexplained, self._puzzled = self._puzzled, False
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
         self._deliver(wanted, news)
         self._retry_held()
         if self._targets:
             self._gathering.begin()
+        self._around.trusted()
 
     def _still_stands(self, accepted: AcceptedAssignment) -> bool:
         """Return whether updates may follow from it; what runs goes on running in any case."""

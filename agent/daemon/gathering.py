@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.contract.codec import decode
+from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.frames import Piece
 from agent.contract.limits import MAX_METADATA_BYTES
 from agent.contract.messages import AUTHORITY_TARGET, MetaBundle, MetaRequest
 from agent.daemon.agenda import Agenda
 from agent.errors import MalformedError
 
+ALWAYS = (AUTHORITY_TARGET, ENDPOINTS_TARGET)
 MAX_BUNDLE_BYTES = 2 * MAX_METADATA_BYTES
 MAX_TARGETS = 16
 MAX_DOUBLINGS = 4
@@ -60,7 +62,7 @@ class Gathering:
     def begin(self) -> None:
         """Ask now, with a new request."""
         root, targets = self._wants()
-        names = (AUTHORITY_TARGET, *targets[:MAX_TARGETS])
+        names = (*ALWAYS, *targets[:MAX_TARGETS])
         request = MetaRequest(id=secrets.token_hex(8), root=root, targets=names)
         self._asked = _Asked(request)
         self._asked_at = self._monotonic()
@@ -104,7 +106,7 @@ class Gathering:
         self._end()
         content = b"".join(asked.pieces[i] for i in range(asked.total))
         bundle = decode(MetaBundle, content, limit=MAX_BUNDLE_BYTES)
-        return tuple(t for t in asked.request.targets if t != AUTHORITY_TARGET), bundle.files
+        return tuple(t for t in asked.request.targets if t not in ALWAYS), bundle.files
 
     def _end(self) -> None:
         self._asked, self._tries = None, 0

@@ -94,11 +94,13 @@ class Loop:
                 self._rooms.predicted(item)
             case Connected(epoch=epoch):
                 log.info(event("connected", epoch=epoch))
+                self._rooms.finding.connected(item)
                 self._rooms.connected(epoch)
             case Disconnected(why=why, retry_seconds=wait):
                 log.info(event("disconnected", why=why, retry_seconds=round(wait, 1)))
             case Refused(reason=why, retry_seconds=wait):
                 log.warning(event("refused-by-broker", why=why, retry_seconds=round(wait, 1)))
+                self._rooms.finding.refused(item)
             case SourceEnded():
                 self._rooms.source_ended(item)
             case Stop():
@@ -149,7 +151,7 @@ class Loop:
             case channel if channel is MANAGER_PRESENCE:
                 self._manager(decode(ManagerPresence, message.payload))
             case channel if channel is HINT:
-                rooms.desired.ask_fresh()
+                rooms.desired.hinted()
             case _:
                 log.warning(event("unexpected", topic=message.address.logical))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agent.config import Config, Subscribed
 from agent.contract.envelope import Boot
+from agent.contract.endpoints import Endpoint
 from agent.contract.topics import Topics
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import AGENT_VERSION
@@ -20,6 +21,7 @@ from agent.identity.device_key import DeviceKey, find_key, next_boot
 from agent.identity.enrol import Credentials, load_credentials
 from agent.link.connection import Connection
 from agent.link.inbox import Inbox
+from agent.identity.home import load_home
 from agent.link.local import LocalBroker
 from agent.link.outbox import Outbox
 from agent.link.patience import Pace
@@ -29,7 +31,12 @@ from agent.update import trust
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The state directory of an enrolled device, at the beginning of a life."""
+    """The state directory of an enrolled device, at the beginning of a life.
+
+    Attributes:
+        home: Where the fleet answered last; see ``daemon.finding``.
+
+    """
 
     disk: Disk
     key: DeviceKey
@@ -38,6 +45,7 @@ class Opened:
     boot: Boot
 
 
+    home: Endpoint
 def open_state(config: Config) -> Opened:
     """Read the state directory and begin a new life; the caller holds its lock.
 
@@ -62,7 +70,14 @@ def open_state(config: Config) -> Opened:
             f"{config.agent.state_dir} has no pinned root: nobody may be believed;"
             " enrol this device again"
         )
-    return Opened(disk=disk, key=key, credentials=credentials, trust=state, boot=next_boot(disk))
+    return Opened(
+        disk=disk,
+        key=key,
+        credentials=credentials,
+        trust=state,
+        home=load_home(disk, credentials),
+        boot=next_boot(disk),
+    )
 
 
 def open_link(
@@ -80,8 +95,8 @@ def open_link(
     signer = Signer(opened.key.signing, device, opened.boot, AGENT_VERSION)
     broker = Broker(
         Connection(
-            url=credentials.broker_url,
-            ca=credentials.broker_ca,
+            url=opened.home.url,
+            ca=opened.home.ca,
             username=credentials.username,
             password=credentials.password,
             client_id=device,

@@ -13,7 +13,16 @@ from agent.contract.codec import encode
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Assigned, Telemetry
 from agent.contract.sealing import unwrap_key
-from agent.daemon import desired, evaluating, judging, learning, listening, transfers, updating
+from agent.daemon import (
+    desired,
+    evaluating,
+    finding,
+    judging,
+    learning,
+    listening,
+    transfers,
+    updating,
+)
 from agent.daemon.agenda import Agenda
 from agent.daemon.children import Children
 from agent.daemon.host import event, log
@@ -105,12 +114,14 @@ class Rooms:
             retry_seconds=config.link.resettle_seconds,
             around=self._around_updating(),
         )
+        self.finding = self._open_finding(opened)
         self.desired = self._open_desired(opened)
         self.learning = learning.Learning(opened.disk, self._around_learning())
 
     def start(self) -> None:
         """Start what needs no answer yet: the connections, and the probe of the runtimes."""
         self.probe()
+        self.finding.listed(self.desired.endpoints)
         self.broker.start()
         if self.local is not None:
             self.local.start()
@@ -167,7 +178,14 @@ class Rooms:
         if self._probed is not None:
             learn, slots = self.config.learn, self.inference.slots
             self._state.tell(inventory_of(learn, self.machine, self._probed, slots=slots))
-            self._state.tell(reported_of(self.desired.accepted, self.updating.report()))
+            self._state.tell(
+                reported_of(
+                    self.desired.accepted,
+                    self.updating.report(),
+                    versions=self.desired.versions,
+                    endpoint=self.finding.report(),
+                )
+            )
 
     def settle_again(self) -> None:
         """Raise the standing wishes again, and what a full disk held up."""
@@ -308,11 +326,14 @@ class Rooms:
             agenda=self.agenda,
             answer_seconds=self.config.link.answer_seconds,
             fresh_seconds=self.config.link.fresh_seconds,
+            jitter_seconds=self.config.link.state_jitter_seconds,
             around=desired.Surroundings(
                 ask=self.reporting.ask,
                 start_refresh=self.children.refresh,
                 accepted=self.tell_state,
                 time_known=self.try_again,
+                answered=self.finding.answered,
+                trusted=self._trusted,
                 wish=self._wish,
                 manifest=self.updating.manifest_arrived,
                 manifest_failed=self.updating.manifest_failed,
@@ -320,6 +341,31 @@ class Rooms:
                 monotonic=time.monotonic,
             ),
         )
+
+    def _open_finding(self, opened: Opened) -> finding.Finding:
+        link = self.config.link
+        return finding.Finding(
+            opened.disk,
+            self.agenda,
+            finding.Surroundings(
+                redirect=lambda to, place, at_once: self.broker.redirect(
+                    to.url, to.ca, place, at_once=at_once
+                ),
+                changed=self.tell_state,
+                alarm=self.reporting.alarm,
+            ),
+            fleet=opened.credentials.fleet,
+            home=opened.home,
+            patience=finding.Patience(
+                proof=link.endpoint_seconds,
+                again=link.endpoint_retry_seconds,
+                jitter=link.state_jitter_seconds,
+            ),
+        )
+
+    def _trusted(self) -> None:
+        self.finding.listed(self.desired.endpoints)
+        self.tell_state()
 
     def _want_manifest(self, assigned: Assigned) -> None:
         self.desired.want_manifest(assigned)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from agent.config import LearnConfig
+from agent.contract.endpoints import EndpointReport
 from agent.contract.messages import Assigned, Inventory, Reported, SlotReport
 from agent.daemon.accepted import AcceptedAssignment
 from agent.daemon.host import AGENT_VERSION
@@ -86,7 +87,13 @@ def inventory_of(
     )
 
 
-def reported_of(newest: AcceptedAssignment | None, slots: dict[str, SlotReport]) -> Reported:
+def reported_of(
+    newest: AcceptedAssignment | None,
+    slots: dict[str, SlotReport],
+    *,
+    versions: dict[str, int],
+    endpoint: EndpointReport,
+) -> Reported:
     """Return the device's side of the desired state, without revision and time."""
     return Reported(
         rev=0,
@@ -94,6 +101,8 @@ def reported_of(newest: AcceptedAssignment | None, slots: dict[str, SlotReport])
         director_epoch=newest.accepted.director_epoch if newest else 0,
         sequence=newest.accepted.sequence if newest else 0,
         slots=slots,
+        versions=versions,
+        endpoint=endpoint,
     )
 
 

@@ -34,11 +34,13 @@ class Connected:
     Attributes:
         session_present: The broker kept the session and what was queued in it.
         epoch: Number of this connection in this process, as the Will has it.
+        place: Number of the address that it was made to; see ``Broker.redirect``.
 
     """
 
     session_present: bool
     epoch: int
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,14 @@ class Refused:
         reason: One sentence.
         code: MQTT 5 reason code of the refusal, None where no broker answered.
         retry_seconds: When the link tries again.
+        place: Number of the address that was tried.
 
     """
 
     reason: str
     code: int | None
     retry_seconds: float
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,8 @@
 Rule 1: what happens goes on the inbox; all decisions are taken by its reader.
 Rule 2: the link never gives up. It is the way by which a broken device is repaired.
 Rule 3: the Will is made anew for each connection, so that it carries its epoch.
+Rule 4: where it connects to may change while it runs; what happens then is told with the
+        number of the address, so that old news is not taken for new.
 """
 
 import logging
@@ -38,6 +40,8 @@ class Broker:
     ) -> None:
         """``will_for(epoch)`` is called on the network thread before each connect."""
         self._connection = connection
+        self._place = 0
+        self._aim = (self._place, connection)
         self._topics = topics
         self._inbox = inbox
         self._subscriptions = subscriptions
@@ -48,6 +52,7 @@ class Broker:
         self._wire: Wire | None = None
         self._strays = 0
         self._stopping = Event()
+        self._nudged = Event()
         self._final: Outgoing | None = None
         self._thread = Thread(target=self._run, name="link", daemon=True)
 
@@ -84,6 +89,23 @@ class Broker:
         if wire is not None:
             wire.unsubscribe(topic)
 
+    def redirect(self, url: str, ca: str, place: int, *, at_once: bool) -> None:
+        """Connect to another address from now on; a connection to the old one ends in order.
+
+        Args:
+            url: The address.
+            ca: PEM text of the only authorities believed there.
+            place: Its number; ``Connected`` and ``Refused`` carry it. The first one is 0.
+            at_once: Whether to try it now, or when the link would have tried again.
+
+        """
+        self._aim = (place, replace(self._connection, url=url, ca=ca))
+        if at_once:
+            self._nudged.set()
+        wire = self._wire
+        if wire is not None:
+            wire.wake()
+
     def settle(self, message: Arrived) -> None:
         """Tell the broker that the message has been dealt with for good."""
         wire = self._wire
@@ -94,6 +116,7 @@ class Broker:
         """Publish a last message, disconnect in order and join the thread."""
         self._final = final
         self._stopping.set()
+        self._nudged.set()
         wire = self._wire
         if wire is not None:
             wire.wake()
@@ -114,7 +137,7 @@ class Broker:
 
     def _run(self) -> None:
         wait = self._patience.before_first()
-        while not self._stopping.wait(wait):
+        while not self._paused(wait):
             try:
                 wait = self._live_once()
             except Exception:
@@ -122,9 +145,16 @@ class Broker:
                 log.exception("link loop=failed")
                 wait = self._patience.after_failure()
 
+    def _paused(self, seconds: float) -> bool:
+        """Wait, unless something is wanted at once; True when we are to stop."""
+        self._nudged.wait(seconds)
+        self._nudged.clear()
+        return self._stopping.is_set()
+
     def _live_once(self) -> float:
         """Connect, serve until the end, and return how long to wait."""
         self._epoch += 1
+        self._place, self._connection = self._aim
         will = self._will_for(self._epoch) if self._will_for else None
         try:
             wire = Wire(
@@ -149,26 +179,36 @@ class Broker:
     def _serve(self, wire: Wire) -> float:
         since = monotonic()
         self._wire = wire
-        connected = Connected(session_present=wire.session_present, epoch=wire.epoch)
+        connected = Connected(
+            session_present=wire.session_present, epoch=wire.epoch, place=self._place
+        )
         self._inbox.put(Lane.CONTROL, connected)
         log.info("link state=connected epoch=%d session=%s", wire.epoch, wire.session_present)
         tick = min(5.0, max(0.2, self._connection.keepalive_seconds / 10))
         try:
-            while wire.end is None and not self._stopping.is_set():
+            while wire.end is None and not self._stopping.is_set() and not self._is_redirected:
                 wire.turn(tick)
         finally:
             self._wire = None
             self._strays += wire.strays
             wire.close(self._final)
-        end = wire.end or End("we stopped")
-        wait = self._patience.after_connection(monotonic() - since, end.code)
+        if self._is_redirected and not self._stopping.is_set():
+            end, wait = End("another address is wanted"), 0.0
+        else:
+            end = wire.end or End("we stopped")
+            wait = self._patience.after_connection(monotonic() - since, end.code)
         self._inbox.put(Lane.CONTROL, Disconnected(why=end.why, retry_seconds=wait))
         log.info("link state=disconnected why=%r retry_seconds=%.1f", end.why, wait)
         return wait
 
+    @property
+    def _is_redirected(self) -> bool:
+        return self._aim[0] != self._place
+
     def _refused(self, end: End) -> float:
         wait = self._patience.after_failure(end.code)
-        self._inbox.put(Lane.CONTROL, Refused(reason=end.why, code=end.code, retry_seconds=wait))
+        refused = Refused(reason=end.why, code=end.code, retry_seconds=wait, place=self._place)
+        self._inbox.put(Lane.CONTROL, refused)
         log.info("link state=refused why=%r retry_seconds=%.1f", end.why, wait)
         return wait
 

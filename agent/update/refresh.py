@@ -42,6 +42,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
 from agent.contract.codec import decode
+from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import register
 from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
 from agent.contract.marks import (
@@ -118,7 +119,7 @@ def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
     held = {} if job.state.authority is None else {AUTHORITY_TARGET: job.state.authority}
     authority = _take(walk, AUTHORITY_TARGET, {**held, **job.files})
     decode(Authority, authority)
-    permits = _take_permits(walk, job)
+    permits, endpoints = _take_permits(walk, job), _take_endpoints(walk, job)
     targets: dict[str, bytes] = {}
     refused: dict[str, Refusal] = {}
     for wanted in job.wanted:
@@ -127,7 +128,9 @@ def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
         except TrustError as why:
             refused[wanted] = _refusal(why)
     return Refreshed(
-        state=msgspec.structs.replace(walk.state(), authority=authority, permits=permits),
+        state=msgspec.structs.replace(
+            walk.state(), authority=authority, permits=permits, endpoints=endpoints
+        ),
         targets=targets,
         refused=refused,
     )
@@ -140,6 +143,20 @@ def _take_permits(walk: "Walk", job: RefreshJob) -> bytes | None:
         return _take(walk, PERMITS_TARGET, {**held, **job.files})
     except TrustError:
         return None
+
+
+def _take_endpoints(walk: "Walk", job: RefreshJob) -> bytes | None:
+    """Return the list in force; where its bytes are not to be had, the one that was.
+
+    An older list was signed as well, and forgetting it might strand the device.
+    """
+    held = {} if job.state.endpoints is None else {ENDPOINTS_TARGET: job.state.endpoints}
+    try:
+        return _take(walk, ENDPOINTS_TARGET, {**held, **job.files})
+    except UnpublishedError:
+        return None
+    except TrustError:
+        return job.state.endpoints
 
 
 class Walk:

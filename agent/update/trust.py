@@ -40,6 +40,7 @@ class TrustState(Versioned, frozen=True, kw_only=True):
         authority: The verified bytes of ``fleet/authority.json``; None until the
             first refresh.
         permits: The verified bytes of ``fleet/permits.json``; None where there is none.
+        endpoints: The same of ``fleet/endpoints.json``.
 
     """
 
@@ -49,6 +50,7 @@ class TrustState(Versioned, frozen=True, kw_only=True):
     marks: dict[str, Mark] = msgspec.field(default_factory=dict)
     authority: bytes | None = None
     permits: bytes | None = None
+    endpoints: bytes | None = None
 
     @property
     def root_version(self) -> int:

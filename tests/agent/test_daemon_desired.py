@@ -87,6 +87,8 @@ class Device:
                 start_refresh=lambda job, _: self.jobs.append(job),
                 accepted=lambda: None,
                 time_known=self.learn_time,
+                answered=lambda: None,
+                trusted=lambda: None,
                 wish=lambda slot, assigned: self.wishes.append((slot, assigned)),
                 manifest=lambda _, content: self.manifests.append(content),
                 manifest_failed=lambda _, why: self.failures.append(why),
