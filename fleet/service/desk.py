@@ -21,6 +21,7 @@ from fleet.config import FleetConfig
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
+from fleet.service.turnstile import Turnstile
 from fleet.signing.ceremony import Ring, choose_online, load_ring
 from fleet.signing.published import read_published
 from fleet.signing.repository import OnlineKeys, Repository
@@ -73,6 +74,8 @@ class Desk:
         device_keys: Public keys of enrolled devices that were heard since the start.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
+        strangers, joining, reading: How often anybody is told why it may not join, a device
+            is answered about joining, and a device is sent metadata.
 
     """
 
@@ -91,6 +94,9 @@ class Desk:
     conductors: dict[str, Conductor] = field(default_factory=dict)
     device_keys: dict[str, VerifyKey] = field(default_factory=dict)
     connected: bool = False
+    strangers: Turnstile = field(default_factory=lambda: Turnstile(at_once=50, per_second=10))
+    joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
+    reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))
 
     def send(self, address: Address, payload: bytes) -> None:
         """Have something published after the transaction."""

@@ -100,9 +100,7 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
     registry, now_ms = desk.registry, desk.now_ms()
     match said.body:
         case MetaRequest() as wanted:
-            files = desk.repository.bundle(wanted.root, wanted.targets)
-            for address, payload in metadata_pieces(said.device, wanted, files):
-                desk.send(address, payload)
+            _send_metadata(desk, said.device, wanted)
             return True
         case ChunkRequest() as ranges:
             chunks.ask(said.device, ranges)
@@ -136,6 +134,20 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
             assert_never(said.body)
     registry.devices.saw(said.device, now_ms)
     return True
+
+
+def _send_metadata(desk: Desk, device: str, wanted: MetaRequest) -> None:
+    """Answer with a bundle, unless the device asks faster than it could need them.
+
+    A request is small and a bundle is not: those that wait to be sent would fill our memory.
+    """
+    if not desk.reading.lets(device, desk.now_ms()):
+        if desk.reading.begins_to_refuse(device):
+            LOG.warning("metadata asked too often device=%s; unanswered for now", device)
+        return
+    files = desk.repository.bundle(wanted.root, wanted.targets)
+    for address, payload in metadata_pieces(device, wanted, files):
+        desk.send(address, payload)
 
 
 def _present(desk: Desk, device: str, boot: Boot, presence: Presence) -> None:

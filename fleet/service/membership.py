@@ -1,5 +1,7 @@
 """Who belongs to the fleet: tokens, enrolment, approval, revocation."""
 
+import logging
+
 from msgspec.structs import replace
 from nacl.signing import SigningKey, VerifyKey
 
@@ -12,9 +14,11 @@ from fleet.registry.tokens import Approval, Token
 from fleet.service import rollouts, runs
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.overview import alarms, name_of, updates
+from fleet.service.turnstile import EVERYBODY
 from fleet.service.views import DeviceView, SlotView, TokenView, TokenWish
 from fleet.signing import enrolment
 
+LOG = logging.getLogger(__name__)
 SHOWN_ALARMS = 5
 
 
@@ -135,6 +139,9 @@ def clear_retained(desk: Desk, device_id: str) -> None:
 def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
     """Judge an enrolment request and answer it; call it inside a transaction.
 
+    Whoever asks too often gets no answer and is not counted: sealing one costs more than
+    asking, and the account of a device that joins again is made anew each time.
+
     Raises:
         MalformedError, UnsignedError: It gets no answer.
 
@@ -150,6 +157,8 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
         now_ms=now_ms,
         invited=desk.registry.tokens.invites,
     )
+    if not _may_be_answered(desk, judged, now_ms):
+        return
     match judged:
         case enrolment.Refused(request=request, device=device_id, why=why):
             _reply(desk, request, device_id, "refused", why)
@@ -159,6 +168,16 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
         case enrolment.Admitted(request=request, device=device_id):
             _add(desk, request, device_id, DeviceState.ENROLLED)
             desk.errands.append(Grant(device=device_id, request=request))
+
+
+def _may_be_answered(desk: Desk, judged: enrolment.Judgement, now_ms: int) -> bool:
+    refused = isinstance(judged, enrolment.Refused)
+    turnstile, who = (desk.strangers, EVERYBODY) if refused else (desk.joining, judged.device)
+    if turnstile.lets(who, now_ms):
+        return True
+    if turnstile.begins_to_refuse(who):
+        LOG.warning("enrolment asked too often by=%s; unanswered for now", who or "strangers")
+    return False
 
 
 def granted(desk: Desk, grant: Grant, password: str | None) -> None:
