@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, load_config
+from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, Config, load_config
 from agent.contract.plain_text import plain
+from agent.contract.proxy import Proxies
 from agent.errors import AgentError, ConfigError
 
 LONGEST_WAIT_SECONDS = 86_400.0
@@ -76,9 +77,10 @@ def enrol(
         credentials = enrol_device(
             file,
             place,
-            hardware=hardware,
+            hardware=config.agent.hardware,
             wait_seconds=LONGEST_WAIT_SECONDS if wait else 0.0,
             answer_seconds=timeout,
+            proxies=Proxies(config.link.proxy, os.environ),
             waiting=lambda why: click.echo(why, err=True),
         )
     click.echo(f"{credentials.device} is enrolled in fleet {credentials.fleet}")

@@ -8,11 +8,13 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
+from urllib.parse import urlsplit
 
 from agent.contract.broker_url import BrokerUrl
+from agent.contract.grants import check_base, is_loopback
 from agent.contract.limits import NAME, PROTOCOL
 from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
@@ -34,8 +36,8 @@ class BrokerConfig:
         enrol_url: The same of the enrolment listener.
         wss_url: ``wss://host:port/path`` of a listener for devices behind firewalls that let
             out HTTPS only; empty is none. ``fieldfare broker setup`` makes it.
-        proxy: HTTP proxy between manager and broker; ``none`` goes straight. Empty,
-            HTTPS_PROXY and NO_PROXY of the environment hold.
+        proxy: HTTP proxy between manager and broker, without a password; ``none`` goes
+            straight. Empty, HTTPS_PROXY and NO_PROXY of the environment hold.
         username: The manager's own user; its password lies in ``broker/manager-password``.
 
     """
@@ -45,7 +47,7 @@ class BrokerConfig:
     enrol_url: str = "mqtts://127.0.0.1:8884"
     username: str = "fieldfare-manager"
     wss_url: str = ""
-    proxy: str = field(default="", repr=False)
+    proxy: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in {"mosquitto", "embedded"}:
@@ -59,13 +61,79 @@ class BrokerConfig:
             raise ConfigError(f"broker.wss_url {self.wss_url!r} is not wss://host:port/path")
         if self.proxy and self.proxy not in NEVER:
             try:
-                Proxy.parse(self.proxy)
+                found = Proxy.parse(self.proxy)
             except MalformedError as why:
                 raise ConfigError(f"broker.proxy: {why}; or none") from why
+            if found.username is not None:
+                raise ConfigError(
+                    "broker.proxy: secrets do not belong into fleet.toml; leave the user and "
+                    "password out and set HTTPS_PROXY in the manager's environment instead"
+                )
 
     def proxies(self, environment: Mapping[str, str]) -> Proxies:
         """Return what may be between the manager and the broker."""
         return Proxies(self.proxy or None, environment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadsConfig:
+    """``[downloads]``: artifacts over HTTP(S) beside MQTT; nothing is served without ``url``.
+
+    Attributes:
+        url: Address that devices are told, ``https://host:port``; ``http://`` on loopback only.
+        bind: Address to listen on; empty is loopback for a loopback ``url``, else all.
+        port: TCP port to listen on; 0 is that of ``url``.
+        plain: No TLS here, because a proxy in front of the manager ends it.
+        certificate, key: PEM files; empty are the broker's, ``broker/server.pem`` and ``.key``.
+        grant_seconds: How long a device may fetch before it has to ask again.
+        device_bytes_per_second: Budget of one device.
+        total_bytes_per_second: Budget of all together.
+        responses: How many answers may be on their way at once.
+        device_responses: How many of them to one device.
+
+    """
+
+    url: str = ""
+    bind: str = ""
+    port: int = 0
+    plain: bool = False
+    certificate: str = ""
+    key: str = ""
+    grant_seconds: int = 900
+    device_bytes_per_second: float = 256e6
+    total_bytes_per_second: float = 256e6
+    responses: int = 64
+    device_responses: int = 2
+
+    def __post_init__(self) -> None:
+        if self.url:
+            try:
+                check_base(self.url)
+            except MalformedError as why:
+                raise ConfigError(f"downloads.url: {why}") from why
+        if not 0 <= self.port < 65_536:  # noqa: PLR2004 - as TCP has it
+            raise ConfigError(f"downloads.port {self.port} is no TCP port")
+        if not 30 <= self.grant_seconds <= 3600:  # noqa: PLR2004 - short-lived is the promise
+            raise ConfigError(f"downloads.grant_seconds {self.grant_seconds} is not 30 to 3600")
+        if bool(self.certificate) != bool(self.key):
+            raise ConfigError("downloads.certificate and downloads.key belong together")
+        rates = (self.device_bytes_per_second, self.total_bytes_per_second)
+        if min(*rates, self.responses, self.device_responses) < 1:
+            raise ConfigError("downloads: budgets and numbers of responses must be positive")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to listen."""
+        parts = urlsplit(self.url)
+        standard = 443 if parts.scheme == "https" else 80
+        everywhere = not is_loopback(parts.hostname or "")
+        bind = self.bind or ("0.0.0.0" if everywhere else "127.0.0.1")  # noqa: S104 - devices are elsewhere
+        return bind, self.port or parts.port or standard
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether this process ends TLS."""
+        return self.url.startswith("https://") and not self.plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +147,7 @@ class FleetConfig:
         manager: This manager's name in the topic tree.
         dev: A development fleet: its keys have no passphrase and all lie here.
         broker: See ``BrokerConfig``.
+        downloads: See ``DownloadsConfig``.
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
@@ -93,6 +162,7 @@ class FleetConfig:
     manager: str = "manager-1"
     dev: bool = False
     broker: BrokerConfig
+    downloads: DownloadsConfig = DownloadsConfig()
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
     task_seconds: int = 120
@@ -196,7 +266,13 @@ class FleetConfig:
             raise ConfigError(f"{path} has version {version}; this program knows {SCHEMA_VERSION}")
         try:
             broker = BrokerConfig(**_known(BrokerConfig, table.pop("broker", {}), "broker.", path))
-            return cls(home=home.resolve(), broker=broker, **_known(cls, table, "", path))
+            served = _known(DownloadsConfig, table.pop("downloads", {}), "downloads.", path)
+            return cls(
+                home=home.resolve(),
+                broker=broker,
+                downloads=DownloadsConfig(**served),
+                **_known(cls, table, "", path),
+            )
         except TypeError as why:
             raise ConfigError(f"{path}: {why}") from why
 
@@ -213,6 +289,10 @@ class FleetConfig:
             value = getattr(self.broker, f.name)
             if value != "":
                 lines.append(f"{f.name} = {_toml(value)}")
+        if self.downloads.url:
+            chosen = ((f.name, getattr(self.downloads, f.name), f.default) for f in fields(DownloadsConfig))
+            lines += ["", "[downloads]"]
+            lines += [f"{name} = {_toml(value)}" for name, value, usual in chosen if value != usual]
         return "\n".join(lines) + "\n"
 
 
@@ -223,6 +303,10 @@ _NUMBERS = (
     "minimum_replies",
     "retention_days",
 )
+
+
+_TABLES = frozenset({"home", "broker", "downloads"})
+"""Settings of a manager that are no plain values of its own table."""
 
 
 def default_home() -> Path:
@@ -244,7 +328,7 @@ def _known(shape: type, table: Any, prefix: str, path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: [{prefix.rstrip('.')}] is not a table")
     hints = get_type_hints(shape)
-    known = {f.name: hints[f.name] for f in fields(shape) if f.name not in {"home", "broker"}}
+    known = {f.name: hints[f.name] for f in fields(shape) if f.name not in _TABLES}
     for key, value in table.items():
         if key not in known:
             raise ConfigError(

@@ -6,13 +6,15 @@ Rule 2: ``fail`` is what keeps something from working now, ``warn`` what will or
 Rule 3: the checks that both sides make alike are made here, from values.
 """
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
 from msgspec import Struct
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import Versioned
 from agent.contract.plain_text import plain
+from agent.contract.proxy import Proxies
+from agent.errors import MalformedError
 
 State = Literal["ok", "warn", "fail"]
 
@@ -76,20 +78,33 @@ def describe(checkup: Checkup) -> str:
     )
 
 
-def check_proxies(environment: Mapping[str, str]) -> Check:
-    """Name the proxy settings that nothing here will use.
+def check_proxies(proxies: Proxies, url: str) -> Check:
+    """Name the proxy on the way to a broker, or the settings that are not used.
 
-    >>> check_proxies({"HTTPS_PROXY": "http://10.0.0.1:3128"}).state
+    >>> broker = "mqtts://broker.example"
+    >>> check_proxies(Proxies(None, {"HTTPS_PROXY": "http://10.0.0.1:3128"}), broker).why
+    'MQTT goes through the HTTP proxy 10.0.0.1:3128'
+    >>> check_proxies(Proxies(None, {"http_proxy": "http://10.0.0.1:3128"}), broker).state
     'warn'
     """
+    environment = proxies.environment
     names = sorted(n for n, v in environment.items() if v and n.lower() in PROXY_VARIABLES)
-    if names:
+    try:
+        proxy = proxies.towards(BrokerUrl.parse(url)) if url else None
+    except MalformedError as why:
+        return ill("proxy", f"{why}: set the proxy anew, or none")
+    if proxy is not None:
+        return well("proxy", f"MQTT goes through the HTTP proxy {proxy.where}")
+    if proxies.setting is not None:
+        return well("proxy", "the settings say to go straight")
+    if names and url:
         return doubt(
             "proxy",
-            f"{', '.join(names)} is set and will not be used: MQTT goes straight to the broker; "
-            "open its port in the firewall, or run a broker inside the network",
+            f"{', '.join(names)} is set and not used for {url}: for MQTT only https_proxy and "
+            "all_proxy hold, only with TLS, and not where no_proxy names the broker; if there is "
+            "no straight way, set the proxy in the configuration",
         )
-    return well("proxy", "no proxy is set; none would be used")
+    return well("proxy", "no proxy is set, MQTT goes straight")
 
 
 def check_space(free_bytes: int, *, needed_bytes: int, spare_bytes: int, what: str) -> Check:

@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from agent.contract.messages import Authority, EnrolmentFile, EnrolReply
+from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import Topics
 from agent.daemon.desired import REFRESH_LIMITS
 from agent.daemon.host import AGENT_VERSION
@@ -57,6 +58,7 @@ def enrol(
     hardware: str | None = None,
     wait_seconds: float = 0.0,
     answer_seconds: float = 30.0,
+    proxies: Proxies = STRAIGHT,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Credentials:
     """Enrol this device with the file of ``fieldfare token create``; the lock is held.
@@ -67,6 +69,7 @@ def enrol(
         hardware: Overrides what is detected.
         wait_seconds: How long to wait for an operator's approval.
         answer_seconds: How long to wait for each answer.
+        proxies: What may be between.
         waiting: Told once why the device waits.
 
     Raises:
@@ -94,7 +97,7 @@ def enrol(
     deadline = time.monotonic() + wait_seconds
     told = False
     while True:
-        reply, state = _ask(disk, file, clock, name, answer_seconds)
+        reply, state = _ask(disk, file, clock, name, answer_seconds, proxies=proxies)
         credentials = accept_reply(reply, file)
         if credentials is not None:
             trust.save(disk, state)
@@ -112,16 +115,28 @@ def enrol(
 
 
 def _ask(
-    disk: Disk, file: EnrolmentFile, clock: TrustedClock, hardware: str, answer_seconds: float
+    disk: Disk,
+    file: EnrolmentFile,
+    clock: TrustedClock,
+    hardware: str,
+    answer_seconds: float,
+    *,
+    proxies: Proxies,
 ) -> tuple[EnrolReply, trust.TrustState]:
     for _ in range(TRIES - 1):
         with suppress(DisplacedError):
-            return _ask_once(disk, file, clock, hardware, answer_seconds)
-    return _ask_once(disk, file, clock, hardware, answer_seconds)
+            return _ask_once(disk, file, clock, hardware, answer_seconds, proxies=proxies)
+    return _ask_once(disk, file, clock, hardware, answer_seconds, proxies=proxies)
 
 
 def _ask_once(
-    disk: Disk, file: EnrolmentFile, clock: TrustedClock, hardware: str, answer_seconds: float
+    disk: Disk,
+    file: EnrolmentFile,
+    clock: TrustedClock,
+    hardware: str,
+    answer_seconds: float,
+    *,
+    proxies: Proxies,
 ) -> tuple[EnrolReply, trust.TrustState]:
     key = load_or_create(disk)
     nonce = secrets.token_hex(16)
@@ -134,6 +149,7 @@ def _ask_once(
             password=file.password or None,
             client_id=f"enrol-{nonce[:16]}",
             session_expiry_seconds=0,
+            proxies=proxies,
         ),
         Topics(fleet=file.fleet, prefix=file.prefix),
         Outgoing(address=asking.request, payload=asking.payload),

@@ -4,11 +4,14 @@ Rule 1: without a pinned root, credentials and an authority the agent does not s
 Rule 2: a new life is counted durably before it says anything.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.config import Config, Subscribed
 from agent.contract.envelope import Boot
+from agent.contract.envelope import Boot
+from agent.contract.proxy import Proxies
 from agent.contract.endpoints import Endpoint
 from agent.contract.topics import Topics
 from agent.daemon.agenda import Agenda
@@ -101,6 +104,7 @@ def open_link(
             password=credentials.password,
             client_id=device,
             keepalive_seconds=config.broker.keepalive_seconds,
+            proxies=Proxies(config.link.proxy, os.environ),
             session_expiry_seconds=config.broker.session_expiry_seconds,
         ),
         topics,

@@ -15,6 +15,7 @@ from agent.contract.checkup import (
     ill,
     well,
 )
+from agent.contract.proxy import Proxies
 from agent.doctor.belief import check_assignment, check_clock, check_trust, clock_is_wrong
 from agent.doctor.facts import Facts, Held, NotTried
 from agent.doctor.login import check_way
@@ -55,7 +56,7 @@ def _all(facts: Facts) -> Iterator[Check]:
             yield from _slots(facts, held)
     yield from _runtimes(facts)
     yield from _sources(facts)
-    yield check_proxies(facts.environment)
+    yield _proxy(facts)
     yield from _brokers(facts)
 
 
@@ -211,6 +212,14 @@ def _sources(facts: Facts) -> Iterator[Check]:
             yield ill(f"source:{slot}", f"{why}; see [pipeline.{slot}]")
         else:
             yield well(f"source:{slot}", "its samples may come")
+
+
+def _proxy(facts: Facts) -> Check:
+    config, held = facts.config, facts.held
+    setting = None if isinstance(config, AgentError) else config.link.proxy
+    credentials = held.credentials if isinstance(held, Held) else None
+    url = credentials.broker_url if isinstance(credentials, Credentials) else ""
+    return check_proxies(Proxies(setting, facts.environment), url)
 
 
 def _brokers(facts: Facts) -> Iterator[Check]:

@@ -77,6 +77,13 @@ class NoName:
 
 
 @dataclass(frozen=True, slots=True)
+class NoProxy:
+    """The HTTP proxy on the way does not let us through; the sentence names it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoPort:
     """Nothing accepts connections at the address."""
 
@@ -130,7 +137,7 @@ class Open:
     far: str
 
 
-Way = NotTried | NoName | NoPort | NoTls | Refused | Deaf | Mute | Open
+Way = NotTried | NoProxy | NoName | NoPort | NoTls | Refused | Deaf | Mute | Open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from agent.config import Called, Config, Replay, Source, Subscribed, load_config
 from agent.contract.messages import Hosted
+from agent.contract.proxy import Proxies
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.moments import awake_seconds
 from agent.daemon.status import is_locked
@@ -72,7 +73,7 @@ def gather(
         probe=probe,
         checked=_check_releases(settings, place, kept, probe, limits),
         sources={slot: why_no_samples(p.source) for slot, p in settings.pipeline.items()},
-        broker=_way(settings, kept),
+        broker=_way(settings, kept, environment),
         local_broker=_local_way(settings),
     )
 
@@ -232,12 +233,13 @@ def _run(kind: Kind, job: Struct, limits: Limits) -> Struct | AgentError:
     return answers.get().answer
 
 
-def _way(config: Config, held: Held | None) -> Way:
+def _way(config: Config, held: Held | None, environment: Mapping[str, str]) -> Way:
     if held is None or not isinstance(held.credentials, Credentials):
         return NotTried("this device is not enrolled")
+    proxies = Proxies(config.link.proxy, environment)
     if held.running:
-        return knock(held.credentials.broker_url, held.credentials.broker_ca)
-    return log_in(held.credentials, config.broker.session_expiry_seconds)
+        return knock(held.credentials.broker_url, held.credentials.broker_ca, proxies=proxies)
+    return log_in(held.credentials, config.broker.session_expiry_seconds, proxies)
 
 
 def _local_way(config: Config) -> Way | None:

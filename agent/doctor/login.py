@@ -8,7 +8,18 @@ Rule 2: codes are those of MQTT 5 (OASIS, 2019, 2.4) and of OpenSSL's X.509 veri
 from typing import Final, assert_never
 
 from agent.contract.checkup import Check, doubt, ill, well
-from agent.doctor.facts import Deaf, Mute, NoName, NoPort, NoTls, NotTried, Open, Refused, Way
+from agent.doctor.facts import (
+    Deaf,
+    Mute,
+    NoName,
+    NoPort,
+    NoProxy,
+    NoTls,
+    NotTried,
+    Open,
+    Refused,
+    Way,
+)
 
 NOT_YET_VALID: Final = 9
 RAN_OUT: Final = 10
@@ -34,6 +45,12 @@ def check_way(name: str, way: Way, *, clock_is_wrong: bool) -> Check:
             return well(name, f"{address}: {far}")
         case NotTried(why=why):
             return doubt(name, f"was not tried: {why}")
+        case NoProxy(why=why):
+            return ill(
+                name,
+                f"{why}; the proxy is set in [link] proxy or in HTTPS_PROXY of the agent's "
+                'environment, proxy = "none" goes straight',
+            )
         case NoName(host=host, why=why):
             return ill(
                 name,

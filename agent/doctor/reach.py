@@ -12,9 +12,22 @@ from time import monotonic
 from typing import Final
 
 from agent.contract.broker_url import BrokerUrl
+from agent.contract.dial import dial
+from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import FRESH_REQUEST, Topics
-from agent.doctor.facts import Deaf, Mute, NoName, NoPort, NoTls, NotTried, Open, Refused, Way
-from agent.errors import ConfigError, LinkError, MalformedError
+from agent.doctor.facts import (
+    Deaf,
+    Mute,
+    NoName,
+    NoPort,
+    NoProxy,
+    NoTls,
+    NotTried,
+    Open,
+    Refused,
+    Way,
+)
+from agent.errors import ConfigError, LinkError, MalformedError, ProxyError
 from agent.identity.enrol import Credentials
 from agent.link.broker import Wire
 from agent.link.connection import Connection, Outgoing
@@ -25,26 +38,39 @@ FAR_TLS: Final = "its certificate is believed"
 FAR_ALL: Final = "it takes us, our subscriptions and our messages"
 
 
-def knock(url: str, ca: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> Way:
-    """Resolve, connect and, for ``mqtts://``, believe the certificate.
+def knock(
+    url: str,
+    ca: str,
+    *,
+    proxies: Proxies = STRAIGHT,
+    timeout_seconds: float = PATIENCE_SECONDS,
+) -> Way:
+    """Resolve, connect and, with TLS, believe the certificate.
 
     Args:
         url: Address of the broker.
         ca: PEM text of the only authority believed; empty uses the system's.
+        proxies: What may be between; then the proxy resolves the name.
         timeout_seconds: For each step.
 
     """
     try:
         address = BrokerUrl.parse(url)
+        proxy = proxies.towards(address)
     except MalformedError as why:
         return NotTried(str(why))
     where = f"{address.host}:{address.port}"
+    if proxy is not None:
+        where = f"{where} through proxy {proxy.where}"
     try:
-        socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        if proxy is None:
+            socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as why:
         return NoName(address.host, _reason(why))
     try:
-        plain = socket.create_connection((address.host, address.port), timeout=timeout_seconds)
+        plain = dial(address, proxies, timeout_seconds)
+    except ProxyError as why:
+        return NoProxy(str(why))
     except OSError as why:
         return NoPort(where, _reason(why))
     with plain:
@@ -60,9 +86,11 @@ def knock(url: str, ca: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> Wa
             return NoTls(where, 0, _reason(why))
 
 
-def log_in(credentials: Credentials, session_expiry_seconds: int) -> Way:
+def log_in(
+    credentials: Credentials, session_expiry_seconds: int, proxies: Proxies = STRAIGHT
+) -> Way:
     """Go all the way in the name of the device."""
-    way = knock(credentials.broker_url, credentials.broker_ca)
+    way = knock(credentials.broker_url, credentials.broker_ca, proxies=proxies)
     if not isinstance(way, Open):
         return way
     topics = Topics(fleet=credentials.fleet, prefix=credentials.prefix)
@@ -75,6 +103,7 @@ def log_in(credentials: Credentials, session_expiry_seconds: int) -> Way:
             client_id=credentials.device,
             session_expiry_seconds=session_expiry_seconds,
             connect_timeout_seconds=PATIENCE_SECONDS,
+            proxies=proxies,
         )
         wire = Wire(
             connection,

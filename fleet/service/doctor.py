@@ -102,7 +102,7 @@ def _all(found: Found) -> Iterator[Check]:
             finally:
                 registry.close()
     yield check_clock(published, newest_ms, now_ms)
-    yield check_proxies(found.environment)
+    yield check_proxies(config.broker.proxies(found.environment), config.broker.url)
     yield from check_broker(config, running=found.running, status=found.status, now_ms=now_ms)
 
 

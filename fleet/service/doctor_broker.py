@@ -270,6 +270,7 @@ def _login(
             username=user if password else None,
             password=password,
             client_id=user,
+            proxies=config.broker.proxies(os.environ),
         )
     except (FleetError, OSError) as why:
         return ill(name, str(why))
@@ -291,6 +292,8 @@ def _login(
 
 
 def _advice(said: str) -> str:
+    if said.startswith("proxy "):
+        return "the proxy is set in [broker] proxy of fleet.toml, or in HTTPS_PROXY"
     if "not believed" in said:
         return "see the check of tls"
     if "reached" in said:

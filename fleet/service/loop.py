@@ -9,6 +9,7 @@ Rule 3: other threads ask; they touch nothing.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -299,5 +300,6 @@ def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
     )
 
 
+        proxies=config.broker.proxies(os.environ),
 def _presence(desk: Desk, s: str) -> bytes:
     return encode(ManagerPresence(s=s, epoch=desk.epoch))

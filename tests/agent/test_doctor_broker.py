@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.contract.proxy import Proxies
 from agent.doctor.facts import Deaf, Mute, NoName, NoPort, NoTls, NotTried, Open, Refused, Way
 from agent.doctor.login import check_way
 from agent.doctor.reach import FAR_ALL, FAR_PORT, FAR_TLS, knock, log_in
@@ -13,6 +14,7 @@ from fleet.ingest.provision import PROVISIONER_USER, Provisioner
 from fleet.ingest.tls import create_dev_tls
 from tests.brokers import Mosquitto, free_port
 from tests.certificates import HOUR, make_certificates
+from tests.proxies import FORBIDDEN, HttpProxy
 
 pytestmark = pytest.mark.broker
 
@@ -196,6 +198,32 @@ def test_a_name_that_leads_nowhere_is_told_from_a_closed_port():
     assert isinstance(knock("mqtt://no-such-host.invalid:1883", ""), NoName)
     assert isinstance(knock(f"mqtt://127.0.0.1:{free_port()}", ""), NoPort)
     assert isinstance(knock("http://127.0.0.1", ""), NotTried)
+
+
+@pytest.mark.parametrize("websockets", [False, True])
+def test_the_way_through_a_proxy_is_gone_to_its_end(tmp_path, websockets):
+    ca = create_dev_tls(tmp_path / "tls")
+    broker = Mosquitto(
+        tmp_path / "broker",
+        certificate=tmp_path / "tls" / "server.pem",
+        key=tmp_path / "tls" / "server.key",
+        websockets=True,
+    ).start()
+    url = broker.wss_url if websockets else broker.url
+    try:
+        with HttpProxy() as proxy:
+            way = knock(url, ca, proxies=Proxies(proxy.url))
+            assert isinstance(way, Open)
+            assert way.far == FAR_TLS
+            assert proxy.asked
+            lost = Credentials(device="d-a", fleet="demo", broker_url=url, broker_ca=ca)
+            assert isinstance(log_in(lost, 0, Proxies(proxy.url)), Refused)
+        with HttpProxy(answer=FORBIDDEN) as proxy:
+            why = sentence(knock(url, ca, proxies=Proxies(proxy.url)))
+            assert "forbids this address" in why
+            assert "[link] proxy" in why
+    finally:
+        broker.stop()
 
 
 def test_knocking_needs_no_account(tmp_path):

@@ -21,7 +21,7 @@ from agent.contract.topics import EVENT
 from agent.daemon.accepted import ACCEPTED
 from agent.disk import Disk
 from agent.doctor.examine import examine
-from agent.doctor.facts import Facts, Held, NoPort, NotTried, Open
+from agent.doctor.facts import Facts, Held, NoPort, NoProxy, NotTried, Open
 from agent.doctor.gather import gather, tried, why_no_samples
 from agent.doctor.reach import FAR_PORT
 from agent.errors import AgentError, CorruptError
@@ -263,7 +263,20 @@ FAULTS = [
         "fail",
         "[pipeline.motion]",
     ),
-    ("a proxy", seen(environment={"https_proxy": "http://p:1"}), "proxy", "warn", "not be used"),
+    (
+        "a proxy variable that is for other programs",
+        seen(environment={"http_proxy": "http://p:1"}),
+        "proxy",
+        "warn",
+        "not used",
+    ),
+    (
+        "a proxy that refuses",
+        seen(broker=NoProxy("proxy p:1 forbids this address (403 Forbidden)")),
+        "broker",
+        "fail",
+        "[link] proxy",
+    ),
     (
         "an own broker that is away",
         seen(local_broker=NoPort("127.0.0.1:1", "Connection refused")),

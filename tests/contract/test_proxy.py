@@ -3,7 +3,8 @@
 import pytest
 
 from agent.contract.broker_url import BrokerUrl
-from agent.contract.proxy import Proxy, choose_proxy, connect_request, refusal
+from agent.contract.checkup import check_proxies
+from agent.contract.proxy import Proxies, Proxy, choose_proxy, connect_request, refusal
 from agent.errors import MalformedError
 
 BROKER = BrokerUrl.parse("mqtts://broker.example.org")
@@ -83,3 +84,27 @@ def test_each_refusal_of_a_proxy_has_a_sentence(answer, says):
     told = refusal(Proxy.parse("http://proxy:3128"), answer)
     assert says in told
     assert bool(told) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "url", "state", "says"),
+    [
+        pytest.param(Proxies("http://u:pw@p:1"), "mqtt://b", "ok", "proxy p:1", id="the setting"),
+        pytest.param(Proxies(None, SET), "wss://b.c", "ok", "proxy:3128", id="the environment"),
+        pytest.param(Proxies("none", SET), "wss://b.c", "ok", "go straight", id="none"),
+        pytest.param(Proxies(None, SET), "mqtt://b.c", "warn", "not used for", id="without TLS"),
+        pytest.param(Proxies(None, SET), "", "ok", "goes straight", id="not enrolled"),
+        pytest.param(
+            Proxies(None, {"https_proxy": "socks5://u:pw@p"}),
+            "wss://b.c",
+            "fail",
+            "https_proxy in the environment: a proxy is http://",
+            id="no proxy",
+        ),
+    ],
+)
+def test_the_doctor_names_the_proxy_on_the_way_or_what_is_not_used(proxies, url, state, says):
+    found = check_proxies(proxies, url)
+    assert found.state == state
+    assert says in found.why
+    assert "pw" not in found.why

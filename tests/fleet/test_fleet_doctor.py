@@ -272,7 +272,13 @@ FAULTS = [
         "copy it first",
     ),
     ("a changed event log", changed_event, "registry", "fail", "not the one that was recorded"),
-    ("a proxy", seen(environment={"HTTPS_PROXY": "http://p:1"}), "proxy", "warn", "not be used"),
+    (
+        "a proxy variable that is for other programs",
+        seen(environment={"HTTP_PROXY": "http://p:1"}),
+        "proxy",
+        "warn",
+        "not used",
+    ),
     ("no broker folder", removed("broker"), "broker-files", "fail", "missing"),
     ("a broker folder open to others", opened("broker", 0o755), "broker-files", "fail", "700"),
     (
