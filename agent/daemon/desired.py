@@ -12,7 +12,9 @@ Rule 4: a refusal is an alarm with its code and sentence; what runs goes on runn
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import SystemRandom
 
 from agent.contract.belief import (
@@ -50,7 +52,7 @@ from agent.errors import (
     UnsignedError,
 )
 from agent.identity.clock import TrustedClock
-from agent.refusals import AssignmentExpiredError, UnpublishedError
+from agent.refusals import AssignmentExpiredError, UnpublishedError, WrongNonceError
 from agent.update import trust
 from agent.worker.jobs import Limits
 from agent.worker.start import Finished
@@ -58,6 +60,7 @@ from agent.worker.start import Finished
 REFRESH_LIMITS = Limits(seconds=120.0, memory_bytes=2 * 1024**3)
 FOLLOW, HINTED = "follow", "hinted"
 MAX_HELD = 4
+MAX_QUESTIONS = 4  # open at once; a nonce lives 60 s
 STALE_UNALARMED = 2  # older orders that the broker kept; the next one is an alarm
 
 
@@ -133,7 +136,8 @@ class Desired:
         )
         self._puzzled = self._unexplained = False
         self._refreshing: tuple[str, ...] | None = None
-        self._nonce: str | None = None
+        self._nonces: deque[str] = deque(maxlen=MAX_QUESTIONS)
+        self._misled = False
         self._stale = 0
         self._refreshed = (0, 0)
 
@@ -149,7 +153,7 @@ class Desired:
 
     @property
     def keys(self) -> Mapping[str, bytes]:
-        """Content keys of encrypted artifacts by digest, in their boxes."""
+        """Content keys of encrypted artifacts by their full stream, in their boxes."""
         return self._accepted.keys if self._accepted else {}
 
     @property
@@ -204,22 +208,25 @@ class Desired:
             self._settle(believed, payload)
 
     def take_fresh(self, payload: bytes) -> None:
-        """Take over signed time, if it answers our own open question."""
-        nonce, self._nonce = self._nonce, None
-        if nonce is None:
+        """Take over signed time, if it answers an open question of ours.
+
+        On a slow way the answer to an earlier question comes after the next was asked. What
+        answers none leaves them open, and is an alarm once for each time that we ask.
+        """
+        if not self._nonces:
             return
         first = self._clock.trusted_ms() is None
         try:
-            fresh = believe_fresh(
-                payload, authority=self._authority, device=self._device, nonce=nonce
-            )
-            self._believe_time(fresh, nonce)
+            fresh = self._believe_fresh(payload)
+            self._believe_time(fresh, fresh.nonce)
         except (UnsignedError, MismatchError) as why:
             log.info(event("fresh-held", why=why))
             self._explain()
         except AgentError as why:
-            self._refuse("signed-time", why)
+            self._refuse("signed-time", why, alarmed=not self._misled)
+            self._misled = True
         else:
+            self._nonces.clear()
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
             later = self._around.monotonic() + self._fresh_seconds
             self._agenda.at("fresh", later, self.ask_fresh)
@@ -238,6 +245,14 @@ class Desired:
         if (fresh.root > root or fresh.targets > targets) and not self._agenda.holds(FOLLOW):
             later = SystemRandom().uniform(0.0, self._jitter_seconds)
             self._agenda.at(FOLLOW, self._around.monotonic() + later, self.refresh)
+
+    def _believe_fresh(self, payload: bytes) -> Fresh:
+        read = partial(believe_fresh, payload, authority=self._authority, device=self._device)
+        *older, newest = self._nonces
+        for nonce in older:
+            with suppress(WrongNonceError):
+                return read(nonce=nonce)
+        return read(nonce=newest)
 
     def _believe_time(self, fresh: Fresh, nonce: str) -> None:
         try:
@@ -284,8 +299,9 @@ class Desired:
 
     def ask_fresh(self) -> None:
         """Ask for signed time; asked again until it comes."""
-        self._nonce = self._clock.new_nonce()
-        self._around.ask(FreshRequest(nonce=self._nonce))
+        self._nonces.append(self._clock.new_nonce())
+        self._misled = False
+        self._around.ask(FreshRequest(nonce=self._nonces[-1]))
         later = self._around.monotonic() + self._answer_seconds
         self._agenda.at("fresh", later, self.ask_fresh)
 

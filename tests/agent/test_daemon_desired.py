@@ -388,6 +388,27 @@ def test_signed_time_for_another_nonce_is_an_alarm(device):
     assert device.alarms == ["wrong-nonce"]
 
 
+def test_signed_time_that_comes_later_than_the_next_question_is_believed(device):
+    device.room.ask_fresh()
+    late = fresh(device, device.asked[-1].nonce)
+    for _ in range(3):
+        device.wait(10.0)
+    device.room.take_fresh(late)
+    assert (device.known, device.alarms, len(device.asked)) == (1, [], 4)
+    device.wait(999.0)
+    assert len(device.asked) == 4
+
+
+def test_bogus_signed_time_neither_silences_the_true_one_nor_floods_us_with_alarms(device):
+    device.room.ask_fresh()
+    true = fresh(device, device.asked[-1].nonce)
+    for _ in range(5):
+        device.room.take_fresh(b"{")
+        device.room.take_fresh(fresh(device, "ab" * 16))
+    device.room.take_fresh(true)
+    assert (device.known, len(device.alarms)) == (1, 1)
+
+
 def test_a_signed_time_that_comes_twice_is_taken_once_and_is_no_alarm(device):
     device.room.ask_fresh()
     request = device.asked[-1]
