@@ -21,7 +21,17 @@ from agent.contract.limits import (
 )
 from agent.errors import AgentError
 from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
-from fleet.service import membership, overview, releases, rollouts, runs, trust, withdrawal
+from fleet.service import (
+    contents,
+    endpoints,
+    membership,
+    overview,
+    releases,
+    rollouts,
+    runs,
+    trust,
+    withdrawal,
+)
 from fleet.service.desk import Ask, Desk
 from fleet.service.views import Problem, Publication, RolloutWish, RunWish, TokenWish
 
@@ -179,6 +189,10 @@ def _add_trust(app: FastAPI, ask: Ask) -> None:
     @app.get("/api/v1/withdrawals/{name:path}")
     async def preview(name: str) -> Response:
         return await _answer(ask, lambda desk: withdrawal.preview(desk, name))
+
+    @app.get("/api/v1/endpoints")
+    async def where() -> Response:
+        return await _answer(ask, endpoints.show)
 
     @app.get("/api/v1/selections/{text}")
     async def select(text: str) -> Response:

@@ -17,6 +17,7 @@ from agent.errors import AgentError
 from fleet.cli import ceremony, devices, founding, offline, repo, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
+from fleet.cli.endpoints import endpoint
 from fleet.cli.output import tell
 from fleet.errors import FleetError
 
@@ -54,6 +55,7 @@ for group in (
     devices.device,
     offline.model,
     repo.repo,
+    endpoint,
     rollouts.rollout,
     runs.run,
     status.fleet,

@@ -184,7 +184,8 @@ def _happened(desk: Desk, device: str, event: Event) -> None:
 
 
 def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
-    authority = desk.repository.authority()
+    published = desk.repository.published()
+    authority = published.authority
     kept = desk.registry.devices.assignment(device)
     fresh = Fresh(
         device=device,
@@ -197,6 +198,8 @@ def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
     desk.send(FRESH.at(device), sign_fresh(desk.keys.director, fresh, authority=authority))
 
 
+        root=published.root.version,
+        targets=published.targets.version,
 def _acknowledge(desk: Desk, device: str, boot: Boot) -> None:
     ack = Ack(
         device=device,

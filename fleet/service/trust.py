@@ -5,6 +5,8 @@ Rule 1: the manager holds no offline key. It verifies what was signed against wh
 Rule 2: the keys that it signs with are those that root and authority name; when they name
         others, the key files are opened again, and assignments of an older director
         epoch are signed anew by the loop.
+Rule 3: devices are told by a hint that something changed, and then ask what; those that do
+        not hear it find out with the next signed time, which names the versions in force.
 """
 
 from collections.abc import Mapping
@@ -14,12 +16,16 @@ from msgspec import Struct, field
 from tuf.api.metadata import Root, Targets
 
 from agent.contract.messages import AUTHORITY_TARGET, Authority
+from agent.contract.topics import HINT
 from fleet.errors import RefusedError
 from fleet.service import withdrawal
 from fleet.service.desk import Desk
 from fleet.signing.ceremony import choose_online
 from fleet.signing.metadata import parse
 from fleet.signing.published import parse_authority
+
+EVERYBODY = "all"
+"""The group that every device hears."""
 
 
 class SignedChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +100,7 @@ def put_into_force(desk: Desk, change: SignedChange) -> TrustView:
         body["root"] = root.version
     withdrawal.stop_asking(desk)
     desk.registry.events.record("trust.changed", desk.config.fleet, body, at_ms=desk.now_ms())
+    desk.send(HINT.at(EVERYBODY), b"{}")
     return show(desk)
 
 

@@ -13,9 +13,11 @@ from hashlib import sha256
 from tuf.api.metadata import Role, Root, Targets
 
 from agent.contract.codec import decode
+from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError
 from fleet.errors import SigningError
+from fleet.signing.endpoints import describe_endpoints
 from fleet.signing.metadata import check_target, parse, verify, verify_delegated
 from fleet.signing.proposal import ROLES, Proposal
 from fleet.signing.published import parse_authority
@@ -149,6 +151,9 @@ def _content(name: str, content: bytes) -> Iterator[str]:
                 until = _until(permit.expires_ms)
                 release = f"{permit.release[:16]} may return to slot {permit.slot}"
                 yield f"      {release} of {whom}, until {until}"
+        elif name == ENDPOINTS_TARGET:
+            for line in describe_endpoints(content):
+                yield f"      {line}"
     except ContractError as why:
         raise SigningError(f"{name} is not in order: {why}") from why
 

@@ -17,7 +17,10 @@ from pathlib import Path
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import decode
+from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoints
+from agent.contract.limits import MAX_DOCUMENT_BYTES
 from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError, TrustError
@@ -31,6 +34,7 @@ class Published:
 
     Attributes:
         permits: Ways back beside ``rollback_to``; empty where none are published.
+        endpoints: The list that devices follow; None where none was ever published.
         delegated, delegated_bytes: Delegated roles in force, by role name.
         interrupted: A change of root was cut off; snapshot and timestamp are to be signed.
 
@@ -46,6 +50,7 @@ class Published:
     targets_bytes: bytes
     authority: Authority
     permits: Permits
+    endpoints: Endpoints | None = None
     delegated: Mapping[str, Targets] = field(default_factory=dict)
     delegated_bytes: Mapping[str, bytes] = field(default_factory=dict)
     interrupted: bool = False
@@ -117,6 +122,43 @@ def parse_permits(content: bytes | None, fleet: str) -> Permits:
         return Permits(fleet=fleet) if content is None else decode(Permits, content)
     except ContractError as why:
         raise SigningError(f"{PERMITS_TARGET} is not in order: {why}") from why
+
+
+def parse_endpoints(content: bytes | None) -> Endpoints | None:
+    """Read the target's bytes; None where there is no such target.
+
+    Raises:
+        SigningError: It does not parse, or names an address that nobody can use.
+
+    """
+    if content is None:
+        return None
+    try:
+        said = decode(Endpoints, content, limit=MAX_DOCUMENT_BYTES)
+        for endpoint in said.endpoints:
+            BrokerUrl.parse(endpoint.url)
+            _ = endpoint.fingerprints
+            if not (endpoint.url.isascii() and endpoint.url.isprintable()):
+                raise SigningError(f"{ENDPOINTS_TARGET}: address {endpoint.url!a} is not plain")
+    except ContractError as why:
+        raise SigningError(f"{ENDPOINTS_TARGET} is not in order: {why}") from why
+    return said
+
+
+def require_follows(held: Endpoints | None, new: Endpoints, fleet: str) -> None:
+    """Return if a list may come into force after another.
+
+    Raises:
+        SigningError: It is of another fleet, or not of a higher version.
+
+    """
+    if new.fleet != fleet:
+        raise SigningError(f"{ENDPOINTS_TARGET} is of fleet {new.fleet}, this is {fleet}")
+    before = held.version if held else 0
+    if new != held and new.version <= before:
+        raise SigningError(
+            f"{ENDPOINTS_TARGET} has version {new.version}, in force is version {before}"
+        )
 
 
 def read_signed(folder: Path, targets: Targets, name: str) -> bytes | None:
@@ -219,6 +261,7 @@ def _read(
         targets_bytes=targets_bytes,
         authority=authority,
         permits=parse_permits(read_signed(folder, targets, PERMITS_TARGET), authority.fleet),
+        endpoints=parse_endpoints(read_signed(folder, targets, ENDPOINTS_TARGET)),
         delegated=delegated,
         delegated_bytes=delegated_bytes,
         interrupted=interrupted,

@@ -21,6 +21,7 @@ from pathlib import Path
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
+from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import Ed25519Signer, register
 from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
@@ -39,10 +40,12 @@ from fleet.signing.metadata import (
 from fleet.signing.published import (
     Published,
     parse_authority,
+    parse_endpoints,
     parse_permits,
     read_file,
     read_published,
     read_signed,
+    require_follows,
     write_whole,
 )
 from fleet.signing.scrutiny import scrutinise_owners, scrutinise_root, scrutinise_targets
@@ -302,9 +305,16 @@ class Repository:
                     parse_authority(content)
                 if name == PERMITS_TARGET:
                     parse_permits(content, "")
+                if name == ENDPOINTS_TARGET:
+                    self._check_endpoints(content)
                 if name in files:
                     new[path] = content
         return new
+
+    def _check_endpoints(self, content: bytes) -> None:
+        held, new = self._published, parse_endpoints(content)
+        if new is not None:
+            require_follows(held.endpoints, new, held.authority.fleet)
 
     def _metadata(self, name: str) -> Path:
         return self._folder / "metadata" / name
