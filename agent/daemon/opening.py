@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.config import Config, Subscribed
-from agent.contract.envelope import Boot
+from agent.contract.endpoints import Endpoint
 from agent.contract.envelope import Boot
 from agent.contract.proxy import Proxies
-from agent.contract.endpoints import Endpoint
 from agent.contract.topics import Topics
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import AGENT_VERSION
@@ -22,9 +21,9 @@ from agent.disk import Disk
 from agent.errors import ConfigError, EnrolmentError, UnsignedError
 from agent.identity.device_key import DeviceKey, find_key, next_boot
 from agent.identity.enrol import Credentials, load_credentials
+from agent.identity.home import load_home
 from agent.link.connection import Connection
 from agent.link.inbox import Inbox
-from agent.identity.home import load_home
 from agent.link.local import LocalBroker
 from agent.link.outbox import Outbox
 from agent.link.patience import Pace
@@ -46,9 +45,9 @@ class Opened:
     credentials: Credentials
     trust: trust.TrustState
     boot: Boot
-
-
     home: Endpoint
+
+
 def open_state(config: Config) -> Opened:
     """Read the state directory and begin a new life; the caller holds its lock.
 
@@ -104,8 +103,8 @@ def open_link(
             password=credentials.password,
             client_id=device,
             keepalive_seconds=config.broker.keepalive_seconds,
-            proxies=Proxies(config.link.proxy, os.environ),
             session_expiry_seconds=config.broker.session_expiry_seconds,
+            proxies=Proxies(config.link.proxy, os.environ),
         ),
         topics,
         inbox,

@@ -186,13 +186,13 @@ def _add_trust(app: FastAPI, ask: Ask) -> None:
         change = await _body(request, trust.SignedChange)
         return await _answer(ask, lambda desk: trust.put_into_force(desk, change))
 
-    @app.get("/api/v1/withdrawals/{name:path}")
-    async def preview(name: str) -> Response:
-        return await _answer(ask, lambda desk: withdrawal.preview(desk, name))
-
     @app.get("/api/v1/endpoints")
     async def where() -> Response:
         return await _answer(ask, endpoints.show)
+
+    @app.get("/api/v1/withdrawals/{name:path}")
+    async def preview(name: str) -> Response:
+        return await _answer(ask, lambda desk: withdrawal.preview(desk, name))
 
     @app.get("/api/v1/selections/{text}")
     async def select(text: str) -> Response:

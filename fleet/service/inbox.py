@@ -194,12 +194,12 @@ def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
         sequence=kept.sequence if kept else 0,
         digest=sha256(kept.payload).hexdigest() if kept else None,
         now_ms=desk.now_ms(),
+        root=published.root.version,
+        targets=published.targets.version,
     )
     desk.send(FRESH.at(device), sign_fresh(desk.keys.director, fresh, authority=authority))
 
 
-        root=published.root.version,
-        targets=published.targets.version,
 def _acknowledge(desk: Desk, device: str, boot: Boot) -> None:
     ack = Ack(
         device=device,
