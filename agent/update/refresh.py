@@ -380,7 +380,7 @@ def _translated() -> Iterator[None]:
             if isinstance(why, theirs):
                 if isinstance(why, DeserializationError) and why.__cause__ is not None:
                     raise _unreadable(str(why.__cause__)) from why
-                raise ours(f"trust metadata is refused: {why or type(why).__name__}") from why
+                raise ours(f"trust metadata is refused: {str(why) or type(why).__name__}") from why
         raise
     except OSError as why:
         kind = DiskFullError if why.errno in {errno.ENOSPC, errno.EDQUOT} else StoreError

@@ -1,5 +1,6 @@
 """How commands ask for keys: their addresses, and the passphrases that open them."""
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
 
 ADDRESS_HELP = "file:PATH, command:PROGRAM ARG…, or public:HEX"
+MAX_PASSPHRASE_CHARACTERS = 4096
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
@@ -27,16 +29,21 @@ def passphrase_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_passphrase(file: Path) -> str:
-    """Return the first line of a passphrase file.
+    """Return the first line of a passphrase file; says so where others may read it too.
 
     Raises:
         ConfigError: It cannot be read.
 
     """
     try:
-        return file.read_text().partition("\n")[0].strip()
+        with file.open() as opened:
+            others = os.fstat(opened.fileno()).st_mode & 0o077
+            line = opened.readline(MAX_PASSPHRASE_CHARACTERS).strip()
     except (OSError, UnicodeDecodeError) as why:
         raise ConfigError(f"passphrase file {file} cannot be read: {why}") from why
+    if others:
+        click.echo(f"note: other users can read {file}: chmod 600 it", err=True)
+    return line
 
 
 def asking(file: Path | None) -> Callable[[Path], str]:

@@ -10,6 +10,7 @@ Format: JSON, version 1. Argon2id as in RFC 9106, XSalsa20-Poly1305, both by lib
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -22,6 +23,7 @@ from nacl.signing import SigningKey
 
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.keys import Ed25519Signer
+from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.messages import Hex64
 from agent.errors import MalformedError, UnsupportedError
 from fleet.errors import SigningError
@@ -153,16 +155,26 @@ def read_public(path: Path) -> str:
 
 def _read(path: Path) -> KeyFile:
     try:
-        mode = path.stat().st_mode
-        content = path.read_bytes()
+        with os.fdopen(_open_without_waiting(path), "rb") as file:
+            found = os.fstat(file.fileno())  # of the very file that is read
+            content = file.read(MAX_PAYLOAD_BYTES + 1) if stat.S_ISREG(found.st_mode) else b""
     except OSError as why:
         raise SigningError(f"key {path} cannot be read: {why.strerror or why}") from why
-    if mode & 0o077:
+    if not stat.S_ISREG(found.st_mode):
+        raise SigningError(f"key {path} is not a file")
+    if found.st_mode & 0o077:
         raise SigningError(f"key {path} is open to other users: chmod 600 it")
+    if os.getuid() not in {0, found.st_uid} and found.st_uid:
+        raise SigningError(f"key {path} belongs to another user, who can change it: make it yours")
     try:
         return decode(KeyFile, content)
     except (MalformedError, UnsupportedError) as why:
         raise SigningError(f"{path.name} is not a key file that this program knows: {why}") from why
+
+
+def _open_without_waiting(path: Path) -> int:
+    """Open a file; one that is a pipe must not hold us until somebody writes into it."""
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _box(

@@ -1,5 +1,6 @@
 """Key files: made once, opened by their owner, honest about having no passphrase."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -82,6 +83,42 @@ def test_a_broken_key_file_ends_in_one_sentence(tmp_path, changes):
     with pytest.raises(SigningError) as raised:
         keys.load(path, PASSPHRASE, dev=True)
     assert "\n" not in str(raised.value)
+
+
+def test_a_pipe_in_the_place_of_a_key_holds_nobody(tmp_path):
+    os.mkfifo(tmp_path / "k.json", 0o600)
+    with pytest.raises(SigningError, match="is not a file"):
+        keys.load(tmp_path / "k.json", PASSPHRASE)
+    with pytest.raises(SigningError, match="is not a file"):
+        keys.read_public(Path("/dev/zero"))
+
+
+def test_the_mode_that_counts_is_that_of_the_file_that_is_read(tmp_path, monkeypatch):
+    """A name that points elsewhere after it was looked at gains nothing."""
+    honest, swapped = tmp_path / "k.json", tmp_path / "swapped.json"
+    keys.create(honest, "", dev=True)
+    keys.create(swapped, "", dev=True)
+    swapped.chmod(0o644)
+    true_open = os.open
+
+    def swap(path: Path, flags: int) -> int:
+        swapped.replace(honest)
+        return true_open(path, flags)
+
+    monkeypatch.setattr(os, "open", swap)
+    with pytest.raises(SigningError, match="open to other users"):
+        keys.load(honest, "", dev=True)
+
+
+def test_a_key_that_belongs_to_another_user_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "k.json"
+    keys.create(path, "", dev=True)
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    if path.stat().st_uid:
+        with pytest.raises(SigningError, match="belongs to another user"):
+            keys.load(path, "", dev=True)
+    else:  # root's files are nobody else's to change
+        keys.load(path, "", dev=True)
 
 
 def test_a_missing_key_file_ends_in_one_sentence(tmp_path):
