@@ -290,7 +290,10 @@ class FleetConfig:
             if value != "":
                 lines.append(f"{f.name} = {_toml(value)}")
         if self.downloads.url:
-            chosen = ((f.name, getattr(self.downloads, f.name), f.default) for f in fields(DownloadsConfig))
+            chosen = (
+                (f.name, getattr(self.downloads, f.name), f.default)
+                for f in fields(DownloadsConfig)
+            )
             lines += ["", "[downloads]"]
             lines += [f"{name} = {_toml(value)}" for name, value, usual in chosen if value != usual]
         return "\n".join(lines) + "\n"

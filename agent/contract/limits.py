@@ -31,6 +31,9 @@ MAX_CONTENT_KEYS: Final = 128
 """Of one assignment: two for each release that it names, and more for its other variants."""
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
 
+MAX_GRANT_BYTES: Final = 4096
+"""Leave to fetch an artifact over HTTP, so that it fits into a header."""
+
 MAX_LEARNING_RATE: Final = 10
 MAX_EPOCHS: Final = 2000
 MAX_ANCHOR: Final = 100

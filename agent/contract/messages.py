@@ -200,8 +200,8 @@ class Assignment(Versioned, frozen=True, kw_only=True):
     """The desired state of one device; ordered by (director_epoch, sequence).
 
     Attributes:
-        keys: Of encrypted releases, the content key of each artifact by its digest, in a box
-            that only this device opens (``contract.sealing``).
+        keys: Of encrypted releases, the content key of each artifact in a box that only this
+            device opens, by the digest of its full sealed stream (``contract.sealing``).
 
     """
 
@@ -287,11 +287,40 @@ class ChunkRefusal(Versioned, frozen=True, kw_only=True):
     why: Text = ""
 
 
+class GrantRequest(Versioned, frozen=True, kw_only=True):
+    """Asks for leave to fetch artifact ``a`` over HTTP."""
+
+    a: Digest
+
+
+class Grant(Versioned, frozen=True, kw_only=True):
+    """Leave for one device to fetch artifact ``a`` over HTTP, until it expires.
+
+    Attributes:
+        url: Where the artifact is served; empty where there is no leave.
+        why: Why there is none.
+
+    """
+
+    device: Name
+    a: Digest
+    url: Text = ""
+    why: Text = ""
+    issued_ms: Count
+    expires_ms: Count
+
+
 class ManagerPresence(Versioned, frozen=True, kw_only=True):
-    """The manager's epoch grows with each start; agents then re-send state after jitter."""
+    """The manager's epoch grows with each start; agents then re-send state after jitter.
+
+    Attributes:
+        downloads: Whether it may be asked for grants, to fetch artifacts over HTTP.
+
+    """
 
     s: Annotated[str, Meta(pattern=r"^(online|offline)$(?!\n)")]
     epoch: Count
+    downloads: bool = False
 
 
 class EnrolRequest(Versioned, frozen=True, kw_only=True):
@@ -317,6 +346,7 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
     """The body of the enrolment key's document inside the sealed reply.
 
     ``status`` is enrolled, pending or refused; credentials are set only for enrolled.
+    ``wss_url`` is for those who came over WebSocket.
     """
 
     device: Name
@@ -326,6 +356,7 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
     why: Text = ""
     broker_url: Text = ""
     broker_ca: Annotated[str, Meta(max_length=16_384)] = ""
+    wss_url: Text = ""
     username: Label | None = None
     password: Label | None = None
 
@@ -381,7 +412,7 @@ class EnrolmentFile(Versioned, frozen=True, kw_only=True):
     """What ``fieldfare token create`` writes and a device is given once.
 
     Attributes:
-        enrol_url: ``mqtt://`` or ``mqtts://`` address of the enrolment listener.
+        enrol_url: ``mqtt://``, ``mqtts://`` or ``wss://`` address of the enrolment listener.
         username, password: Public; they open two topics only.
         root_digest: SHA-256 of the TUF root that the device pins.
         token: Seed of the token's Ed25519 key, hex. Secret.

@@ -96,6 +96,13 @@ META_REQUEST = Channel(
 ARTIFACT_REQUEST = Channel(
     way=Way.UP, path="art/req", qos=0, expiry_seconds=30, about="asks for ranges of chunks"
 )
+GRANT_REQUEST = Channel(
+    way=Way.UP,
+    path="grant",
+    qos=0,
+    expiry_seconds=30,
+    about="asks for leave to fetch an artifact over HTTP",
+)
 ROUND_ANSWER = Channel(
     way=Way.UP,
     path="round/{}",
@@ -130,6 +137,14 @@ ARTIFACT_REFUSAL = Channel(
     expiry_seconds=30,
     signer="nobody",
     about="an artifact that is not kept here; ends one try, never a wish",
+)
+GRANT = Channel(
+    way=Way.DOWN,
+    path="grant",
+    qos=0,
+    expiry_seconds=30,
+    signer="director",
+    about="leave to fetch an artifact over HTTP, or why not",
 )
 ASSIGNMENT = Channel(
     way=Way.DOWN,
@@ -207,11 +222,13 @@ CHANNELS = (
     FRESH_REQUEST,
     META_REQUEST,
     ARTIFACT_REQUEST,
+    GRANT_REQUEST,
     ROUND_ANSWER,
     FRESH,
     META,
     ARTIFACT,
     ARTIFACT_REFUSAL,
+    GRANT,
     ASSIGNMENT,
     ROUND_OFFER,
     ACK,

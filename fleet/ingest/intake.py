@@ -25,6 +25,7 @@ from agent.contract.messages import (
     ChunkRequest,
     Event,
     FreshRequest,
+    GrantRequest,
     Inventory,
     MetaRequest,
     Presence,
@@ -36,6 +37,7 @@ from agent.contract.topics import (
     ARTIFACT_REQUEST,
     EVENT,
     FRESH_REQUEST,
+    GRANT_REQUEST,
     INVENTORY,
     META_REQUEST,
     PRESENCE,
@@ -64,6 +66,7 @@ Body = (
     | FreshRequest
     | MetaRequest
     | ChunkRequest
+    | GrantRequest
     | TaskAnswer
     | Unreadable
 )
@@ -77,6 +80,7 @@ _KINDS: dict[Channel, type[msgspec.Struct]] = {
     FRESH_REQUEST: FreshRequest,
     META_REQUEST: MetaRequest,
     ARTIFACT_REQUEST: ChunkRequest,
+    GRANT_REQUEST: GrantRequest,
     ROUND_ANSWER: TaskAnswer,
 }
 _UNSIGNED = (META_REQUEST, ARTIFACT_REQUEST)

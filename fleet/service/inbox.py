@@ -22,6 +22,7 @@ from agent.contract.messages import (
     Event,
     Fresh,
     FreshRequest,
+    GrantRequest,
     Inventory,
     MetaRequest,
     Presence,
@@ -37,7 +38,7 @@ from fleet.ingest.intake import Said, Unreadable
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.devices import BootSeen
-from fleet.service import membership, rollouts, runs
+from fleet.service import downloads, membership, rollouts, runs
 from fleet.service.desk import Desk
 from fleet.signing.assignment import sign_ack, sign_fresh
 
@@ -104,6 +105,9 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
             return True
         case ChunkRequest() as ranges:
             chunks.ask(said.device, ranges)
+            return True
+        case GrantRequest() as asked_for:
+            downloads.answer(desk, said.device, asked_for)
             return True
         case Unreadable(why):
             raise RefusedError(why)

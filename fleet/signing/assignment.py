@@ -1,4 +1,4 @@
-"""What the director says: assignments, signed time, acknowledgements and tasks.
+"""What the director says: assignments, signed time, acknowledgements, grants and tasks.
 
 Rule 1: every document is checked by ``contract.belief`` as its device will check it,
         before it leaves this module; what a device would refuse is a ``SigningError``.
@@ -17,9 +17,10 @@ from agent.contract.belief import (
 )
 from agent.contract.envelope import sign_document
 from agent.contract.frames import pack_parcel
+from agent.contract.grants import believe_grant
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import Ack, Assignment, Authority, Fresh, Task
-from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER
+from agent.contract.messages import Ack, Assignment, Authority, Fresh, Grant, Task
+from agent.contract.topics import ACK, ASSIGNMENT, FRESH, GRANT, ROUND_OFFER
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 
@@ -82,6 +83,21 @@ def sign_ack(key: Ed25519Signer, ack: Ack, *, authority: Authority) -> bytes:
         believe_ack(payload, authority=authority, device=ack.device)
     except (ContractError, TrustError) as why:
         raise _unbelievable("acknowledgement", ack.device, why) from why
+    return payload
+
+
+def sign_grant(key: Ed25519Signer, grant: Grant, *, authority: Authority) -> bytes:
+    """Return the payload that lets a device fetch an artifact over HTTP, or refuses it.
+
+    Raises:
+        SigningError: A device would not believe it.
+
+    """
+    payload = sign_document(key.signing, GRANT.at(grant.device).logical, grant)
+    try:
+        believe_grant(payload, authority=authority, device=grant.device)
+    except (ContractError, TrustError) as why:
+        raise _unbelievable("grant", grant.device, why) from why
     return payload
 
 
