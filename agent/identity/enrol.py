@@ -60,7 +60,7 @@ class Credentials(Versioned, frozen=True, kw_only=True):
     Attributes:
         device, fleet: Who we are, and to whom we belong.
         prefix: Topic prefix of the fleet.
-        broker_url: ``mqtt://`` or ``mqtts://`` address of the device listener.
+        broker_url: ``mqtt://``, ``mqtts://`` or ``wss://`` address of the device listener.
         broker_ca: PEM of the broker's CA; empty for ``mqtt://``.
         username, password: Our own; None where the broker keeps no accounts.
 
@@ -211,7 +211,7 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
                 device=reply.device,
                 fleet=reply.fleet,
                 prefix=file.prefix,
-                broker_url=reply.broker_url,
+                broker_url=_way_taken(reply, file),
                 broker_ca=reply.broker_ca,
                 username=reply.username,
                 password=reply.password,
@@ -224,9 +224,17 @@ def accept_reply(reply: EnrolReply, file: EnrolmentFile) -> Credentials | None:
             )
 
 
+def _way_taken(reply: EnrolReply, file: EnrolmentFile) -> str:
+    """Return the address over WebSocket for whoever came that way and is told one."""
+    came_so = BrokerUrl.parse(file.enrol_url).path is not None
+    return reply.wss_url if came_so and reply.wss_url else reply.broker_url
+
+
 def _can_log_in(reply: EnrolReply) -> bool:
     try:
         BrokerUrl.parse(reply.broker_url)
+        if reply.wss_url:
+            BrokerUrl.parse(reply.wss_url)
     except MalformedError:
         return False
     return (reply.username is None) == (reply.password is None)

@@ -50,6 +50,7 @@ def token() -> None:
     show_default=True,
     help="Whether an operator has to approve each device.",
 )
+@click.option("--wss", is_flag=True, help="For devices that reach the broker over WebSocket only.")
 @click.option(
     "--file",
     "path",
@@ -67,6 +68,7 @@ def create(
     hours: int,
     group: str,
     approval: str,
+    wss: bool,
     path: Path,
 ) -> None:
     """Write an enrolment file and print the command that a device runs."""
@@ -78,6 +80,7 @@ def create(
         group=group,
         approval=approval,
         devices=keys,
+        wss=wss,
     )
     with _new_secret(path) as target:
         file = client.post("/tokens", wish, EnrolmentFile)

@@ -12,6 +12,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from fleet.errors import UnreachableError
+from fleet.ingest.websocket import framed, read_frame_head, upgrade
 
 ADMITTED = 0x00
 BAD_PASSWORD = 0x86
@@ -32,6 +33,7 @@ class Listener:
         address, port: Where it is reached.
         name: What its certificate must name; empty without TLS.
         ca: PEM text of the only authority believed; empty uses the system's.
+        path: Where MQTT over WebSocket is found; None is plain MQTT.
 
     """
 
@@ -39,6 +41,7 @@ class Listener:
     port: int
     name: str = ""
     ca: str = field(default="", repr=False)
+    path: str | None = None
     patience_seconds: float = 5.0
 
 
@@ -51,14 +54,15 @@ def knock(at: Listener, username: str | None, password: str | None, client_id: s
 
     """
     where = f"{at.address}:{at.port}"
+    packet = _connect(username, password, client_id)
     try:
         with socket.create_connection((at.address, at.port), at.patience_seconds) as plain:
             if not at.name:
-                return _log_in(plain, _connect(username, password, client_id), where)
+                return _log_in(plain, packet, at)
             context = ssl.create_default_context(cadata=at.ca or None)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             with context.wrap_socket(plain, server_hostname=at.name) as secured:
-                return _log_in(secured, _connect(username, password, client_id), where)
+                return _log_in(secured, packet, at)
     except ssl.SSLCertVerificationError as why:
         raise UnreachableError(
             f"the certificate of {where} is not believed for {at.name}: {why.verify_message}"
@@ -67,8 +71,16 @@ def knock(at: Listener, username: str | None, password: str | None, client_id: s
         raise UnreachableError(f"{where} cannot be reached: {why.strerror or why}") from why
 
 
-def _log_in(stream: socket.socket, packet: bytes, where: str) -> int:
-    stream.sendall(packet)
+def _log_in(stream: socket.socket, packet: bytes, at: Listener) -> int:
+    where = f"{at.address}:{at.port}"
+    if at.path is None:
+        stream.sendall(packet)
+    elif upgrade(stream, at.name or at.address, at.path):
+        stream.sendall(framed(packet))
+        if not read_frame_head(stream):
+            raise UnreachableError(f"{where} does not answer as MQTT over WebSocket")
+    else:
+        raise UnreachableError(f"{where} does not speak MQTT over WebSocket at {at.path}")
     head = b""
     while len(head) < _ACK_HEAD_BYTES:
         more = stream.recv(_ACK_HEAD_BYTES - len(head))

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.limits import enrol_seat
 from agent.contract.topics import Topics
 from fleet.errors import RefusedError, UnreachableError
@@ -26,6 +27,7 @@ from fleet.ingest.rights import ENROL_USER, MANAGER_USER, Accounts, Hashed, new_
 START_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 _REFUSALS = frozenset({BAD_PASSWORD, NOT_AUTHORIZED})
+_Try = tuple[str, Listener, str | None, str | None, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Trial:
     Attributes:
         layout: As it will be written, but for folder and ports.
         host: What the certificate must name; empty without TLS.
+        wss: Where devices find the listener over WebSocket, if there is one.
         ca: PEM text of the authority that devices believe.
         accounts: Passwords that must be admitted.
         passwords: Every account.
@@ -44,6 +47,7 @@ class Trial:
     layout: BrokerLayout
     topics: Topics
     host: str
+    wss: BrokerUrl | None = None
     ca: str
     accounts: Accounts
     passwords: Mapping[str, Hashed]
@@ -81,6 +85,7 @@ def try_broker(trial: Trial) -> tuple[str, ...]:
             bind="127.0.0.1",
             device_port=_free_port(),
             enrol_port=_free_port(),
+            websocket_port=_free_port() if trial.wss else None,
         )
         write_broker(layout, trial.topics, trial.passwords)
         with _running(layout):
@@ -102,7 +107,7 @@ def _findings(trial: Trial, layout: BrokerLayout) -> Iterator[str]:
         ("nobody is admitted without an account", devices, None, None, False),
         ("nobody is admitted to enrol without an account", strangers, None, None, False),
     )
-    for sentence, listener, user, password, welcome in tries:
+    for sentence, listener, user, password, welcome in (*tries, *_over_websocket(trial, layout)):
         code = knock(listener, user, password, user or "nobody")
         if code not in ({ADMITTED} if welcome else _REFUSALS):
             raise RefusedError(
@@ -112,6 +117,23 @@ def _findings(trial: Trial, layout: BrokerLayout) -> Iterator[str]:
         yield sentence
     if trial.host:
         yield f"its certificate names {trial.host} and is believed; TLS 1.2 or later"
+
+
+def _over_websocket(trial: Trial, layout: BrokerLayout) -> Iterator[_Try]:
+    if trial.wss is None or layout.websocket_port is None:
+        return
+    listener = Listener(
+        address="127.0.0.1",
+        port=layout.websocket_port,
+        name=trial.wss.host,
+        ca=trial.ca,
+        path=trial.wss.path,
+    )
+    how, seat, accounts = "over WebSocket", enrol_seat(ENROL_USER, 0), trial.accounts
+    yield f"the manager is admitted {how}", listener, MANAGER_USER, accounts.manager, True
+    yield f"a stranger is admitted to enrol {how}", listener, seat, accounts.enrol, True
+    yield f"a wrong password is refused {how}", listener, MANAGER_USER, new_password(), False
+    yield f"nobody is admitted without an account {how}", listener, None, None, False
 
 
 @contextmanager
@@ -134,7 +156,8 @@ def _running(layout: BrokerLayout) -> Iterator[None]:
 
 def _await_listeners(child: subprocess.Popen[bytes], layout: BrokerLayout, log: Path) -> None:
     deadline = monotonic() + START_SECONDS
-    waiting = [layout.device_port, layout.enrol_port]
+    ports = (layout.device_port, layout.enrol_port, layout.websocket_port)
+    waiting = [port for port in ports if port is not None]
     while waiting:
         if child.poll() is not None or monotonic() > deadline:
             said = log.read_text(errors="replace").strip().splitlines()

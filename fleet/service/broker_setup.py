@@ -116,11 +116,12 @@ def _set_up(config: FleetConfig, wish: BrokerWish) -> BrokerSetup:
     kept = _kept_passwords(own, before)
     same = folder == own and backend is before and bool(kept)
     passwords = kept if same else {**kept, **first_passwords(accounts)}
-    url = BrokerUrl.parse(config.broker.url)
+    url, wss = BrokerUrl.parse(config.broker.url), _wss(config)
     layout = BrokerLayout(
         folder=folder,
         device_port=url.port,
         enrol_port=BrokerUrl.parse(config.broker.enrol_url).port,
+        websocket_port=wss.port if wss else None,
         bind="127.0.0.1" if url.host in _LOOPBACK else "",
         certificate=folder / "server.pem" if url.secure else None,
         key=folder / "server.key" if url.secure else None,
@@ -130,19 +131,44 @@ def _set_up(config: FleetConfig, wish: BrokerWish) -> BrokerSetup:
     held = _try(config, layout, certificate, accounts, passwords)
     topics = Topics(fleet=config.fleet, prefix=config.prefix)
     _write(config, layout, topics, certificate, None if same else passwords)
-    crowded = backend is Backend.DYNSEC and wish.devices > DYNSEC_DEVICES
     return BrokerSetup(
         folder=folder,
         backend=backend,
         accounts=len(passwords),
         held=held,
-        warning=(
-            f"dynamic security writes every account anew for each device that joins; above "
-            f"{DYNSEC_DEVICES} devices take --backend acl_file"
-            if crowded
-            else ""
-        ),
+        warning=_warning(layout, wish),
     )
+
+
+def _warning(layout: BrokerLayout, wish: BrokerWish) -> str:
+    said = []
+    if layout.backend is Backend.DYNSEC and wish.devices > DYNSEC_DEVICES:
+        said.append(
+            "dynamic security writes every account anew for each device that joins; above "
+            f"{DYNSEC_DEVICES} devices take --backend acl_file"
+        )
+    if layout.websocket_port is not None and layout.bind:
+        said.append(
+            f"mosquitto 2.0 may listen for WebSocket on every address, not on {layout.bind} alone"
+        )
+    return "; ".join(said)
+
+
+def _wss(config: FleetConfig) -> BrokerUrl | None:
+    for name in ("url", "enrol_url"):
+        if BrokerUrl.parse(getattr(config.broker, name)).path is not None:
+            raise RefusedError(
+                f"broker.{name} is for plain MQTT: leave it mqtts:// and set broker.wss_url beside"
+            )
+    if not config.broker.wss_url:
+        return None
+    wss = BrokerUrl.parse(config.broker.wss_url)
+    others = {BrokerUrl.parse(u).port for u in (config.broker.url, config.broker.enrol_url)}
+    if wss.port in others:
+        raise RefusedError(f"port {wss.port} of broker.wss_url is that of another listener")
+    if not BrokerUrl.parse(config.broker.url).secure:
+        raise RefusedError("broker.wss_url needs a certificate: broker.url is not mqtts://")
+    return wss
 
 
 def _try(
@@ -164,6 +190,7 @@ def _try(
                 layout=layout,
                 topics=Topics(fleet=config.fleet, prefix=config.prefix),
                 host=url.host if url.secure else "",
+                wss=_wss(config),
                 ca=certificate.authority,
                 accounts=accounts,
                 passwords=passwords,

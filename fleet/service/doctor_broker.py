@@ -95,6 +95,9 @@ def check_certificate(config: FleetConfig, now: datetime) -> Check:
         return ill("tls", "server.key is not the key of server.pem: the broker will not start")
     if not _names(server, host):
         return ill("tls", f"server.pem does not name {host}, by which devices reach the broker")
+    wss = BrokerUrl.parse(config.broker.wss_url).host if config.broker.wss_url else host
+    if not _names(server, wss):
+        return ill("tls", f"server.pem does not name {wss}, the host of broker.wss_url")
     for name, certificate in (("server.pem", server), ("ca.pem", authority)):
         left = certificate.not_valid_after_utc - now
         if certificate.not_valid_before_utc > now or left < timedelta(0):
@@ -183,11 +186,13 @@ def _layouts(config: FleetConfig, backend: Backend) -> list[BrokerLayout]:
     """Return what could have been written: whoever made the fleet may have been root."""
     folder = config.broker_folder
     url, enrol = BrokerUrl.parse(config.broker.url), BrokerUrl.parse(config.broker.enrol_url)
+    wss = BrokerUrl.parse(config.broker.wss_url) if config.broker.wss_url else None
     return [
         BrokerLayout(
             folder=folder,
             device_port=url.port,
             enrol_port=enrol.port,
+            websocket_port=wss.port if wss else None,
             bind="127.0.0.1" if url.host in _LOOPBACK else "",
             certificate=folder / "server.pem" if url.secure else None,
             key=folder / "server.key" if url.secure else None,

@@ -8,6 +8,7 @@ from nacl.signing import SigningKey, VerifyKey
 from agent.contract.envelope import device_id
 from agent.contract.messages import Assigned, EnrolmentFile, EnrolReply, EnrolRequest
 from agent.contract.topics import CHANNELS, ENROL_REPLY, Way
+from fleet.errors import RefusedError
 from fleet.ingest.mosquitto import ENROL_USER
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.tokens import Approval, Token
@@ -23,7 +24,17 @@ SHOWN_ALARMS = 5
 
 
 def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
-    """Make a token and return the file that devices are given; its seed is not kept."""
+    """Make a token and return the file that devices are given; its seed is not kept.
+
+    Raises:
+        RefusedError: It is for WebSocket, and the broker has no listener for it.
+
+    """
+    if wish.wss and not desk.config.broker.wss_url:
+        raise RefusedError(
+            "this broker has no listener for WebSocket: set broker.wss_url in fleet.toml and run "
+            "'fieldfare broker setup'"
+        )
     now_ms = desk.now_ms()
     devices = tuple(dict.fromkeys(device_id(VerifyKey(bytes.fromhex(k))) for k in wish.devices))
     seed = SigningKey.generate()
@@ -42,7 +53,7 @@ def create_token(desk: Desk, wish: TokenWish) -> EnrolmentFile:
     return EnrolmentFile(
         fleet=desk.config.fleet,
         prefix=desk.config.prefix,
-        enrol_url=desk.config.broker.enrol_url,
+        enrol_url=desk.config.broker.wss_url if wish.wss else desk.config.broker.enrol_url,
         broker_ca=desk.config.broker_ca(),
         username=ENROL_USER if isolated else "",
         password=desk.config.secret("enrol-password") or "" if isolated else "",
@@ -193,6 +204,7 @@ def granted(desk: Desk, grant: Grant, password: str | None) -> None:
         status="enrolled",
         broker_url=desk.config.broker.url,
         broker_ca=desk.config.broker_ca(),
+        wss_url=desk.config.broker.wss_url,
         username=grant.device if password else None,
         password=password,
     )

@@ -19,6 +19,7 @@ class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ``devices`` are the public keys of the only devices that it is for; none is any device.
     """
+    ``wss`` is for devices that reach the broker over WebSocket only.
 
     group: Name = "default"
     uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
@@ -26,6 +27,7 @@ class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     approval: Annotated[str, Meta(pattern=r"^(auto|manual)$")] = "auto"
     devices: Annotated[tuple[Hex64, ...], Meta(max_length=100_000)] = ()
 
+    wss: bool = False
 
 class TokenView(Struct, frozen=True, kw_only=True):
     """One token; its secret seed is never stored, so it cannot be shown."""

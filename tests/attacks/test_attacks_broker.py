@@ -32,7 +32,7 @@ def broker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mosquitto]:
     home = tmp_path_factory.mktemp("broker") / "home"
-    mosquitto = Mosquitto(home, backend=request.param).start()
+    mosquitto = Mosquitto(home, backend=request.param, websockets=True).start()
     yield mosquitto
     mosquitto.stop()
 
@@ -185,10 +185,14 @@ def test_attack_18_a_client_id_is_not_taken_over(broker, passwords):
         assert overheard(broker, impostor, inbox, passwords["d-two"]) == []
 
 
-@pytest.mark.parametrize("listener", ["devices", "strangers"])
+@pytest.mark.parametrize("listener", ["devices", "strangers", "over WebSocket"])
 def test_attack_18_a_live_device_is_not_displaced(broker, passwords, listener):
     victim = device(broker, "d-one", passwords["d-one"])
-    url = broker.url if listener == "devices" else broker.enrol_url
+    url = {
+        "devices": broker.url,
+        "strangers": broker.enrol_url,
+        "over WebSocket": f"ws://127.0.0.1:{broker.layout.websocket_port}/mqtt",
+    }[listener]
     for user, password in (
         ("d-two", passwords["d-two"]),
         (enrol_seat(ENROL_USER, 4), broker.accounts.enrol),
