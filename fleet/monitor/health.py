@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from fleet.registry.devices import Device, DeviceState
-
 
 class Standing(StrEnum):
     """Where one device stands with one release."""
@@ -81,8 +79,8 @@ class Tally:
         return ", ".join(f"{count} {word}" for word, count in sorted(parts.items()))
 
 
-def tally(standings: Iterable[Standing]) -> Tally:
-    """Count devices by standing."""
+def tally(standings: Iterable[Standing] | Mapping[Standing, int]) -> Tally:
+    """Count devices by standing; a mapping has counted them already."""
     counts = Counter(standings)
     return Tally(
         asked=counts.total() - counts[Standing.LEFT],
@@ -90,42 +88,5 @@ def tally(standings: Iterable[Standing]) -> Tally:
         succeeded=counts[Standing.SUCCEEDED],
         silent=counts[Standing.SILENT],
         absent=counts[Standing.ABSENT],
-        failed={str(word): n for word, n in counts.items() if word.failed},
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetHealth:
-    """The fleet in figures; presence and ``stale`` count enrolled devices only.
-
-    Attributes:
-        stale: Not heard for longer than allowed, whatever its presence says.
-
-    """
-
-    pending: int
-    enrolled: int
-    revoked: int
-    quarantined: int
-    online: int
-    offline: int
-    sleeping: int
-    stale: int
-
-
-def fleet_health(devices: Iterable[Device], *, now_ms: int, stale_after_ms: int) -> FleetHealth:
-    """Count devices by state and presence."""
-    every = list(devices)
-    states = Counter(device.state for device in every)
-    enrolled = [device for device in every if device.state is DeviceState.ENROLLED]
-    presence = Counter(device.presence or "offline" for device in enrolled)
-    return FleetHealth(
-        pending=states[DeviceState.PENDING],
-        enrolled=states[DeviceState.ENROLLED],
-        revoked=states[DeviceState.REVOKED],
-        quarantined=sum(device.quarantined_why is not None for device in enrolled),
-        online=presence["online"],
-        offline=presence["offline"],
-        sleeping=presence["sleeping"],
-        stale=sum((device.last_seen_ms or 0) + stale_after_ms < now_ms for device in enrolled),
+        failed={str(word): n for word, n in counts.items() if n and word.failed},
     )

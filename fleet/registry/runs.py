@@ -1,10 +1,14 @@
-"""Federated runs as rows, and the spool of their answers.
+"""Federated runs as rows, their steps, and the spool of their answers.
+
+Rule 1: a step is written to the event log and, in the same transaction, beside its run:
+        a run is told from its steps also when the log's beginning lies in an archive.
+Rule 2: a spool may be forgotten once its run has ended; the log keeps the digests.
 
 What the texts mean is known to ``fleet.rounds`` alone.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -80,9 +84,15 @@ class Runs:
     ) -> None:
         """Journal events (JSON objects) and the state after them, together."""
         with self._database.joined():
-            for event in events:
-                self._events.record("run.step", run, {"event": Raw(event)}, at_ms=at_ms)
             self._keep(run, state, status=status, active=active, at_ms=at_ms)
+            for event in events:
+                number = self._events.record("run.step", run, {"event": Raw(event)}, at_ms=at_ms)
+                self._database.write(
+                    "INSERT INTO run_steps (run, number, event) VALUES (?, ?, ?)",
+                    run,
+                    number,
+                    event.decode(),
+                )
 
     def save_state(self, run: str, state: bytes, *, status: str, active: bool, at_ms: int) -> None:
         """Keep a state without an event of its own."""
@@ -91,39 +101,8 @@ class Runs:
 
     def journal(self, run: str) -> list[bytes]:
         """Return the journalled events as JSON, oldest first."""
-        return self._events.steps("run.step", run)
-
-    def answer_keep(self, run: str, task: str, device: str, payload: bytes, *, at_ms: int) -> bool:
-        """Spool the answer to a task; False if there is one already, which stays."""
-        with self._database.joined():
-            new = self._database.write(
-                "INSERT INTO run_answers (run, task, device, payload, at_ms) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                run,
-                task,
-                device,
-                payload,
-                at_ms,
-            )
-            if new:
-                digest = sha256(payload).hexdigest()
-                body = {"task": task, "device": device, "digest": digest}
-                self._events.record("run.answered", run, body, at_ms=at_ms)
-            return bool(new)
-
-    def answer(self, run: str, task: str) -> bytes | None:
-        """Return the spooled answer."""
-        row = self._database.row(
-            "SELECT payload FROM run_answers WHERE run = ? AND task = ?", run, task
-        )
-        return row["payload"] if row else None
-
-    def answers(self, run: str) -> Mapping[str, bytes]:
-        """Return every spooled answer of a run, by task."""
-        rows = self._database.rows(
-            "SELECT task, payload FROM run_answers WHERE run = ? ORDER BY rowid", run
-        )
-        return {row["task"]: row["payload"] for row in rows}
+        rows = self._database.rows("SELECT event FROM run_steps WHERE run = ? ORDER BY number", run)
+        return [row["event"].encode() for row in rows]
 
     def blob_keep(self, run: str, name: str, payload: bytes, *, at_ms: int) -> bool:
         """Spool other bytes of a run (a pushed message, the final weights); first one stays."""
@@ -147,6 +126,25 @@ class Runs:
             "SELECT payload FROM run_blobs WHERE run = ? AND name = ?", run, name
         )
         return row["payload"] if row else None
+
+    def spooled(self, run: str, *, but: str) -> tuple[int, int]:
+        """Return how many spooled things a run has beside one name, and their bytes."""
+        row = self._database.row(
+            "SELECT count(*) AS things, coalesce(sum(length(payload)), 0) AS bytes "
+            "FROM run_blobs WHERE run = ? AND name IS NOT ?",
+            run,
+            but,
+        )
+        return (row["things"], row["bytes"]) if row else (0, 0)
+
+    def forget_spool(self, run: str, *, but: str) -> None:
+        """Remove what a run that has ended spooled, beside one name; no name spares none."""
+        self._database.write(
+            "DELETE FROM run_blobs WHERE run = ?1 AND name IS NOT ?2 "
+            "AND EXISTS (SELECT 1 FROM runs WHERE id = ?1 AND active = 0)",
+            run,
+            but,
+        )
 
     def _keep(self, run: str, state: bytes, *, status: str, active: bool, at_ms: int) -> None:
         changed = self._database.write(

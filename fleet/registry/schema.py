@@ -6,6 +6,7 @@ Rule 2: all steps that a file needs run in one transaction.
 Rule 3: a file of a newer version is read only as far as its version, and left alone.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -250,7 +251,74 @@ def _third(tables: Tables) -> None:
     )
 
 
-STEPS: Final[tuple[Step, ...]] = (_first, _second, _third)
+def _fourth(tables: Tables) -> None:
+    """One outcome writes one row; what is archived of the log may leave it; spools may end."""
+    _rollouts_by_device(tables)
+    tables["run_steps"].create(
+        {"run": str, "number": int, "event": str},
+        pk=("run", "number"),
+        foreign_keys=[("run", "runs", "id")],
+        strict=True,
+    )
+    tables.execute(
+        "INSERT INTO run_steps (run, number, event) "
+        "SELECT subject, number, json_extract(body, '$.event') FROM events WHERE kind = 'run.step'"
+    )
+    tables["run_answers"].drop()
+    tables["event_archives"].create(
+        {
+            "first": int,
+            "last": int,
+            "before": str,
+            "digest": str,
+            "name": str,
+            "sha256": str,
+            "at_ms": int,
+        },
+        pk="last",
+        not_null={"first", "before", "digest", "name", "sha256", "at_ms"},
+        strict=True,
+    )
+    tables.execute("DROP TRIGGER events_no_delete")
+    tables.execute(
+        "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
+        "WHEN OLD.number > coalesce((SELECT max(last) FROM event_archives), 0) "
+        "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"
+    )
+    for verb in ("UPDATE", "DELETE"):
+        tables.execute(
+            f"CREATE TRIGGER event_archives_no_{verb.lower()} BEFORE {verb} ON event_archives "
+            "BEGIN SELECT RAISE(ABORT, 'the list of archives is append-only'); END"
+        )
+
+
+def _rollouts_by_device(tables: Tables) -> None:
+    for column, kind in (("phase", "TEXT"), ("wave", "INTEGER"), ("revision", "INTEGER")):
+        tables.execute(f"ALTER TABLE rollouts ADD COLUMN {column} {kind} NOT NULL DEFAULT 0")
+    tables["rollout_members"].create(
+        {"rollout": str, "device": str, "place": int, "member": str},
+        pk=("rollout", "device"),
+        not_null={"place", "member"},
+        foreign_keys=[("rollout", "rollouts", "id")],
+        strict=True,
+    )
+    for rollout, state in tables.execute("SELECT id, state FROM rollouts").fetchall():
+        kept = json.loads(state)
+        tables.execute(
+            "UPDATE rollouts SET phase = ?, wave = ? WHERE id = ?",
+            (json.dumps(kept["phase"]), kept["wave"], rollout),
+        )
+        tables.conn.executemany(
+            "INSERT INTO rollout_members (rollout, place, device, member) VALUES (?, ?, ?, ?)",
+            [
+                (rollout, place, device, json.dumps(member))
+                for place, (device, member) in enumerate(kept["members"].items())
+            ],
+        )
+    tables.execute("ALTER TABLE rollouts DROP COLUMN state")
+
+
+STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth)
 
 
 def version_of(path: Path) -> int | None:

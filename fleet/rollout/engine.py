@@ -18,91 +18,45 @@ Rule 7: an effect and the ``Given`` or ``Returned`` that answers it are one tran
         until that is durable, every event repeats the effect.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Final, assert_never
+from collections.abc import Mapping
+from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent.contract.manifest import Name
-from agent.contract.messages import Assigned
 from fleet.monitor.health import Standing, Tally, tally
+from fleet.rollout.events import (
+    TERMINAL,
+    AbortAsked,
+    Aborted,
+    Asking,
+    Assign,
+    Completed,
+    Conclude,
+    Done,
+    Effect,
+    Event,
+    Given,
+    Halted,
+    Left,
+    PauseAsked,
+    Paused,
+    Phase,
+    Planned,
+    ResumeAsked,
+    Returned,
+    Returning,
+    Revert,
+    Seen,
+    Silent,
+    Soaking,
+    Started,
+    Tick,
+    concerns,
+)
 from fleet.rollout.gate import Verdict
 from fleet.rollout.plan import Plan
-
-
-class Planned(Struct, frozen=True, kw_only=True, tag=True):
-    """Decided, not begun."""
-
-
-class Asking(Struct, frozen=True, kw_only=True, tag=True):
-    """The wave of the moment is asked since ``since_ms``."""
-
-    since_ms: int
-
-
-class Soaking(Struct, frozen=True, kw_only=True, tag=True):
-    """The wave of the moment is good and watched until ``until_ms``."""
-
-    until_ms: int
-
-
-class Paused(Struct, frozen=True, kw_only=True, tag=True):
-    """Nobody more is asked until somebody resumes."""
-
-    then: Asking | Soaking
-    why: str
-
-
-class Returning(Struct, frozen=True, kw_only=True, tag=True):
-    """Everybody asked is wanted back; ``aborted`` if a person, not a gate, wanted so."""
-
-    aborted: bool
-    why: str
-
-
-class Done(Struct, frozen=True, kw_only=True, tag=True):
-    """Every wave passed its gate."""
-
-    why: str
-
-
-class Halted(Struct, frozen=True, kw_only=True, tag=True):
-    """A gate stopped it, and everybody asked is wanted back."""
-
-    why: str
-
-
-class Aborted(Struct, frozen=True, kw_only=True, tag=True):
-    """A person stopped it."""
-
-    why: str
-
-
-Phase = Planned | Asking | Soaking | Paused | Returning | Done | Halted | Aborted
-TERMINAL: Final = (Done, Halted, Aborted)
-
-
-class Member(Struct, frozen=True, kw_only=True):
-    """One device of the plan.
-
-    Attributes:
-        previous: What it was wanted to run before it was asked.
-        asked_ms: When that was; None before.
-        seen_ms: When it was first known to have been heard after that; None before.
-        why: The device's last sentence.
-        returned: Whether it is wanted back to ``previous``.
-
-    """
-
-    device: Name
-    wave: int
-    standing: Standing = Standing.WAITING
-    previous: Assigned | None = None
-    asked_ms: int | None = None
-    seen_ms: int | None = None
-    why: str = ""
-    returned: bool = False
+from fleet.rollout.roster import Member, Roster
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -111,7 +65,7 @@ class State(Struct, frozen=True, kw_only=True):
     plan: Plan
     phase: Phase
     wave: int
-    members: dict[Name, Member]
+    members: Roster
 
     @property
     def active(self) -> bool:
@@ -125,142 +79,24 @@ class State(Struct, frozen=True, kw_only=True):
 
     def of_wave(self) -> Tally:
         """Count the wave of the moment."""
-        return tally(m.standing for m in self.members.values() if m.wave == self.wave)
+        return tally(self.members.standings(first=self.wave, last=self.wave))
 
     def so_far(self) -> Tally:
         """Count every wave that was begun."""
-        return tally(m.standing for m in self.members.values() if m.wave <= self.wave)
+        return tally(self.members.standings(last=self.wave))
 
     def verdict(self) -> tuple[Verdict, str]:
         """Return what the gate says now, with its sentence."""
         return self.plan.gate.judge(self.of_wave(), self.so_far())
 
 
-class Started(Struct, frozen=True, kw_only=True, tag=True):
-    """Begin."""
-
-    at_ms: int
-
-
-class Tick(Struct, frozen=True, kw_only=True, tag=True):
-    """Time has passed."""
-
-    at_ms: int
-
-
-class Given(Struct, frozen=True, kw_only=True, tag=True):
-    """Devices are now wanted to run the release; ``previous`` is what each was wanted to before."""
-
-    previous: dict[Name, Assigned | None]
-    at_ms: int
-
-
-class Completed(Struct, frozen=True, kw_only=True, tag=True):
-    """A device ended its update. A ``retryable`` failure is not the end yet."""
-
-    device: Name
-    outcome: Standing
-    why: str
-    at_ms: int
-    retryable: bool = False
-
-
-class Silent(Struct, frozen=True, kw_only=True, tag=True):
-    """A device did not answer in time; ``absent`` if it was not even seen since."""
-
-    device: Name
-    absent: bool
-    at_ms: int
-
-
-class Seen(Struct, frozen=True, kw_only=True, tag=True):
-    """Devices that were asked are there: from now on their silence counts."""
-
-    devices: tuple[Name, ...]
-    at_ms: int
-
-
-class Left(Struct, frozen=True, kw_only=True, tag=True):
-    """A device is of the fleet no more; what it said before still counts."""
-
-    device: Name
-    why: str
-    at_ms: int
-
-
-class Returned(Struct, frozen=True, kw_only=True, tag=True):
-    """Devices are wanted back."""
-
-    devices: tuple[Name, ...]
-    at_ms: int
-
-
-class PauseAsked(Struct, frozen=True, kw_only=True, tag=True):
-    """An operator pauses."""
-
-    why: str
-    at_ms: int
-
-
-class ResumeAsked(Struct, frozen=True, kw_only=True, tag=True):
-    """An operator resumes; the patience of the wave begins anew."""
-
-    at_ms: int
-
-
-class AbortAsked(Struct, frozen=True, kw_only=True, tag=True):
-    """An operator stops it for good, and may want everybody back."""
-
-    why: str
-    revert: bool
-    at_ms: int
-
-
-Event = (
-    Started
-    | Tick
-    | Given
-    | Completed
-    | Silent
-    | Seen
-    | Left
-    | Returned
-    | PauseAsked
-    | ResumeAsked
-    | AbortAsked
-)
-
-
-class Assign(Struct, frozen=True, kw_only=True):
-    """Want the release on a device."""
-
-    device: str
-
-
-class Revert(Struct, frozen=True, kw_only=True):
-    """Want a device back, if it is still wanted to run the release."""
-
-    device: str
-    previous: Assigned | None
-
-
-class Conclude(Struct, frozen=True, kw_only=True):
-    """Tell people that it is over."""
-
-    status: str
-    why: str
-
-
-Effect = Assign | Revert | Conclude
-
-
 def initial(plan: Plan) -> State:
     """Return the state of a plan that nobody began."""
-    members = {
-        device: Member(device=device, wave=number)
+    members = Roster.of(
+        Member(device=device, wave=number)
         for number, wave in enumerate(plan.waves)
         for device in wave
-    }
+    )
     return State(plan=plan, phase=Planned(), wave=0, members=members)
 
 
@@ -277,6 +113,8 @@ def sightings(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> tupl
     ``last_seen_ms`` says when each device was last heard; a device may be missing, and a
     moment after ``at_ms`` is of a clock that was put back.
     """
+    if not state.members.standings()[Standing.ASKED]:
+        return ()
     seen = tuple(
         m.device
         for m in state.members.values()
@@ -294,6 +132,8 @@ def silences(state: State, at_ms: int) -> tuple[Silent, ...]:
     The time of a device that was away begins when it is there: an update that a device
     could only just begin does not speak against the release.
     """
+    if not state.members.standings()[Standing.ASKED]:
+        return ()
     deadline_ms = at_ms - round(state.plan.gate.silence_seconds * 1000)
     return tuple(
         Silent(device=m.device, absent=m.seen_ms is None, at_ms=at_ms)
@@ -320,16 +160,7 @@ def _put_back(state: State, at_ms: int) -> State:
                     return replace(phase, then=sooner_then)
         return phase
 
-    moved = {
-        device: replace(
-            member,
-            asked_ms=min(member.asked_ms, at_ms),
-            seen_ms=None if member.seen_ms is None else min(member.seen_ms, at_ms),
-        )
-        for device, member in state.members.items()
-        if member.asked_ms is not None and max(member.asked_ms, member.seen_ms or 0) > at_ms
-    }
-    return replace(state, phase=sooner(state.phase), members=state.members | moved)
+    return replace(state, phase=sooner(state.phase), members=state.members.put_back(at_ms))
 
 
 def _hear(state: State, event: Event) -> State:
@@ -361,22 +192,13 @@ def _hear_operator(phase: Phase, event: Started | PauseAsked | ResumeAsked | Abo
 def _hear_device(state: State, event: Given | Completed | Silent | Seen | Left | Returned) -> State:
     if isinstance(state.phase, Planned):
         return state
-    match event:
-        case Given(previous=previous):
-            named: Iterable[str] = previous
-        case Returned(devices=devices) | Seen(devices=devices):
-            named = devices
-        case Completed(device=device) | Silent(device=device) | Left(device=device):
-            named = (device,)
-        case _:
-            assert_never(event)
-    heard = {
-        device: _member(member, event)
-        for device in named
+    heard = (
+        _member(member, event)
+        for device in concerns(event)
         if (member := state.members.get(device)) is not None
         and (member.wave <= state.wave or isinstance(event, Left))
-    }
-    return replace(state, members=state.members | heard)
+    )
+    return replace(state, members=state.members.with_changes(heard))
 
 
 def _member(member: Member, event: Given | Completed | Silent | Seen | Left | Returned) -> Member:
@@ -467,6 +289,8 @@ def _go_on(state: State, verdict: Verdict, why: str, at_ms: int) -> State:
 
 
 def _to_ask(state: State) -> list[Member]:
+    if not state.members.standings(last=state.wave)[Standing.WAITING]:
+        return []
     return [
         m for m in state.members.values() if m.wave <= state.wave and m.standing is Standing.WAITING
     ]

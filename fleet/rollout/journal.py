@@ -4,7 +4,9 @@ Rule 1: an event, the state after it and the desired state of every device that 
         changes are written together; ``kill -9`` leaves all of it or nothing.
 Rule 2: an event that changes nothing is not journalled, so that a clock that ticks
         every second costs nothing.
-Rule 3: a device is taken back only while it is still wanted to run this release.
+Rule 3: the decoded state is held beside the registry for its revision: one outcome reads
+        and writes what it changes, not the whole fleet.
+Rule 4: a device is taken back only while it is still wanted to run this release.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,15 +14,14 @@ from typing import Final
 
 import msgspec
 
-from agent.contract.codec import Versioned, decode, encode
-from agent.contract.manifest import Name
+from agent.contract.codec import decode, encode
 from agent.contract.messages import OUTCOMES
 from agent.contract.messages import Event as DeviceSaid
 from fleet.errors import ConflictError, NotFoundError
 from fleet.monitor.health import Standing
-from fleet.registry.rollouts import RolloutRow
 from fleet.registry.sqlite import Registry
-from fleet.rollout.engine import (
+from fleet.rollout.engine import State, initial, sightings, silences, step
+from fleet.rollout.events import (
     Assign,
     Completed,
     Conclude,
@@ -28,27 +29,18 @@ from fleet.rollout.engine import (
     Event,
     Given,
     Left,
-    Member,
     Phase,
     Returned,
     Revert,
     Started,
-    State,
     Tick,
-    initial,
-    sightings,
-    silences,
-    step,
+    concerns,
 )
 from fleet.rollout.plan import Plan
+from fleet.rollout.roster import Member, Roster
 
 _LIMIT: Final = 256 * 1024 * 1024
-
-
-class _Kept(Versioned, frozen=True, kw_only=True):
-    phase: Phase
-    wave: int
-    members: dict[Name, Member]
+_MEMBER: Final = msgspec.json.Decoder(Member)
 
 
 def begin(registry: Registry, plan: Plan, *, at_ms: int) -> State:
@@ -60,8 +52,9 @@ def begin(registry: Registry, plan: Plan, *, at_ms: int) -> State:
     """
     with registry.joined():
         for row in registry.rollouts.listing(active=True):
-            shared = set(_plan(row).devices) & set(plan.devices) if row.slot == plan.slot else ()
-            if shared:
+            if row.slot != plan.slot:
+                continue
+            if shared := load(registry, row.id).members.keys() & set(plan.devices):
                 raise ConflictError(
                     f"rollout {row.id} is active for slot {row.slot} of {len(shared)} of these "
                     f"devices, such as {min(shared)}: let it end or abort it"
@@ -72,7 +65,8 @@ def begin(registry: Registry, plan: Plan, *, at_ms: int) -> State:
             slot=plan.slot,
             release=plan.release.digest,
             plan=encode(plan),
-            state=_pack(state),
+            phase=msgspec.json.encode(state.phase),
+            members={m.device: msgspec.json.encode(m) for m in state.members.values()},
             status=state.status,
             at_ms=at_ms,
         )
@@ -86,9 +80,17 @@ def advance(registry: Registry, rollout: str, events: Iterable[Event], *, at_ms:
         NotFoundError: There is no such rollout.
 
     """
+    return _advance(registry, rollout, events, at_ms)[0]
+
+
+def _advance(
+    registry: Registry, rollout: str, events: Iterable[Event], at_ms: int
+) -> tuple[State, bool]:
+    """Return the state, and whether it is another one than before."""
     with registry.joined():
-        state = load(registry, rollout)
+        first = state = load(registry, rollout)
         journalled: list[bytes] = []
+        touched: set[str] = set()
         ahead = list(events)
         while ahead:
             effects: tuple[Effect, ...] = ()
@@ -97,19 +99,30 @@ def advance(registry: Registry, rollout: str, events: Iterable[Event], *, at_ms:
                 state, effects = step(before, event)
                 if state != before:
                     journalled.append(msgspec.json.encode(event))
+                    # A clock that was put back moves what lies after it, whoever it is.
+                    put_back = before.members.latest_ms > event.at_ms
+                    touched.update(state.members if put_back else concerns(event))
                 if not state.active:
                     break
             ahead = list(_perform(registry, state, effects, at_ms))
         if journalled:
-            registry.rollouts.advance(
+            changed = (state.members[device] for device in touched if device in state.members)
+            revision = registry.rollouts.advance(
                 rollout,
                 events=journalled,
-                state=_pack(state),
+                phase=msgspec.json.encode(state.phase),
+                wave=state.wave,
+                members={
+                    member.device: msgspec.json.encode(member)
+                    for member in changed
+                    if member != first.members[member.device]
+                },
                 status=state.status,
                 active=state.active,
                 at_ms=at_ms,
             )
-        return state
+            registry.rollouts.hold(rollout, revision, state)
+        return state, bool(journalled)
 
 
 def load(registry: Registry, rollout: str) -> State:
@@ -119,7 +132,21 @@ def load(registry: Registry, rollout: str) -> State:
         NotFoundError: There is no such rollout.
 
     """
-    return _unpack(_row(registry, rollout))
+    row = registry.rollouts.find(rollout)
+    if row is None:
+        raise NotFoundError(f"there is no rollout {rollout}")
+    held = registry.rollouts.held(row)
+    if isinstance(held, State):
+        return held
+    state = State(
+        plan=_plan(registry, rollout),
+        phase=msgspec.json.decode(row.phase, type=Phase),
+        wave=row.wave,
+        members=Roster.of(map(_MEMBER.decode, registry.rollouts.members(rollout))),
+    )
+    if row.active:
+        registry.rollouts.hold(rollout, row.revision, state)
+    return state
 
 
 def replay(registry: Registry, rollout: str) -> State:
@@ -127,9 +154,10 @@ def replay(registry: Registry, rollout: str) -> State:
 
     Raises:
         NotFoundError: There is no such rollout.
+        RegistryError: Some of them were archived.
 
     """
-    state = initial(_plan(_row(registry, rollout)))
+    state = initial(_plan(registry, rollout))
     for text in registry.rollouts.journal(rollout):
         state, _ = step(state, msgspec.json.decode(text, type=Event))
     return state
@@ -152,8 +180,7 @@ def hear_update(
         return tuple(
             row.id
             for row in registry.rollouts.listing(active=True)
-            if row.release == said.release
-            and _moved(row, advance(registry, row.id, (heard,), at_ms=at_ms))
+            if row.release == said.release and _advance(registry, row.id, (heard,), at_ms)[1]
         )
 
 
@@ -164,7 +191,7 @@ def hear_left(registry: Registry, device: str, why: str, *, at_ms: int) -> tuple
         return tuple(
             row.id
             for row in registry.rollouts.listing(active=True)
-            if _moved(row, advance(registry, row.id, (gone,), at_ms=at_ms))
+            if _advance(registry, row.id, (gone,), at_ms)[1]
         )
 
 
@@ -176,15 +203,12 @@ def tick(registry: Registry, *, at_ms: int) -> tuple[str, ...]:
         return tuple(
             row.id
             for row in rows
-            if _moved(
-                row,
-                advance(
-                    registry,
-                    row.id,
-                    _time_passes(_unpack(row), last_seen_ms, at_ms),
-                    at_ms=at_ms,
-                ),
-            )
+            if _advance(
+                registry,
+                row.id,
+                _time_passes(load(registry, row.id), last_seen_ms, at_ms),
+                at_ms,
+            )[1]
         )
 
 
@@ -194,10 +218,6 @@ def _time_passes(state: State, last_seen_ms: Mapping[str, int], at_ms: int) -> t
     here = {device for event in seen for device in event.devices}
     mute = (event for event in silences(state, at_ms) if event.device not in here)
     return (*seen, *mute, Tick(at_ms=at_ms))
-
-
-def _moved(row: RolloutRow, state: State) -> bool:
-    return _unpack(row) != state
 
 
 def _perform(
@@ -237,21 +257,5 @@ def _runs(registry: Registry, device: str, plan: Plan) -> bool:
     return slot is not None and slot.phase == "idle" and slot.current == plan.release.digest
 
 
-def _row(registry: Registry, rollout: str) -> RolloutRow:
-    row = registry.rollouts.find(rollout)
-    if row is None:
-        raise NotFoundError(f"there is no rollout {rollout}")
-    return row
-
-
-def _plan(row: RolloutRow) -> Plan:
-    return decode(Plan, row.plan, limit=_LIMIT)
-
-
-def _pack(state: State) -> bytes:
-    return encode(_Kept(phase=state.phase, wave=state.wave, members=state.members))
-
-
-def _unpack(row: RolloutRow) -> State:
-    kept = decode(_Kept, row.state, limit=_LIMIT)
-    return State(plan=_plan(row), phase=kept.phase, wave=kept.wave, members=kept.members)
+def _plan(registry: Registry, rollout: str) -> Plan:
+    return decode(Plan, registry.rollouts.plan(rollout), limit=_LIMIT)

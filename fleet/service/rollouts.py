@@ -5,7 +5,8 @@ import logging
 from agent.contract.messages import Event
 from fleet.errors import RefusedError
 from fleet.rollout import journal
-from fleet.rollout.engine import AbortAsked, PauseAsked, ResumeAsked, State
+from fleet.rollout.engine import State
+from fleet.rollout.events import AbortAsked, PauseAsked, ResumeAsked
 from fleet.rollout.gate import Gate
 from fleet.rollout.plan import make_plan, parse_size
 from fleet.rollout.selector import Clause, Selector, parse_selector

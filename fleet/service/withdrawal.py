@@ -15,7 +15,7 @@ from agent.contract.messages import Assigned
 from fleet.registry.devices import Device
 from fleet.registry.models import Published
 from fleet.rollout import journal
-from fleet.rollout.engine import AbortAsked
+from fleet.rollout.events import AbortAsked
 from fleet.rollout.selector import parse_selector
 from fleet.service import releases
 from fleet.service.desk import Desk

@@ -51,19 +51,6 @@ def test_a_run_that_does_not_exist_or_does_already_is_refused(tmp_path):
     assert runs.journal("run-9") == [], "nothing of the refused step is left"
 
 
-def test_the_first_answer_to_a_task_stays(tmp_path):
-    registry = a_run(tmp_path)
-    runs = registry.runs
-
-    assert runs.answer_keep("run-1", "task-1", "d-1", b"one", at_ms=NOW)
-    assert not runs.answer_keep("run-1", "task-1", "d-1", b"two", at_ms=NOW)
-    assert runs.answer_keep("run-1", "task-2", "d-2", b"three", at_ms=NOW)
-
-    assert (runs.answer("run-1", "task-1"), runs.answer("run-1", "task-9")) == (b"one", None)
-    assert runs.answers("run-1") == {"task-1": b"one", "task-2": b"three"}
-    assert len(registry.events.read(kinds=("run.answered",))) == 2
-
-
 def test_other_bytes_of_a_run_are_kept_once_by_name(tmp_path):
     runs = a_run(tmp_path).runs
 

@@ -4,7 +4,8 @@ import pytest
 
 from agent.contract.messages import Assigned
 from fleet.monitor.health import Standing
-from fleet.rollout.engine import Completed, Given, Silent, Started, State, initial, step
+from fleet.rollout.engine import State, initial, step
+from fleet.rollout.events import Completed, Given, Silent, Started
 from fleet.rollout.gate import Gate
 from fleet.rollout.plan import Plan
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from agent.contract.messages import Assigned
 from fleet.monitor.health import FAILURES, Standing
 from fleet.rollout import engine
-from fleet.rollout.engine import (
+from fleet.rollout.engine import State, initial, step
+from fleet.rollout.events import (
     AbortAsked,
     Aborted,
     Asking,
@@ -30,6 +31,7 @@ from fleet.rollout.engine import (
     Left,
     PauseAsked,
     Paused,
+    Phase,
     ResumeAsked,
     Returned,
     Returning,
@@ -38,13 +40,11 @@ from fleet.rollout.engine import (
     Silent,
     Soaking,
     Started,
-    State,
     Tick,
-    initial,
-    step,
 )
 from fleet.rollout.gate import Gate
 from fleet.rollout.plan import Plan
+from fleet.rollout.roster import Roster
 
 OLD = Assigned(target="models/motion/01.json", digest="01" * 32, counter=1)
 NEW = Assigned(target="models/motion/02.json", digest="02" * 32, counter=2)
@@ -111,13 +111,13 @@ def perform(
 
 
 def timeless(state: State) -> State:
-    members = {
-        name: replace(m, asked_ms=None if m.asked_ms is None else 0, seen_ms=None, why="")
-        for name, m in state.members.items()
-    }
+    members = Roster.of(
+        replace(m, asked_ms=None if m.asked_ms is None else 0, seen_ms=None, why="")
+        for m in state.members.values()
+    )
     match state.phase:
         case Asking():
-            phase: engine.Phase = Asking(since_ms=0)
+            phase: Phase = Asking(since_ms=0)
         case Soaking():
             phase = Soaking(until_ms=1)
         case Paused(then=Asking()):

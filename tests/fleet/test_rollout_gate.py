@@ -1,9 +1,7 @@
 import pytest
 
-from fleet.monitor.health import Standing, Tally, fleet_health, tally
-from fleet.registry.devices import DeviceState
+from fleet.monitor.health import Standing, Tally, tally
 from fleet.rollout.gate import Gate, Verdict
-from tests.small_fleet import NOW, a_device
 
 GATE = Gate(min_completed=4, max_failed_percent=25)
 
@@ -80,20 +78,3 @@ def test_with_no_failure_allowed_the_first_one_stops_it():
     wave = counted(failed_no_change=1, asked=99)
 
     assert strict.judge(wave, wave)[0] is Verdict.HALT
-
-
-def test_the_fleet_is_counted_by_state_and_presence():
-    devices = [
-        a_device(1, last_seen_ms=NOW),
-        a_device(2, presence="offline", last_seen_ms=NOW - 10_000),
-        a_device(3, presence=None, quarantined_why="a clone"),
-        a_device(4, state=DeviceState.PENDING),
-        a_device(5, state=DeviceState.REVOKED),
-        a_device(6, presence="sleeping", last_seen_ms=NOW - 5000),
-    ]
-
-    health = fleet_health(devices, now_ms=NOW, stale_after_ms=5000)
-
-    assert (health.enrolled, health.pending, health.revoked) == (4, 1, 1)
-    assert (health.online, health.offline, health.sleeping) == (1, 2, 1)
-    assert (health.stale, health.quarantined) == (2, 1)

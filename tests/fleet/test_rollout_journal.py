@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from agent.contract.messages import SlotReport
 from fleet.errors import ConflictError, NotFoundError, RegistryError
-from fleet.monitor.health import Standing
+from fleet.monitor.health import Standing, tally
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rollout import journal
-from fleet.rollout.engine import AbortAsked, PauseAsked, ResumeAsked
+from fleet.rollout.events import AbortAsked, PauseAsked, ResumeAsked
 from fleet.rollout.gate import Gate
 from fleet.rollout.plan import Count, Plan, Share, make_plan
+from fleet.rollout.roster import Roster
 from fleet.rollout.selector import parse_selector
 from tests.small_fleet import (
     BOOT,
@@ -328,7 +329,13 @@ def test_replaying_the_journal_gives_the_state_after_any_story(tmp_path_factory,
                 registry.devices.saw(device_id(number), now)
             case outcome:
                 says(registry, device_id(number), outcome, now, retryable=outcome.endswith("nge"))
-        assert journal.replay(registry, "rollout-1") == journal.load(registry, "rollout-1")
+        held = journal.load(registry, "rollout-1")
+        assert journal.replay(registry, "rollout-1") == held
+        counted = Roster.of(held.members.values())
+        for wave in range(len(held.plan.waves)):
+            only = {"first": wave, "last": wave}
+            assert tally(held.members.standings(**only)) == tally(counted.standings(**only))
+        assert held.members.latest_ms >= counted.latest_ms
     registry.events.verify_chain()
     state = journal.load(registry, "rollout-1")
     if state.status == "halted":
@@ -442,14 +449,58 @@ def test_a_manager_killed_in_the_middle_goes_on_where_it_was(tmp_path, lines):
     assert len(having(registry)) == 6
 
 
+def test_an_outcome_among_many_devices_writes_only_what_it_changes(tmp_path):
+    registry = a_fleet(tmp_path, 200)
+    plan = a_plan(registry, canary=Count(200), gate=Gate(min_completed=200))
+    journal.begin(registry, plan, at_ms=NOW)
+    before = registry._database.connection.total_changes
+
+    says(registry, plan.waves[0][7], "succeeded", NOW + 1)
+
+    assert registry._database.connection.total_changes - before == 3  # log, member, rollout
+    registry.close()
+    reopened = open_registry(tmp_path / "registry.db", create=False)
+    state = journal.load(reopened, "rollout-1")
+    assert state.of_wave().succeeded == 1
+    assert state == journal.replay(reopened, "rollout-1")
+
+
+def test_a_state_that_was_held_goes_with_the_transaction_that_is_undone(tmp_path):
+    registry = a_fleet(tmp_path, 3)
+    plan = a_plan(registry, canary=Count(3))
+    other, again = (a_plan(registry, "rollout-2", canary=Count(n)) for n in (1, 3))
+    begun = journal.begin(registry, plan, at_ms=NOW)
+
+    def cut_short(act):
+        with registry.transaction():
+            act()
+            raise KeyboardInterrupt
+
+    def undone(act):
+        with pytest.raises(KeyboardInterrupt):
+            cut_short(act)
+
+    undone(lambda: says(registry, device_id(0), "failed_rolled_back", NOW + 1))
+    assert journal.load(registry, "rollout-1") == begun
+    says(registry, device_id(1), "succeeded", NOW + 2)
+    state = journal.load(registry, "rollout-1")
+    assert [str(m.standing) for m in state.members.values()].count("asked") == 2
+    assert state == journal.replay(registry, "rollout-1")
+
+    stop = AbortAsked(why="no", revert=True, at_ms=NOW + 3)
+    journal.advance(registry, "rollout-1", [stop], at_ms=NOW + 3)
+    undone(lambda: journal.begin(registry, other, at_ms=NOW + 4))
+    assert journal.begin(registry, again, at_ms=NOW + 5).plan == again
+
+
 def test_the_plan_in_the_registry_is_readable_json(tmp_path):
     registry = a_fleet(tmp_path, 1)
     journal.begin(registry, a_plan(registry), at_ms=NOW)
 
     row = registry.rollouts.find("rollout-1")
 
-    assert msgspec.json.decode(row.plan)["v"] == 1
-    assert msgspec.json.decode(row.state)["phase"] == {"type": "Asking", "since_ms": NOW}
+    assert msgspec.json.decode(registry.rollouts.plan("rollout-1"))["v"] == 1
+    assert msgspec.json.decode(row.phase) == {"type": "Asking", "since_ms": NOW}
     assert (row.slot, row.release, row.status, row.active) == (
         "motion",
         NEXT_DIGEST,
