@@ -49,6 +49,8 @@ from agent.contract.messages import (
     Event,
     Fresh,
     FreshRequest,
+    Grant,
+    GrantRequest,
     Histogram,
     Inventory,
     ManagerPresence,
@@ -113,6 +115,8 @@ SAMPLES: tuple[Versioned, ...] = (
     MetaBundle(files={"timestamp.json": b"{}"}),
     ChunkRefusal(a=DIGEST, why="gone"),
     ChunkRequest(a=DIGEST, r=((0, 1),)),
+    GrantRequest(a=DIGEST),
+    Grant(device="d-1", a=DIGEST, url="https://f", issued_ms=1, expires_ms=2),
     ChunkRequest(a=DIGEST, g=True, heard=7, r=((7, 1),)),
     ManagerPresence(s="online", epoch=1),
     EnrolRequest(
