@@ -1,6 +1,10 @@
 """A whole manager's home in a temporary folder, and devices that talk to it without a broker."""
 
 import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 from nacl.signing import SigningKey
@@ -11,12 +15,15 @@ from agent.contract.messages import EnrolmentFile
 from agent.contract.topics import Address
 from agent.identity.device_key import DeviceKey
 from agent.identity.enrol import build_request
+from fleet.api.app import make_app
+from fleet.api.socket import SocketServer
 from fleet.config import FleetConfig
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer
 from fleet.service import inbox, membership
 from fleet.service.desk import Desk, open_desk
 from fleet.service.founding import Ports, found_dev
+from fleet.service.loop import RunningManager
 from fleet.service.views import TokenWish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +35,29 @@ def make_home(tmp_path: Path) -> FleetConfig:
     return found_dev(
         tmp_path / "home", "demo", kind="embedded", ports=Ports(devices=1, enrolment=1)
     )
+
+
+@contextmanager
+def serving(config: FleetConfig) -> Iterator[RunningManager]:
+    """Run a manager with its door; there need be no broker."""
+    opened: Future[RunningManager] = Future()
+
+    def serve() -> None:
+        manager = RunningManager(config)
+        server = SocketServer(config.socket, make_app(manager.ask))
+        server.start()
+        opened.set_result(manager)
+        try:
+            manager.run()
+        finally:
+            server.stop()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    manager = opened.result(timeout=20)
+    yield manager
+    manager.stop()
+    thread.join(timeout=20)
 
 
 def make_desk(tmp_path: Path) -> Desk:

@@ -41,6 +41,7 @@ from agent.contract.messages import (
     TaskAnswer,
     Telemetry,
 )
+from agent.contract.sealing import wrap_key
 from agent.contract.topics import (
     ACK,
     ARTIFACT_REQUEST,
@@ -127,6 +128,7 @@ class SmallManager:
         self.epoch = 1
         self.acknowledges = True
         self.assignments: dict[str, bytes] = {}
+        self.content_keys: dict[str, bytes] = {}
         self._sequence = 0
         self._outgoing: list[Message] = []
         self._lock = threading.Lock()
@@ -193,12 +195,20 @@ class SmallManager:
         *,
         only_manifest: bool = False,
         earlier: Sequence[Earlier] | None = None,
+        encrypt: bool = False,
     ) -> BuiltRelease:
         """Sign a release into the repository and keep its artifacts."""
         named = msgspec_replace(placement, head=find_head(model))
         built = build_release(
-            model, named, golden_inputs=None, metrics={}, now_ms=now_ms(), earlier=earlier
+            model,
+            named,
+            golden_inputs=None,
+            metrics={},
+            now_ms=now_ms(),
+            earlier=earlier,
+            encrypt=encrypt,
         )
+        self.content_keys |= built.keys
         if not only_manifest:
             for content in built.artifacts.values():
                 self.artifacts.put(content)
@@ -233,6 +243,10 @@ class SmallManager:
             slots=slots,
             issued_ms=now_ms(),
             expires_ms=now_ms() + 7 * DAY_MS,
+            keys={
+                digest: wrap_key(key, self.devices[device])
+                for digest, key in self.content_keys.items()
+            },
         )
         payload = sign_assignment(
             self.keys.director, assignment, authority=authority, now_ms=now_ms()

@@ -23,7 +23,7 @@ class AcceptedAssignment(Versioned, frozen=True, kw_only=True):
     """``accepted.json``: the newest assignment that was believed, and what it wishes.
 
     Attributes:
-        keys: Sealed content keys by artifact digest, the newest first.
+        keys: Sealed content keys as in the assignment, the newest first.
 
     """
 

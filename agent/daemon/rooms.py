@@ -13,6 +13,7 @@ from agent.contract.codec import encode
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Assigned, Telemetry
 from agent.contract.sealing import unwrap_key
+from agent.contract.sources import full_source
 from agent.daemon import (
     desired,
     evaluating,
@@ -427,7 +428,7 @@ class Rooms:
         self.children.rebuild(artifact, source, key)
 
     def _opened_key(self, artifact: Artifact) -> bytes:
-        box = self.desired.keys.get(artifact.digest)
+        box = self.desired.keys.get(full_source(artifact).digest)
         if box is None:
             raise NoContentKeyError(
                 f"no assignment brought the key of encrypted artifact {artifact.digest[:16]}"

@@ -147,12 +147,13 @@ class Transfers:
             return
         if isinstance(answer, AgentError):
             why = str(answer)
+            if isinstance(answer, _OF_THE_KEY):
+                log.warning(event("locked", source=source.digest[:16], code=answer.code, why=why))
+                self._locked(digest, answer)
+                return
             log.warning(
                 event("source-refused", source=source.digest[:16], kind=source.kind, why=why)
             )
-            if isinstance(answer, _OF_THE_KEY):
-                self._locked(digest, answer)
-                return
             self._reasons[digest] = answer
             self._refuse(source)
         with suppress(StoreError):  # what stays is evicted with what no release needs

@@ -126,6 +126,10 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
         content = await run_in_threadpool(releases.download, artifacts, digest)
         return Response(content, media_type="application/octet-stream")
 
+    @app.get("/api/v1/content-keys/{digest}")
+    async def content_key(digest: str) -> Response:
+        return await _answer(ask, lambda desk: contents.show_key(desk, digest))
+
     @app.put("/api/v1/artifacts/{digest}")
     async def upload(digest: str, request: Request) -> Response:
         content = await _read(request, MAX_ARTIFACT_BYTES)

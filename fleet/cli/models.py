@@ -15,7 +15,7 @@ from fleet.cli.output import (
     table,
     with_manager,
 )
-from fleet.cli.publishing import publish_described, publish_signed
+from fleet.cli.publishing import encrypt_option, publish_described, publish_signed
 from fleet.config import FleetConfig
 from fleet.service.views import ReleaseView
 
@@ -39,6 +39,7 @@ def model() -> None:
     help="Signs: file:PATH or command:PROGRAM ARG…; repeatable. A development fleet takes "
     "its own targets key.",
 )
+@encrypt_option
 @passphrase_option
 @home_option
 @output_option
@@ -47,6 +48,7 @@ def publish(
     description: Path | None,
     version: str | None,
     key: tuple[str, ...],
+    encrypt: bool | None,
     passphrase_file: Path | None,
     home: Path,
     output: str,
@@ -71,11 +73,14 @@ def publish(
                 views.append(publish_signed(client, file))
                 continue
             described = read_described(file, description)
-            views.append(publish_described(config, client, described, version, signers))
+            views.append(
+                publish_described(config, client, described, version, signers, encrypt=encrypt)
+            )
 
     def text() -> None:
         for view in views:
-            click.echo(f"published {view.name} ({view.size} bytes, counter {view.counter})")
+            how = ", encrypted" if view.encrypted else ""
+            click.echo(f"published {view.name} ({view.size} bytes, counter {view.counter}{how})")
             click.echo(f"  digest {view.digest}")
             click.echo(f"  next: fieldfare rollout create {view.family}/{view.version}")
 

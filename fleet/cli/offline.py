@@ -14,6 +14,7 @@ import msgspec
 from fleet.cli.client import ManagerClient
 from fleet.cli.keyring import open_signers, passphrase_option
 from fleet.cli.output import tell, with_manager
+from fleet.cli.publishing import encrypt_option
 from fleet.cli.withdrawing import model
 from fleet.errors import ConfigError
 from fleet.service.views import TargetsView
@@ -57,6 +58,7 @@ def basis(client: ManagerClient, output: str, file: Path) -> None:
     help="TOML or JSON that describes the model; default: the file beside it.",
 )
 @click.option("--version", help="Name within the family; default: v and the counter.")
+@encrypt_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def sign(
     file: Path,
@@ -66,6 +68,7 @@ def sign(
     out: Path,
     description: Path | None,
     version: str | None,
+    encrypt: bool | None,
     yes: bool,
 ) -> None:
     """Admit the model FILE and sign its release, without any manager.
@@ -76,18 +79,22 @@ def sign(
     """
     from fleet.cli.publishing import write_signed
     from fleet.service.basis import describe_basis
-    from fleet.service.publication import read_described, sign_release
+    from fleet.service.publication import is_encrypted, read_described, sign_release
 
     held, described = _read_basis(basis_file), read_described(file, description)
     for line in describe_basis(held, described.slot):
         tell(line)
+    encrypted = is_encrypted(described, held, encrypt)
+    tell(f"the release is {'encrypted' if encrypted else 'not encrypted'}")
     if not yes:
         click.confirm("Sign upon this?", abort=True)
     signers = open_signers(key, passphrase_file, dev=False)
-    built, publication = sign_release(described, held, signers, version=version)
+    built, publication = sign_release(described, held, signers, version=version, encrypt=encrypted)
     write_signed(out, built, publication)
     release = built.release
     click.echo(f"signed {release.target}, counter {release.counter}, by role {publication.role}")
+    if publication.keys:
+        click.echo(f"{out} holds the content keys: carry it like a secret, then delete it")
     click.echo(f"wrote {out}; next, at the manager: fieldfare model publish {out}")
 
 

@@ -6,17 +6,21 @@ Rule 3: deltas are made here, from what devices run; what the manager hands out 
         counts only with the digest by which it was asked for.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import click
 import msgspec
 
-from agent.contract.manifest import decode_release
+from agent.contract.manifest import Artifact, decode_release
+from agent.contract.sources import full_source
 from fleet.cli.client import ManagerClient, RefusedByManagerError, path_of
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, ConflictError, NotFoundError, RefusedError
-from fleet.service.views import Publication, ReleaseView, TargetsView
+from fleet.service.views import ContentKeyView, Publication, ReleaseView, TargetsView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +34,24 @@ if TYPE_CHECKING:
 PUBLICATION_FILE: Final = "publication.json"
 
 
+def encrypt_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--encrypt/--no-encrypt``."""
+    return click.option(
+        "--encrypt/--no-encrypt",
+        default=None,
+        help="Let only devices that it is assigned to read model and golden vectors. Unsaid, "
+        "as the slot's newest release.",
+    )(command)
+
+
 def publish_described(
     config: FleetConfig,
     client: ManagerClient,
     described: "Described",
     version: str | None,
     signers: "Sequence[Signer]" = (),
+    *,
+    encrypt: bool | None = None,
 ) -> ReleaseView:
     """Build, sign, upload and publish one release.
 
@@ -45,6 +61,7 @@ def publish_described(
         described: The model.
         version: Its name within the family; None takes ``v`` and the counter.
         signers: Keys that sign it; none takes the targets key of a development fleet.
+        encrypt: As for ``sign_release``.
 
     Raises:
         AdmissionError: The model cannot become a release.
@@ -61,7 +78,9 @@ def publish_described(
     chosen = signers or load_targets_keys(config.keys, "", dev=config.dev)[:1]
     targets = client.get("/targets", TargetsView)
     earlier = _earlier(client, targets.in_use.get(described.slot, ()))
-    built, publication = sign_release(described, targets, chosen, version=version, earlier=earlier)
+    built, publication = sign_release(
+        described, targets, chosen, version=version, earlier=earlier, encrypt=encrypt
+    )
     for digest, content in built.artifacts.items():
         client.put(f"/artifacts/{digest}", content)
     return client.post("/releases", publication, ReleaseView)
@@ -70,13 +89,15 @@ def publish_described(
 def write_signed(folder: Path, built: "BuiltRelease", publication: Publication) -> None:
     """Write a signed release for ``publish_signed``: publication.json, and artifacts by digest.
 
+    The folder is for its owner only: of an encrypted release it holds the keys.
+
     Raises:
         ConflictError: The folder exists.
         ConfigError: It cannot be written.
 
     """
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, mode=0o700)
         for digest, content in built.artifacts.items():
             (folder / digest).write_bytes(content)
         (folder / PUBLICATION_FILE).write_bytes(msgspec.json.encode(publication))
@@ -115,13 +136,23 @@ def _earlier(client: ManagerClient, in_use: tuple[str, ...]) -> "tuple[Earlier, 
         try:
             release = decode_release(_bytes(client, digest))
             model, golden = release.variants[0].model, release.golden
-            found.append(
-                Earlier(model=_bytes(client, model.digest), golden=_bytes(client, golden.digest))
-            )
+            found.append(Earlier(model=_contents(client, model), golden=_contents(client, golden)))
         except RefusedByManagerError as why:
             if why.problem.code != NotFoundError.code:
                 raise
     return tuple(found)
+
+
+def _contents(client: ManagerClient, artifact: Artifact) -> bytes:
+    """Return the bytes of an artifact, opened here where it is encrypted."""
+    if not artifact.encrypted:
+        return _bytes(client, artifact.digest)
+    from agent.contract.expand import expand_source
+
+    source = full_source(artifact)
+    sealed = BytesIO(_bytes(client, source.digest))
+    key = client.get(path_of("content-keys", source.digest), ContentKeyView).key
+    return b"".join(expand_source(source.kind, sealed, None, artifact.size, key))
 
 
 def _bytes(client: ManagerClient, digest: str) -> bytes:

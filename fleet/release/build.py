@@ -14,6 +14,7 @@ from agent.contract.manifest import (
     describe_artifact,
     encode_release,
 )
+from agent.contract.sources import full_source
 from agent.errors import MalformedError
 from fleet.errors import AdmissionError
 from fleet.release.admit import Admitted, admit_onnx
@@ -34,7 +35,8 @@ class BuiltRelease:
         digest: SHA-256 of ``manifest``, hex.
         artifacts: Bytes by SHA-256: the model, the golden vectors, and their sources; of an
             encrypted release the sealed sources only.
-        keys: Of an encrypted release, the content key of each artifact by its digest. Secret.
+        keys: Of an encrypted release, the content key of each artifact by the digest of its
+            full sealed stream. Secret.
 
     """
 
@@ -153,7 +155,9 @@ def build_release(
         manifest, digest = encode_release(release)
     except (ValueError, MalformedError) as why:
         raise AdmissionError(f"the release cannot be described: {why}") from why
-    keys = {o.artifact.digest: o.key for o in (of_model, of_golden) if o.key is not None}
+    keys = {
+        full_source(o.artifact).digest: o.key for o in (of_model, of_golden) if o.key is not None
+    }
     return BuiltRelease(
         release=release,
         manifest=manifest,

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from agent.contract.checkup import Check, Checkup, check_proxies, check_space, doubt, ill, well
+from agent.contract.sources import full_source
 from fleet.config import FleetConfig
 from fleet.errors import FleetError
 from fleet.registry.artifacts import Artifacts
+from fleet.registry.content_keys import ContentKeys
 from fleet.registry.database import Database
 from fleet.registry.schema import STEPS, refuse_newer, version_of
 from fleet.registry.sqlite import Registry
@@ -195,7 +197,7 @@ def _registry(registry: Registry, config: FleetConfig) -> Iterator[Check]:
         )
     else:
         yield well("registry", f"{registry.events.head()[0]} events, their chain holds")
-    yield _artifacts(registry, Artifacts(config.artifacts))
+    yield _artifacts(registry, Artifacts(config.artifacts), ContentKeys(config.content_keys))
     apart = [d for d in registry.devices.listing() if d.quarantined_why is not None]
     if apart:
         yield doubt(
@@ -205,15 +207,22 @@ def _registry(registry: Registry, config: FleetConfig) -> Iterator[Check]:
         )
 
 
-def _artifacts(registry: Registry, kept: Artifacts) -> Check:
+def _artifacts(registry: Registry, kept: Artifacts, keys: ContentKeys) -> Check:
     releases = registry.models.listing()
     for published in releases:
+        named = f"{published.release.family}/{published.release.version}"
         for artifact in published.release.artifacts:
-            if not kept.has(artifact.digest):
-                named = f"{published.release.family}/{published.release.version}"
+            needed = full_source(artifact) if artifact.encrypted else artifact
+            if artifact.encrypted and not keys.has(needed.digest):
                 return ill(
                     "artifacts",
-                    f"{named} has lost artifact {artifact.digest[:16]}, so no device can fetch it: "
-                    f"restore artifacts/{artifact.digest} from a backup",
+                    f"{named} has lost the content key of stream {needed.digest[:16]}, so no new "
+                    f"device can run it: restore content-keys/{needed.digest} from a backup",
+                )
+            if not kept.has(needed.digest):
+                return ill(
+                    "artifacts",
+                    f"{named} has lost artifact {needed.digest[:16]}, so no device can fetch it: "
+                    f"restore artifacts/{needed.digest} from a backup",
                 )
     return well("artifacts", f"everything behind {len(releases)} releases is here")

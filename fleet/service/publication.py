@@ -124,6 +124,7 @@ def sign_release(
     *,
     version: str | None,
     earlier: Sequence[Earlier] = (),
+    encrypt: bool | None = None,
     now: datetime | None = None,
 ) -> tuple[BuiltRelease, Publication]:
     """Build a release and sign the targets metadata that holds it.
@@ -134,6 +135,8 @@ def sign_release(
         signers: Keys of the role that the family belongs to: targets, or its owners'.
         version: Its name within the family; None takes ``v`` and the counter.
         earlier: What devices may have already; deltas are made from it.
+        encrypt: Let only the devices that it is assigned to read it; None does as the slot's
+            newest release did.
         now: Aware datetime; None is the wall clock.
 
     Raises:
@@ -163,9 +166,16 @@ def sign_release(
         metrics=text.metrics,
         now_ms=int(now.timestamp() * 1000),
         earlier=earlier,
+        encrypt=is_encrypted(described, targets, encrypt),
     )
     role, signed = _sign_metadata(targets, {built.release.target: built.manifest}, signers, now=now)
-    return built, Publication(targets=signed, manifest=built.manifest, role=role)
+    publication = Publication(targets=signed, manifest=built.manifest, role=role, keys=built.keys)
+    return built, publication
+
+
+def is_encrypted(described: Described, targets: TargetsView, wish: bool | None) -> bool:  # noqa: FBT001 - what the option says, or nothing
+    """Return whether a release is to be encrypted; unsaid, as the slot's newest one is."""
+    return described.slot in targets.encrypted if wish is None else wish
 
 
 def _sign_metadata(

@@ -12,6 +12,7 @@ from agent.contract.manifest import decode_release
 from fleet.errors import NotFoundError, RefusedError
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.models import Published
+from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.views import Publication, ReleaseView, TargetsView
 
@@ -33,6 +34,7 @@ def targets(desk: Desk) -> TargetsView:
         versions={name.removesuffix(".json"): m.version for name, m in held.snapshot.meta.items()},
         next_counters={slot: models.next_counter(slot) for slot in slots},
         in_use={slot: tuple(sorted(found)) for slot, found in in_use.items()},
+        encrypted=tuple(sorted(s for s in slots if _is_encrypted(models.newest(s)))),
     )
 
 
@@ -75,6 +77,7 @@ def publish(desk: Desk, publication: Publication) -> ReleaseView:
     missing = [a.digest for a in release.files if not desk.artifacts.has(a.digest)]
     if missing:
         raise RefusedError(f"artifact {missing[0]} of {release.target} was not uploaded")
+    contents.take_in(desk, release, publication)
     desk.artifacts.put(publication.manifest)
     now = datetime.fromtimestamp(desk.now_ms() / 1000, UTC)
     files = {release.target: publication.manifest}
@@ -139,4 +142,9 @@ def view(desk: Desk, published: Published) -> ReleaseView:
         rounds=release.lineage.rounds,
         metrics=release.metrics,
         withdrawn=desk.repository.target(release.target) is None,
+        encrypted=_is_encrypted(published),
     )
+
+
+def _is_encrypted(published: Published | None) -> bool:
+    return published is not None and any(a.encrypted for a in published.release.artifacts)

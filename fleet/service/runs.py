@@ -25,6 +25,7 @@ from fleet.rollout.selector import parse_selector, select
 from fleet.rounds.cohort import better
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
 from fleet.rounds.engine import RunPlan, RunState, Training
+from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
 from fleet.service.views import CandidateView, JudgedView, RunView, RunWish
@@ -125,14 +126,14 @@ def candidate(desk: Desk, run: str) -> CandidateView:
         raise ConflictError(f"{run} has no candidate: it is {view.status}")
     parent = desk.registry.models.require(plan.backbone)
     release, place = parent.release, _head_of(parent)
-    running = desk.artifacts.read(release.variants[0].model.digest)
+    running = contents.read(desk, release.variants[0].model)
     return CandidateView(
         run=run,
         slot=plan.slot,
         family=release.family,
         parent=parent.digest,
         parent_manifest=parent.manifest,
-        parent_golden=desk.artifacts.read(release.golden.digest),
+        parent_golden=contents.read(desk, release.golden),
         model=with_head(running, place, head.weight, head.bias),
         rounds=view.rounds_completed,
         cohort=plan.participants,
@@ -242,7 +243,7 @@ def _conductor(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
         put=lambda word: desk.heard(plan.run, word),
     )
     parent = desk.registry.models.require(plan.backbone)
-    model = desk.artifacts.read(parent.release.variants[0].model.digest)
+    model = contents.read(desk, parent.release.variants[0].model)
     weight, bias = read_head(model, _head_of(parent))
     return Conductor(plan, HeadArrays(weight=weight, bias=bias), doors, history)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from agent.contract.manifest import Name, Text
+from agent.contract.limits import MAX_CONTENT_KEYS
+from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Count, Finding, Hex64, Quality
 
 Days = 86_400
@@ -18,16 +19,16 @@ class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asks for an enrolment token; ``approval`` is auto or manual.
 
     ``devices`` are the public keys of the only devices that it is for; none is any device.
-    """
     ``wss`` is for devices that reach the broker over WebSocket only.
+    """
 
     group: Name = "default"
     uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
     lifetime_seconds: Annotated[int, Meta(ge=1, le=365 * Days)] = Days
     approval: Annotated[str, Meta(pattern=r"^(auto|manual)$")] = "auto"
     devices: Annotated[tuple[Hex64, ...], Meta(max_length=100_000)] = ()
-
     wss: bool = False
+
 
 class TokenView(Struct, frozen=True, kw_only=True):
     """One token; its secret seed is never stored, so it cannot be shown."""
@@ -133,6 +134,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     rounds: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     withdrawn: bool = False
+    encrypted: bool = False
 
 
 class TargetsView(Struct, frozen=True, kw_only=True):
@@ -154,6 +156,8 @@ class TargetsView(Struct, frozen=True, kw_only=True):
     in_use: dict[str, tuple[str, ...]]
     """Manifest digests by slot that some device is wanted to run: what a release that
     replaces them lists in ``rollback_to``."""
+    encrypted: tuple[str, ...] = ()
+    """Slots whose newest release is encrypted: the next one is too, unless said otherwise."""
 
 
 class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,12 +166,29 @@ class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Attributes:
         targets: Metadata of ``role`` that names the manifest.
         role: ``targets``, or the role that the family is delegated to.
+        keys: Of an encrypted release, the content key of each artifact by the digest of its
+            full sealed stream. Secret.
 
     """
 
     targets: bytes
     manifest: bytes
     role: Text = "targets"
+    keys: Annotated[dict[Digest, bytes], Meta(max_length=MAX_CONTENT_KEYS)] = field(
+        default_factory=dict
+    )
+
+
+class ContentKeyView(Struct, frozen=True, kw_only=True):
+    """What opens the sealed streams of one artifact. Secret.
+
+    Attributes:
+        stream: Digest of the one without a base.
+
+    """
+
+    stream: Digest
+    key: bytes
 
 
 class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

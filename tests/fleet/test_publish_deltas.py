@@ -1,17 +1,12 @@
 """What the next release looks like where devices run the one before: the CLI and a manager."""
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.contract.manifest import Release, decode_release
-from fleet.api.app import make_app
-from fleet.api.socket import SocketServer
 from fleet.cli.client import ManagerClient, RefusedByManagerError
 from fleet.cli.publishing import publish_described
 from fleet.config import FleetConfig
@@ -23,29 +18,7 @@ from fleet.service import releases
 from fleet.service.desk import Desk
 from fleet.service.loop import RunningManager
 from fleet.service.publication import Described, read_described
-from tests.manager_home import MODEL, make_home
-
-
-@contextmanager
-def serving(config: FleetConfig) -> Iterator[RunningManager]:
-    opened: Future[RunningManager] = Future()
-
-    def serve() -> None:
-        manager = RunningManager(config)
-        server = SocketServer(config.socket, make_app(manager.ask))
-        server.start()
-        opened.set_result(manager)
-        try:
-            manager.run()
-        finally:
-            server.stop()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    manager = opened.result(timeout=20)
-    yield manager
-    manager.stop()
-    thread.join(timeout=20)
+from tests.manager_home import MODEL, make_home, serving
 
 
 class Fleet:
