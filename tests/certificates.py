@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from fleet.ingest import tls
+from fleet.ingest.authority import common_name
 from fleet.ingest.tls import create_dev_tls
 
 HOUR = timedelta(hours=1)
@@ -26,7 +27,7 @@ def make_certificates(
     now = datetime.now(UTC)
     server = (
         x509.CertificateBuilder()
-        .subject_name(tls._name("a broker"))
+        .subject_name(common_name("a broker"))
         .issuer_name(ca.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())

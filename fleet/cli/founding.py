@@ -16,6 +16,7 @@ from fleet.cli.keyring import read_passphrase
 from fleet.cli.log_lines import log_events
 from fleet.cli.output import home_option
 from fleet.cli.proposing import read_file
+from fleet.cli.rotate_ca import rotate_ca
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, UnreachableError
 from fleet.service.desk import Ask
@@ -197,6 +198,7 @@ def run_broker(home: Path) -> None:
 
 
 broker.add_command(setup)
+broker.add_command(rotate_ca)
 
 
 def _run_embedded(config: FleetConfig) -> None:

@@ -313,7 +313,7 @@ class BrokerLink:
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.address.secure:
-            context = ssl.create_default_context(cadata=self._connection.ca or None)
+            context = ssl.create_default_context(cadata=self._connection.believed or None)
             context.sslsocket_class = _TlsSocket
             client.tls_set_context(context)
         if self._will is not None:

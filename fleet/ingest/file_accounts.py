@@ -50,7 +50,7 @@ class FileAccounts:
             address=address.host,
             port=address.port,
             name=address.host if address.secure else "",
-            ca=connection.ca,
+            ca=connection.believed,
         )
 
     def grant(self, device: str) -> str:

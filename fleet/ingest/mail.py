@@ -1,6 +1,7 @@
 """What passes between the manager and its broker: values only."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.proxy import STRAIGHT, Proxies
@@ -14,7 +15,8 @@ class Connection:
 
     Attributes:
         url: ``mqtt://host:port``, ``mqtts://host:port`` or ``wss://host:port/path``.
-        ca: PEM text of the only authority believed; empty uses the system's.
+        ca: PEM text of the only authorities believed; empty uses the system's.
+        ca_file: Where they are read anew at each attempt, instead of ``ca``.
         longest_wait_seconds: Ceiling of the jittered wait between attempts.
         proxies: What may be between.
 
@@ -25,6 +27,7 @@ class Connection:
 
     url: str
     ca: str = field(default="", repr=False)
+    ca_file: Path | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     client_id: str
@@ -39,6 +42,14 @@ class Connection:
             BrokerUrl.parse(self.url)
         except MalformedError as why:
             raise ConfigError(str(why)) from why
+
+    @property
+    def believed(self) -> str:
+        """The authorities believed now; empty for the system's."""
+        try:
+            return self.ca if self.ca_file is None else self.ca_file.read_text()
+        except FileNotFoundError:
+            return ""
 
     @property
     def address(self) -> BrokerUrl:

@@ -293,13 +293,14 @@ def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
     password = config.secret(secret)
     return Connection(
         url=config.broker.url,
-        ca=config.broker_ca(),
+        ca_file=config.broker_folder / "ca.pem",
         username=user if password else None,
         password=password,
         client_id=user,
+        proxies=config.broker.proxies(os.environ),
     )
 
 
-        proxies=config.broker.proxies(os.environ),
 def _presence(desk: Desk, s: str) -> bytes:
-    return encode(ManagerPresence(s=s, epoch=desk.epoch))
+    served = s == "online" and bool(desk.config.downloads.url)
+    return encode(ManagerPresence(s=s, epoch=desk.epoch, downloads=served))
