@@ -4,13 +4,12 @@ Rule 1: ``fleet.toml`` in the manager's home is read once; an unknown key is an 
 Rule 2: secrets are never in it; they lie in files of their own, readable by the owner.
 """
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Self
 from urllib.parse import urlsplit
 
 from agent.contract.broker_url import BrokerUrl
@@ -19,6 +18,7 @@ from agent.contract.limits import NAME, PROTOCOL
 from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
 from fleet.errors import ConfigError, NewerStateError
+from fleet.settings_file import settings, toml_text
 
 DEFAULT_HOME = Path("fieldfare-home")
 SCHEMA_VERSION = 1
@@ -137,6 +137,29 @@ class DownloadsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """``[retention]``: how long the manager keeps what only grows; 0 keeps it for ever.
+
+    Attributes:
+        events_days: Entries of the event log move to files in ``archive/`` after this.
+        runs_days: The weights of a run that has ended can be published for so long.
+        artifacts_days: Files that nobody needs are removed when they are older than this.
+        reserve_mb: Uploads, backups and archives leave so much of the disk free.
+
+    """
+
+    events_days: int = 365
+    runs_days: int = 90
+    artifacts_days: int = 7
+    reserve_mb: int = 256
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if getattr(self, f.name) < 0:
+                raise ConfigError(f"retention.{f.name} {getattr(self, f.name)} is below 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetConfig:
     """One manager's settings.
 
@@ -148,6 +171,7 @@ class FleetConfig:
         dev: A development fleet: its keys have no passphrase and all lie here.
         broker: See ``BrokerConfig``.
         downloads: See ``DownloadsConfig``.
+        retention: See ``RetentionConfig``.
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
@@ -163,6 +187,7 @@ class FleetConfig:
     dev: bool = False
     broker: BrokerConfig
     downloads: DownloadsConfig = DownloadsConfig()
+    retention: RetentionConfig = RetentionConfig()
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
     task_seconds: int = 120
@@ -202,6 +227,11 @@ class FleetConfig:
     def artifacts(self) -> Path:
         """Bytes behind releases, by digest."""
         return self.home / "artifacts"
+
+    @property
+    def archive(self) -> Path:
+        """Entries of the event log that the database no longer holds."""
+        return self.home / "archive"
 
     @property
     def content_keys(self) -> Path:
@@ -265,13 +295,15 @@ class FleetConfig:
         if version != SCHEMA_VERSION:
             raise ConfigError(f"{path} has version {version}; this program knows {SCHEMA_VERSION}")
         try:
-            broker = BrokerConfig(**_known(BrokerConfig, table.pop("broker", {}), "broker.", path))
-            served = _known(DownloadsConfig, table.pop("downloads", {}), "downloads.", path)
+            broker = settings(BrokerConfig, table.pop("broker", {}), "broker.", path)
+            served = settings(DownloadsConfig, table.pop("downloads", {}), "downloads.", path)
+            kept = settings(RetentionConfig, table.pop("retention", {}), "retention.", path)
             return cls(
                 home=home.resolve(),
-                broker=broker,
+                broker=BrokerConfig(**broker),
                 downloads=DownloadsConfig(**served),
-                **_known(cls, table, "", path),
+                retention=RetentionConfig(**kept),
+                **settings(cls, table, "", path),
             )
         except TypeError as why:
             raise ConfigError(f"{path}: {why}") from why
@@ -283,19 +315,17 @@ class FleetConfig:
         for name in ("fleet", "prefix", "manager", "dev", *_NUMBERS):
             value = getattr(self, name)
             if name in {"fleet", "manager"} or value != defaults[name]:
-                lines.append(f"{name} = {_toml(value)}")
+                lines.append(f"{name} = {toml_text(value)}")
         lines += ["", "[broker]"]
         for f in fields(BrokerConfig):
             value = getattr(self.broker, f.name)
             if value != "":
-                lines.append(f"{f.name} = {_toml(value)}")
-        if self.downloads.url:
-            chosen = (
-                (f.name, getattr(self.downloads, f.name), f.default)
-                for f in fields(DownloadsConfig)
-            )
-            lines += ["", "[downloads]"]
-            lines += [f"{name} = {_toml(value)}" for name, value, usual in chosen if value != usual]
+                lines.append(f"{f.name} = {toml_text(value)}")
+        for table, held in (("downloads", self.downloads), ("retention", self.retention)):
+            chosen = [f for f in fields(held) if getattr(held, f.name) != f.default]
+            if chosen:
+                lines += ["", f"[{table}]"]
+                lines += [f"{f.name} = {toml_text(getattr(held, f.name))}" for f in chosen]
         return "\n".join(lines) + "\n"
 
 
@@ -308,38 +338,6 @@ _NUMBERS = (
 )
 
 
-_TABLES = frozenset({"home", "broker", "downloads"})
-"""Settings of a manager that are no plain values of its own table."""
-
-
 def default_home() -> Path:
     """Return ``FIELDFARE_HOME`` or ``./fieldfare-home``: the one environment look-up."""
     return Path(os.environ.get("FIELDFARE_HOME", DEFAULT_HOME))
-
-
-def _toml(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value)
-        case _:
-            return str(value)
-
-
-def _known(shape: type, table: Any, prefix: str, path: Path) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: [{prefix.rstrip('.')}] is not a table")
-    hints = get_type_hints(shape)
-    known = {f.name: hints[f.name] for f in fields(shape) if f.name not in _TABLES}
-    for key, value in table.items():
-        if key not in known:
-            raise ConfigError(
-                f"{path}: unknown setting {prefix}{key}; known are {', '.join(sorted(known))}"
-            )
-        wanted = known[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        good = number if wanted is float else type(value) is wanted
-        if not good:
-            raise ConfigError(f"{path}: {prefix}{key} = {value!r} is not a {wanted.__name__}")
-    return table

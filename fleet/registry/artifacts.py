@@ -4,16 +4,17 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from io import FileIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Final
+from typing import IO, Final
 
 from agent.contract.limits import DIGEST_PATTERN
-from fleet.errors import NotFoundError, RegistryError
+from fleet.errors import NotFoundError, RefusedError, RegistryError
 
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
+_UNFINISHED: Final = ".new-"
 
 
 class Artifacts:
@@ -30,14 +31,29 @@ class Artifacts:
 
         """
         digest = sha256(content).hexdigest()
-        target = self.folder / digest
+        if not self.has(digest):
+            with self.receive(digest) as upload:
+                upload.write(content)
+        return digest
+
+    @contextmanager
+    def receive(self, digest: str) -> Iterator["Upload"]:
+        """Take the bytes of a digest piece by piece; they are kept once all came and fit it.
+
+        Raises:
+            NotFoundError: It is no digest.
+            RefusedError: The bytes are of another digest; nothing is kept.
+            RegistryError: The disk refuses; nothing is kept.
+
+        """
+        target = self._path(digest)
         with _named(target):
-            if target.exists():
-                return digest
             self.folder.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=self.folder, prefix=".new-", delete=False) as file:
+            with NamedTemporaryFile(dir=self.folder, prefix=_UNFINISHED, delete=False) as file:
                 try:
-                    file.write(content)
+                    upload = Upload(file, target)
+                    yield upload
+                    upload.require(digest)
                     file.flush()
                     os.fsync(file.fileno())
                     Path(file.name).replace(target)
@@ -49,7 +65,6 @@ class Artifacts:
                 os.fsync(opened)
             finally:
                 os.close(opened)
-        return digest
 
     def has(self, digest: str) -> bool:
         """Return whether the bytes of this digest are kept."""
@@ -100,6 +115,41 @@ class Artifacts:
             last = min(first + count, total)
             return total, [file.read(chunk_size) for _ in range(first, last)]
 
+    def check(self, digest: str) -> None:
+        """Read everything once, in pieces, against the digest.
+
+        Raises:
+            NotFoundError: They are not kept here.
+            RegistryError: The file is damaged.
+
+        """
+        path = self._kept(digest)
+        with _named(path), path.open("rb") as file:
+            found = file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise RegistryError(f"artifact {path} is damaged: restore it from a backup")
+
+    def older(self, before_ms: int) -> dict[str, int]:
+        """Return name and size of every file that is from before a moment.
+
+        Uploads that a crash cut off are among them.
+        """
+        found = {}
+        with _named(self.folder):
+            for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
+                if not _DIGEST.fullmatch(entry.name) and not entry.name.startswith(_UNFINISHED):
+                    continue
+                told = entry.stat(follow_symlinks=False)
+                if told.st_mtime_ns // 1_000_000 < before_ms:
+                    found[entry.name] = told.st_size
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file that ``older`` named; one that is gone is no error."""
+        path = self.folder / name
+        with _named(path):
+            path.unlink(missing_ok=True)
+
     def open(self, digest: str) -> FileIO:
         """Return the open file of this digest, for many reads; the caller closes it.
 
@@ -121,6 +171,35 @@ class Artifacts:
         if not path.is_file():
             raise NotFoundError(f"artifact {digest[:16]} is not kept here")
         return path
+
+
+class Upload:
+    """What came of an artifact so far."""
+
+    def __init__(self, file: IO[bytes], target: Path) -> None:
+        self._file, self._target, self._seen = file, target, sha256()
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RegistryError: The disk refuses.
+
+        """
+        with _named(self._target):
+            self._file.write(piece)
+        self._seen.update(piece)
+
+    def require(self, digest: str) -> None:
+        """Return if all bytes of a digest came.
+
+        Raises:
+            RefusedError: They are of another one.
+
+        """
+        found = self._seen.hexdigest()
+        if found != digest:
+            raise RefusedError(f"the uploaded bytes have digest {found}, not {digest}")
 
 
 @contextmanager

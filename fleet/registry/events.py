@@ -2,21 +2,28 @@
 
 Rule 1: ``digest`` is SHA-256 over the digest before it and the entry's canonical bytes,
         a JSON array of number, kind, subject, at_ms and the body's exact text.
-Rule 2: numbers have no holes; triggers in the file refuse to change or remove a row.
+Rule 2: numbers have no holes; triggers in the file refuse to change or remove a row, but
+        for the oldest ones once they lie in an archive (``archive``).
 Rule 3: a chain cannot show that its end was cut off: write ``head()`` down elsewhere.
 """
 
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
+from pathlib import Path
 
 import msgspec
 
 from fleet.errors import RegistryError
+from fleet.registry.archive import (
+    BEFORE_THE_FIRST,
+    Archive,
+    Entry,
+    chained,
+    check_archive,
+    write_archive,
+)
 from fleet.registry.database import Database, Value
-
-_BEFORE_THE_FIRST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,7 @@ class Events:
                 subject,
                 text,
                 at_ms,
-                _digest(before, (number, kind, subject, at_ms, text)),
+                chained(before, (number, kind, subject, at_ms, text)),
             )
             return number
 
@@ -97,31 +104,86 @@ class Events:
     def head(self) -> tuple[int, str]:
         """Return number and digest of the newest entry: what an auditor writes down."""
         row = self._database.row("SELECT number, digest FROM events ORDER BY number DESC LIMIT 1")
-        return (row["number"], row["digest"]) if row else (0, _BEFORE_THE_FIRST)
+        return (row["number"], row["digest"]) if row else self._begins()
 
-    def verify_chain(self) -> None:
-        """Recompute every digest.
+    def archives(self) -> list[Archive]:
+        """Return the files in which the beginning of the log lies, oldest first."""
+        rows = self._database.rows("SELECT * FROM event_archives ORDER BY last")
+        return [Archive(**{name: row[name] for name in row.keys()}) for row in rows]  # noqa: SIM118 - a row is no mapping
+
+    def older(self, before_ms: int, *, limit: int) -> int:
+        """Return how many of the oldest entries are from before a moment, at most ``limit``.
+
+        The first younger one ends the count, also where the clock was put back after it.
+        """
+        rows = self._database.rows("SELECT at_ms FROM events ORDER BY number LIMIT ?", limit)
+        return next((n for n, row in enumerate(rows) if row["at_ms"] >= before_ms), len(rows))
+
+    def archive(self, count: int, folder: Path, *, at_ms: int) -> Archive:
+        """Move the ``count`` oldest entries to a file.
+
+        Raises:
+            RegistryError: The disk refuses, or the chain of these entries does not hold.
+
+        """
+        with self._database.joined():
+            _, before = self._begins()
+            rows = self._database.rows("SELECT * FROM events ORDER BY number LIMIT ?", count)
+            if not rows:
+                raise RegistryError("the event log holds nothing that could be archived")
+            made = write_archive(
+                folder, [(_entry(row), row["digest"]) for row in rows], before, at_ms=at_ms
+            )
+            self._database.write(
+                "INSERT INTO event_archives (first, last, before, digest, name, sha256, at_ms) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                made.first,
+                made.last,
+                made.before,
+                made.digest,
+                made.name,
+                made.sha256,
+                made.at_ms,
+            )
+            self._database.write("DELETE FROM events WHERE number <= ?", made.last)
+            return made
+
+    def verify_chain(self, archives: Path | None = None) -> int:
+        """Recompute every digest; returns how many archives are not in their folder.
+
+        Args:
+            archives: Where they lie; None leaves them out.
 
         Raises:
             RegistryError: An entry was changed, removed or inserted; names its number.
 
         """
-        before, expected = _BEFORE_THE_FIRST, 1
+        before, expected, missing = BEFORE_THE_FIRST, 1, 0
+        for archive in self.archives():
+            if (archive.first, archive.before) != (expected, before):
+                raise RegistryError(f"the archive that begins with event {expected} is missing")
+            if archives is not None:
+                missing += not check_archive(archives, archive)
+            before, expected = archive.digest, archive.last + 1
         while rows := self._database.rows(
             "SELECT * FROM events WHERE number >= ? ORDER BY number LIMIT 1000", expected
         ):
             for row in rows:
                 if row["number"] != expected:
                     raise RegistryError(f"event {expected} is missing from the log")
-                entry = (expected, row["kind"], row["subject"], row["at_ms"], row["body"])
-                before = _digest(before, entry)
+                before = chained(before, _entry(row))
                 if before != row["digest"]:
                     raise RegistryError(f"event {expected} is not the one that was recorded")
                 expected += 1
+        return missing
+
+    def _begins(self) -> tuple[int, str]:
+        row = self._database.row("SELECT last, digest FROM event_archives ORDER BY last DESC")
+        return (row["last"], row["digest"]) if row else (0, BEFORE_THE_FIRST)
 
 
-def _digest(before: str, entry: tuple[int, str, str, int, str]) -> str:
-    return sha256(bytes.fromhex(before) + msgspec.json.encode(entry)).hexdigest()
+def _entry(row: sqlite3.Row) -> Entry:
+    return row["number"], row["kind"], row["subject"], row["at_ms"], row["body"]
 
 
 def _recorded(row: sqlite3.Row) -> Recorded:

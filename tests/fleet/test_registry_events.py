@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from fleet.errors import RegistryError
-from fleet.registry.events import _digest
+from fleet.registry.archive import chained
 from tests.small_fleet import NOW, new_registry
 
 
@@ -72,7 +72,7 @@ def test_a_log_that_was_tampered_with_names_the_first_wrong_entry(tmp_path, sql,
 def test_a_forger_of_one_entry_with_its_digest_is_found_at_the_next(tmp_path):
     registry = a_log(tmp_path)
     before = registry.events.read()[1].digest
-    forged = _digest(before, (3, "odd.number", "s-2", NOW, "{}"))
+    forged = chained(before, (3, "odd.number", "s-2", NOW, "{}"))
     for trigger in ("events_no_update", "events_no_delete"):
         registry._database.write(f"DROP TRIGGER {trigger}")
     registry._database.write("UPDATE events SET body = '{}', digest = ? WHERE number = 3", forged)
