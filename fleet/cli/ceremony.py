@@ -1,4 +1,4 @@
-"""``fieldfare keys online | init | root | rotate | revoke``: the offline keys' ceremony."""
+"""``fieldfare keys online | init | root | rotate | revoke | renew``: the offline keys' ceremony."""
 
 import tempfile
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from fleet.cli.proposing import (
     write_file,
 )
 from fleet.config import FleetConfig
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, SigningError
 
 if TYPE_CHECKING:
     from fleet.signing.published import Published
@@ -48,13 +48,17 @@ def make_online(folder: Path, passphrase_file: Path) -> None:
     fleet ('keys init') needs of them.
     """
     import msgspec
+    from msgspec import to_builtins
 
     from fleet.signing.ceremony import PUBLIC_FILE, create_online, public_halves
+    from fleet.signing.signers import public_key_of
 
     online = create_online(folder, read_passphrase(passphrase_file))
     public = folder / PUBLIC_FILE
     public.write_bytes(msgspec.json.format(msgspec.json.encode(public_halves(online))))
-    click.echo(f"made the manager's keys in {folder}; hand out {public}")
+    click.echo(f"made the manager's keys in {folder}; hand out {public}, and say these ids:")
+    for role, key in to_builtins(public_halves(online)).items():
+        click.echo(f"  {role:<10} {public_key_of(f'public:{key}').keyid[:16]}")
 
 
 @keys.command("init")
@@ -168,6 +172,7 @@ def sign(file: Path, key: tuple[str, ...], passphrase_file: Path | None, yes: bo
 
     proposal = read_file(file)
     show_difference(proposal)
+    click.echo("with key " + ", ".join(known.keyid[:16] for known in public_keys(key)))
     if not yes:
         click.confirm("Sign this?", abort=True)
     signed = sign_proposal(proposal, open_signers(key, passphrase_file, dev=False))
@@ -213,6 +218,28 @@ def revoke(keyid: str, held: "Published", settle: Settle) -> None:
     from fleet.signing.rotation import revoke_key
 
     settle(revoke_key(held, keyid, datetime.now(UTC)))
+
+
+@keys.command("renew")
+@click.argument("role")
+@settles
+def renew(role: str, held: "Published", settle: Settle) -> None:
+    """Have the same content of ROLE signed anew, so that it lives on.
+
+    ROLE is targets, or that of a family: models-FAMILY. Whatever is published renews its
+    role by itself; this is for a fleet that publishes nothing for long. Root is renewed by
+    'keys root propose', snapshot and timestamp by the manager.
+    """
+    from fleet.signing.proposal import propose_targets
+
+    if role in {"root", "snapshot", "timestamp"}:
+        how = "'keys root propose'" if role == "root" else "the manager, or 'repo refresh'"
+        raise SigningError(f"{role} is renewed by {how}")
+    settle(
+        propose_targets(
+            held, what=f"renew {role}", additions={}, removals=(), now=datetime.now(UTC), role=role
+        )
+    )
 
 
 @keys.command("delegate")

@@ -128,7 +128,9 @@ def init(
         )
     if ports.bind:
         click.echo("\nDevices on this machine only can reach it; for others make it with --host.")
-    click.echo(f"\nnext: fieldfare broker run --home {home}\n      fieldfare serve --home {home}")
+    opens = "" if dev else f" --passphrase-file {passphrase_file}"
+    click.echo(f"\nnext: fieldfare broker run --home {home}")
+    click.echo(f"      fieldfare serve --home {home}{opens}")
 
 
 def _ports(kind: str, host: str, port: int, enrol_port: int) -> Ports:

@@ -44,6 +44,21 @@ def new_key(file: Path, passphrase_file: Path | None) -> None:
     click.echo(f"its public half, to hand out:\n  public:{public_key_of(str(file)).public_hex}")
 
 
+@keys.command("show")
+@click.argument("key", nargs=-1, required=True)
+def show_key(key: tuple[str, ...]) -> None:
+    """Print id and public half of each KEY; nothing is opened.
+
+    KEY is file:PATH, command:PROGRAM ARG…, or public:HEX. The id is what differences and
+    'keys status' call a key by.
+    """
+    from fleet.signing.signers import public_key_of
+
+    for address in key:
+        known = public_key_of(address)
+        click.echo(f"{known.keyid[:16]}  public:{known.public_hex}  {address}")
+
+
 class RoleView(Struct, frozen=True, kw_only=True):
     """One role, as ``keys status`` prints it."""
 
@@ -94,12 +109,21 @@ def keys_status(warn: str, home: Path, output: str) -> None:
         ]
         table(("ROLE", "VERSION", "RUNS OUT", "SIGN", "KEYS"), rows, "")
         authority = published.authority
-        click.echo(f"director epoch {authority.director_epoch}")
+        click.echo(
+            f"director epoch {authority.director_epoch}, key {_ids(authority.director_keys)}"
+        )
+        click.echo(f"enrolment key {_ids(authority.enrolment_keys)}")
 
     show(views, output, text)
     due = [f"{v.role} {_left(v.expires_ms, now)}" for v in views if v.due]
     if due:
         raise SigningError(f"to be signed anew: {', '.join(due)}")
+
+
+def _ids(publics: tuple[str, ...]) -> str:
+    from fleet.signing.signers import public_key_of
+
+    return " ".join(public_key_of(f"public:{public}").keyid[:16] for public in publics)
 
 
 def _left(expires_ms: int | None, now: datetime) -> str:

@@ -133,7 +133,11 @@ def show_difference(proposal: "Proposal") -> None:
     from fleet.signing.difference import describe
 
     for line in map(plain, describe(proposal)):
-        click.secho(line, fg={"+": "green", "-": "red"}.get(line.strip()[:1]), bold=line[:1] != " ")
+        click.secho(
+            line,
+            fg={"+": "green", "-": "red", "!": "yellow"}.get(line.strip()[:1]),
+            bold=line[:1] != " ",
+        )
 
 
 def read_file(path: Path) -> "Proposal":

@@ -46,6 +46,8 @@ class Proposal(Versioned, frozen=True, kw_only=True):
         root: The new root; empty where root stays.
         metadata: New metadata by role name: ``targets``, ``models-motion``.
         files: Bytes of new targets by name.
+        files_before: Bytes of those of the fleet's own targets that ``files`` replaces, or
+            that are to be signed anew.
 
     """
 
@@ -55,6 +57,7 @@ class Proposal(Versioned, frozen=True, kw_only=True):
     root: bytes = b""
     metadata: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    files_before: dict[str, bytes] = field(default_factory=dict)
 
 
 def read_proposal(content: bytes) -> Proposal:
@@ -117,19 +120,21 @@ def propose_root(
         _role(root, role).threshold = threshold
     require_signable(root)
     scrutinise_owners(root, held.targets, held.authority)
-    metadata = {}
+    metadata, files_before = {}, {}
     in_force = parse(Targets, held.targets_bytes)
     result = root.get_verification_result("targets", in_force.signed_bytes, in_force.signatures)
     if not result.verified:
         in_force.signed.version += 1
         in_force.signed.expires = now + LIFETIMES["targets"]
         metadata["targets"] = Metadata(in_force.signed).to_bytes()
+        files_before = dict(held.own_files)
     return Proposal(
         what=what,
         root_before=held.root_bytes,
         metadata_before={"targets": held.targets_bytes},
         root=Metadata(root).to_bytes(),
         metadata=metadata,
+        files_before=files_before,
     )
 
 
@@ -166,6 +171,7 @@ def propose_targets(
         metadata_before={"targets": held.targets_bytes, role: before[role]},
         metadata={role: signed},
         files=dict(additions),
+        files_before={n: held.own_files[n] for n in additions if n in held.own_files},
     )
 
 

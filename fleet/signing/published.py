@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
@@ -27,6 +28,9 @@ from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 from fleet.signing.metadata import check_target, parse, stored_name, verify, verify_delegated
 
+OWN_TARGETS: Final = (AUTHORITY_TARGET, PERMITS_TARGET, ENDPOINTS_TARGET)
+"""Targets that speak of the fleet itself, and which the targets keys alone may sign."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
@@ -35,6 +39,7 @@ class Published:
     Attributes:
         permits: Ways back beside ``rollback_to``; empty where none are published.
         endpoints: The list that devices follow; None where none was ever published.
+        own_files: The bytes behind authority, permits and endpoints, by target name.
         delegated, delegated_bytes: Delegated roles in force, by role name.
         interrupted: A change of root was cut off; snapshot and timestamp are to be signed.
 
@@ -51,6 +56,7 @@ class Published:
     authority: Authority
     permits: Permits
     endpoints: Endpoints | None = None
+    own_files: Mapping[str, bytes] = field(default_factory=dict)
     delegated: Mapping[str, Targets] = field(default_factory=dict)
     delegated_bytes: Mapping[str, bytes] = field(default_factory=dict)
     interrupted: bool = False
@@ -249,7 +255,8 @@ def _read(
         except SigningError:
             continue
         delegated_bytes[role] = content
-    authority = parse_authority(read_signed(folder, targets, AUTHORITY_TARGET))
+    own = {name: read_signed(folder, targets, name) for name in OWN_TARGETS}
+    authority = parse_authority(own[AUTHORITY_TARGET])
     return Published(
         root=root,
         root_bytes=root_bytes,
@@ -260,8 +267,9 @@ def _read(
         targets=targets,
         targets_bytes=targets_bytes,
         authority=authority,
-        permits=parse_permits(read_signed(folder, targets, PERMITS_TARGET), authority.fleet),
-        endpoints=parse_endpoints(read_signed(folder, targets, ENDPOINTS_TARGET)),
+        permits=parse_permits(own[PERMITS_TARGET], authority.fleet),
+        endpoints=parse_endpoints(own[ENDPOINTS_TARGET]),
+        own_files={name: content for name, content in own.items() if content is not None},
         delegated=delegated,
         delegated_bytes=delegated_bytes,
         interrupted=interrupted,
