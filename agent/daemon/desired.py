@@ -346,6 +346,7 @@ class Desired:
                     if result.state is not None:
                         trust.save(self._disk, result.state)
                         self._state = result.state
+                        self._succeed()
                     news = trust.believe(result)
                 case AgentError() as failure:
                     raise failure
@@ -364,6 +365,12 @@ class Desired:
         if self._targets:
             self._gathering.begin()
         self._around.trusted()
+
+    def _succeed(self) -> None:
+        """Ask a director of a higher epoch for the time: the one before may have lied."""
+        before, self._authority = self._authority, self._state.who_directs()
+        if self._authority.director_epoch > before.director_epoch:
+            self.ask_fresh()
 
     def _still_stands(self, accepted: AcceptedAssignment) -> bool:
         """Return whether updates may follow from it; what runs goes on running in any case."""

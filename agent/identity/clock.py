@@ -23,6 +23,8 @@ from agent.refusals import (
 CLOCK = "clock.json"
 BUILD_MS = 1_735_689_600_000
 """2025-01-01: no true clock shows an earlier time to this program."""
+LAST_MS = 253_402_300_799_000
+"""9999-12-31: whatever is said to be later is told as this, which every reader can hold."""
 NONCE_SECONDS = 60.0
 MAX_NONCES = 16
 FLOOR_STEP_MS = 10 * 60 * 1000
@@ -71,14 +73,14 @@ class TrustedClock:
         if self._fresh is None:
             return None
         said_ms, at = self._fresh
-        return said_ms + int((self._monotonic() - at) * 1000)
+        return min(said_ms + int((self._monotonic() - at) * 1000), LAST_MS)
 
     def now_ms(self) -> int:
         """Return the best time there is, ms since 1970."""
         trusted = self.trusted_ms()
         if trusted is not None:
             return trusted
-        return max(BUILD_MS, self._floor_ms, int(self._wall() * 1000))
+        return min(max(BUILD_MS, self._floor_ms, int(self._wall() * 1000)), LAST_MS)
 
     def new_nonce(self) -> str:
         """Return a nonce to ask with; it is good once, for 60 s."""

@@ -12,7 +12,8 @@ Rule 5: bytes of targets are compared with length and SHA-256 here; ``download_t
         writes in place and is not used.
 Rule 6: a file that the bundle lacks is a 404, or the search for roots never ends.
 Rule 7: it works in a temporary directory of its own, over bytes in memory.
-Rule 8: Ed25519 is the only key type that loads (``contract.keys.register``).
+Rule 8: a director of a higher epoch is learnt even from what has run out, and nothing else.
+Rule 9: Ed25519 is the only key type that loads (``contract.keys.register``).
 """
 
 import errno
@@ -112,7 +113,30 @@ def _verify(job: RefreshJob) -> RefreshResult:
             walk.refresh()
             return _hand_out(walk, job)
         except AgentError as why:
-            return NotRefreshed(refusal=_refusal(why), state=walk.salvage())
+            learnt = _next_director(job) if isinstance(why, MetadataExpiredError) else None
+            return NotRefreshed(refusal=_refusal(why), state=learnt or walk.salvage())
+
+
+def _next_director(job: RefreshJob) -> TrustState | None:
+    """Return trust with a later director than the one held, though its metadata has run out.
+
+    By which clock has it run out? By one that the director set, and a stolen director sets
+    it to the end of time: whoever follows could then never be learnt. What is learnt is
+    signed offline, above every mark, and of a higher epoch; nothing else is handed out.
+    """
+    if job.state.authority is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="fieldfare-refresh-") as name:
+        try:
+            walk = Walk(job.state, _Bundle(job.files), Path(name), now_ms=0)
+            walk.refresh()
+            content = _take(walk, AUTHORITY_TARGET, job.files)
+            new, held = decode(Authority, content), job.state.who_directs()
+            if new.fleet != held.fleet or new.director_epoch <= held.director_epoch:
+                return None
+            return msgspec.structs.replace(walk.state(), authority=content)
+        except AgentError:
+            return None
 
 
 def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:

@@ -11,6 +11,7 @@ from nacl.signing import SigningKey
 from agent.contract.codec import decode, encode
 from agent.contract.envelope import sign_document
 from agent.contract.frames import split_file
+from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import encode_release
 from agent.contract.messages import (
     AUTHORITY_TARGET,
@@ -25,7 +26,7 @@ from agent.contract.messages import (
     MetaRequest,
 )
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH
-from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
+from agent.daemon.accepted import ACCEPTED, MAX_KEPT_KEYS, AcceptedAssignment, keys_to_keep
 from agent.daemon.agenda import Agenda
 from agent.daemon.desired import Desired, Surroundings
 from agent.disk import Disk
@@ -332,8 +333,8 @@ def test_a_child_that_dies_leaves_the_trust_and_fails_what_waited(device):
     assert device.room.authority.director_epoch == 1
 
 
-def fresh(device: Device, nonce: str) -> bytes:
-    said = Fresh(
+def fresh_of(device: Device, nonce: str, **changes: object) -> Fresh:
+    plain = Fresh(
         device=DEVICE,
         nonce=nonce,
         director_epoch=1,
@@ -341,8 +342,13 @@ def fresh(device: Device, nonce: str) -> bytes:
         digest=None,
         now_ms=NOW_MS + 5000,
     )
-    key = device.fleet.online.director.signing
-    return sign_document(key, FRESH.at(DEVICE).logical, said)
+    return msgspec.structs.replace(plain, **changes)
+
+
+def fresh(device: Device, nonce: str, key: Ed25519Signer | None = None, **changes: object) -> bytes:
+    said = fresh_of(device, nonce, **changes)
+    signer = key or device.fleet.online.director
+    return sign_document(signer.signing, FRESH.at(DEVICE).logical, said)
 
 
 def test_signed_time_is_asked_until_it_comes_and_then_rarely(device):
@@ -399,6 +405,35 @@ def test_signed_time_that_comes_later_than_the_next_question_is_believed(device)
     assert len(device.asked) == 4
 
 
+@pytest.mark.parametrize("said_ms", [0, NOW_MS + 3_000_000_000_000, 2**53])
+def test_a_device_whose_time_a_thief_set_learns_the_next_director_and_the_time(device, said_ms):
+    thief, release = device.fleet.online.director, make_release()
+    device.room.ask_fresh()
+    lie = msgspec.structs.replace(
+        fresh_of(device, device.asked[-1].nonce), now_ms=said_ms, root=0, targets=0
+    )
+    device.room.take_fresh(sign_document(thief.signing, FRESH.at(DEVICE).logical, lie))
+    assert device.known == 1
+    new = Ed25519Signer.generate()
+    held = device.fleet.repository.authority()
+    device.fleet.publish_release(release)
+    device.fleet.publish({
+        AUTHORITY_TARGET: encode(
+            msgspec.structs.replace(held, director_epoch=2, director_keys=(new.public_hex,))
+        )
+    })  # fmt: skip
+    device.room.refresh()
+    device.serve()
+    device.room.take_fresh(fresh(device, device.asked[-1].nonce, new, director_epoch=2))
+    device.room.want_manifest(assign(release))
+    device.serve()
+    assert device.manifests[-1] == encode_release(release)[0]
+    device.room.take_assignment(
+        device.assignment(1, key=new.signing, director_epoch=2, slots={"motion": assign(release)})
+    )
+    assert device.wishes[-1] == ("motion", assign(release))
+
+
 def test_bogus_signed_time_neither_silences_the_true_one_nor_floods_us_with_alarms(device):
     device.room.ask_fresh()
     true = fresh(device, device.asked[-1].nonce)
@@ -448,7 +483,8 @@ def test_the_accepted_assignment_of_version_1_is_read_for_ever(tmp_path):
     read = decode(AcceptedAssignment, FIXTURE.read_bytes())
     assert read.accepted.sequence == 12
     assert read.slots["motion"].counter == 3
-    assert encode(read) + b"\n" == FIXTURE.read_bytes()
+    assert read.keys == {}
+    assert decode(AcceptedAssignment, encode(read)) == read
 
 
 def test_an_accepted_assignment_of_a_newer_version_is_refused_untouched(device, tmp_path):
@@ -510,3 +546,14 @@ def test_an_acknowledgement_that_newer_metadata_does_not_explain_is_an_alarm(dev
     device.serve()
     assert device.room.take_ack(ack_by(thief)) is None
     assert device.alarms == ["forged-document"]
+
+
+def test_keys_of_earlier_assignments_are_kept_as_far_as_there_is_room():
+    read = decode(AcceptedAssignment, FIXTURE.read_bytes())
+    before = msgspec.structs.replace(read, keys={f"{n:064x}": b"old" for n in range(MAX_KEPT_KEYS)})
+    new = {f"{0:064x}": b"new", "ab" * 32: b"new"}
+    kept = keys_to_keep(new, before)
+    assert list(kept)[:2] == list(new)
+    assert kept[f"{0:064x}"] == b"new"
+    assert len(kept) == MAX_KEPT_KEYS
+    assert keys_to_keep(new, None) == new
