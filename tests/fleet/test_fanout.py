@@ -80,6 +80,27 @@ def test_a_repair_travels_alone_once_the_cast_of_it_is_over() -> None:
     assert ask(fanout, "d-3", 5, now=11.5) == [5], "members start no second cast"
 
 
+def test_what_several_members_lack_at_the_same_time_is_cast_again() -> None:
+    fanout = started()
+    cast(fanout, now=10.0)
+    assert ask(fanout, "d-1", 3, 4, now=20.0) == [3, 4]
+    assert ask(fanout, "d-1", 3, 4, now=20.5) == [3, 4], "the same device twice is one"
+    assert ask(fanout, "d-2", 3, now=20.6) == [3]
+    assert ask(fanout, "d-3", 2, 3, now=20.7) == [2]
+    assert cast(fanout, now=20.8) == [3]
+    assert ask(fanout, "d-2", 4, now=22.9) == [4]
+    assert ask(fanout, "d-3", 4, now=23.0) == [4], "the first of them asked too long ago"
+
+
+def test_a_device_that_has_come_to_its_end_starts_no_cast_for_others() -> None:
+    fanout = Fanout()
+    for device in ("d-1", "d-2", "d-3", "d-4"):
+        for first in range(0, TOTAL, 10):
+            asked = list(range(first, first + 10))
+            assert ask(fanout, device, *asked) == asked
+    assert not fanout.waiting
+
+
 def test_newcomers_after_a_cast_start_another() -> None:
     fanout = started()
     cast(fanout, now=1.0)
