@@ -54,6 +54,7 @@ class Listening:
         self._digest = ""
         self._heard = 0
         self._asks_again = 0.0
+        self._jitter = 0.0
         self._chance = SystemRandom()
 
     def ask(self, request: ChunkRequest) -> bool:
@@ -70,8 +71,7 @@ class Listening:
         if address != self._address:
             self._around.unlisten(address)  # left from a session of an earlier life
             return
-        jitter = self._chance.uniform(0.0, JITTER_SECONDS)
-        self._asks_again = self._around.monotonic() + QUIET_SECONDS + jitter
+        self._asks_again = self._around.monotonic() + QUIET_SECONDS + self._jitter
         self._heard += 1
         if self._heard % TELL_CHUNKS == 0:
             told = ChunkRequest(a=self._digest, g=True, heard=index, r=((index, 1),))
@@ -92,6 +92,7 @@ class Listening:
             self._around.unlisten(address)
             return False
         self._address, self._digest = address, digest
+        self._jitter = self._chance.uniform(0.0, JITTER_SECONDS)
         return True
 
 

@@ -40,7 +40,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.contract.broker_url import connect_failure, no_websocket
 from agent.contract.dial import dial
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.topics import Topics
+from agent.contract.topics import Address, Topics
 from agent.errors import LinkError, MalformedError
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Receipt
@@ -136,6 +136,7 @@ class Wire:
         self._arrived = arrived
         self._foreign = foreign
         self._arrivals = 0
+        self._read_last: tuple[str, Address] | None = None
         self._acknowledged: deque[int] = deque()
         self._unsent: dict[int, int] = {}
         self._publishing = Lock()
@@ -386,10 +387,16 @@ class Wire:
         except UnicodeDecodeError:
             self.strays += 1
 
+    def _read(self, topic: str) -> Address:
+        """Read a topic back; chunks come in thousands on the same one."""
+        if self._read_last is None or self._read_last[0] != topic:
+            self._read_last = topic, self._topics.read(topic)
+        return self._read_last[1]
+
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         self._arrivals += 1
         try:
-            address = self._topics.read(message.topic)
+            address = self._read(message.topic)
         except (MalformedError, UnicodeDecodeError):
             self._take_foreign(message)
             return

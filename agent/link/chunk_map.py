@@ -15,6 +15,7 @@ from agent.disk import Disk
 from agent.errors import ContractError, NewerStateError, UnsupportedError
 
 _MAX_BYTES: Final = MAX_ARTIFACT_BYTES // 1024 // 4 + 4096
+_DIGITS: Final = b"0" + b"1" * 255
 
 
 class ChunkMap(Versioned, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ def read_map(disk: Disk, name: str, artifact: Artifact) -> bytearray | None:
 
 def write_map(disk: Disk, name: str, artifact: Artifact, have: bytearray) -> None:
     """Replace the map; the chunks that it speaks of must be on the medium already."""
-    bits = sum(1 << i for i, there in enumerate(have) if there)
+    bits = int(have[::-1].translate(_DIGITS), 2)
     chunk_map = ChunkMap(
         digest=artifact.digest,
         size=artifact.size,

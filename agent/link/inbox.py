@@ -95,6 +95,7 @@ class Inbox:
         self, *, chunk_bytes: int = CHUNK_LANE_BYTES, local_items: int = LOCAL_LANE_ITEMS
     ) -> None:
         self._lanes: dict[Lane, deque[tuple[object, int]]] = {lane: deque() for lane in Lane}
+        self._in_order = tuple(self._lanes.values())
         self._changed = Condition()
         self._chunk_room = chunk_bytes
         self._local_items = local_items
@@ -115,11 +116,12 @@ class Inbox:
     def get(self, timeout_seconds: float | None) -> object | None:
         """Return the next item, or None after the time-out; None waits for ever."""
         with self._changed:
-            self._changed.wait_for(lambda: any(self._lanes.values()), timeout_seconds)
-            for lane in Lane:
-                if self._lanes[lane]:
-                    item, size_bytes = self._lanes[lane].popleft()
-                    if lane is Lane.CHUNKS:
+            if not any(self._in_order):
+                self._changed.wait_for(lambda: any(self._in_order), timeout_seconds)
+            for waiting in self._in_order:
+                if waiting:
+                    item, size_bytes = waiting.popleft()
+                    if waiting is self._lanes[Lane.CHUNKS]:
                         self._chunk_room += size_bytes
                     return item
             return None
