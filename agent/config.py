@@ -94,6 +94,7 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         state_jitter_seconds: Longest random wait before state is sent to a new manager.
         proxy: HTTP proxy to the fleet, ``http://user:password@host:port``; ``none`` goes
             straight. Unset, HTTPS_PROXY and NO_PROXY of the environment hold.
+        downloads: Whether artifacts may come over HTTP(S) where the fleet serves them so.
 
     """
 
@@ -108,6 +109,7 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoint_seconds: Seconds = 120.0
     endpoint_retry_seconds: Seconds = 3600.0
     proxy: Annotated[str, Meta(max_length=500)] | None = None
+    downloads: bool = True
 
     def __post_init__(self) -> None:
         if self.proxy is not None and self.proxy not in NEVER:

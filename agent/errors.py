@@ -31,6 +31,7 @@
     │   ├── ProxyError             the HTTP proxy between does not let us through
     │   ├── StalledError           a transfer fell silent
     │   ├── UnavailableError       the other side has no such bytes
+    │   ├── GrantSpentError        a download server wants another grant
     │   └── EndpointError          a listed endpoint does not lead to the fleet
     └── EnrolmentError         the fleet did not enrol this device
         ├── TokenExpiredError      the enrolment file has run out
@@ -241,6 +242,12 @@ class UnavailableError(LinkError):
     """The other side says that it has no such bytes."""
 
     code = "unavailable"
+
+
+class GrantSpentError(LinkError):
+    """The download server does not honour this grant: ask for another, or go on over MQTT."""
+
+    code = "grant-spent"
 
 
 class EnrolmentError(AgentError):

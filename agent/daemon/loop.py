@@ -23,6 +23,7 @@ from agent.contract.topics import (
     ARTIFACT_REFUSAL,
     ASSIGNMENT,
     FRESH,
+    GRANT,
     HINT,
     MANAGER_PRESENCE,
     META,
@@ -34,6 +35,7 @@ from agent.daemon.rooms import Rooms
 from agent.daemon.serving import Predicted, SourceEnded
 from agent.errors import AgentError
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
+from agent.link.ranges import Chunk, Ended
 from agent.worker.start import Finished
 
 LONGEST_SLEEP_SECONDS = 3600.0
@@ -103,6 +105,10 @@ class Loop:
                 self._rooms.finding.refused(item)
             case SourceEnded():
                 self._rooms.source_ended(item)
+            case Chunk():
+                self._rooms.downloaded(item)
+            case Ended():
+                self._rooms.downloading.ended(item)
             case Stop():
                 self._stopping = item
             case _:
@@ -148,6 +154,8 @@ class Loop:
                 rooms.transfers.take(piece)
             case channel if channel is ARTIFACT_REFUSAL:
                 rooms.transfers.refused(decode(ChunkRefusal, message.payload))
+            case channel if channel is GRANT:
+                rooms.downloading.granted(message.payload)
             case channel if channel is MANAGER_PRESENCE:
                 self._manager(decode(ManagerPresence, message.payload))
             case channel if channel is HINT:
@@ -157,6 +165,8 @@ class Loop:
 
     def _manager(self, presence: ManagerPresence) -> None:
         """Send everything anew to a manager that started; nobody signs this, so only that."""
+        if presence.s == "online":
+            self._rooms.downloading.offered(presence.downloads)
         before, self._manager_epoch = self._manager_epoch, presence.epoch
         if presence.s != "online" or before in (None, presence.epoch):
             return

@@ -24,6 +24,7 @@ from agent.contract.messages import (
     ChunkRequest,
     Event,
     FreshRequest,
+    GrantRequest,
     Inventory,
     MetaRequest,
     Prediction,
@@ -35,6 +36,7 @@ from agent.contract.topics import (
     ARTIFACT_REQUEST,
     EVENT,
     FRESH_REQUEST,
+    GRANT_REQUEST,
     INVENTORY,
     META_REQUEST,
     PREDICTION,
@@ -123,7 +125,7 @@ class Reporting:
         """Publish that this device is online; False when offline."""
         return self._publish(self.signer.presence("online", epoch))
 
-    def ask(self, request: MetaRequest | FreshRequest | ChunkRequest) -> bool:
+    def ask(self, request: MetaRequest | FreshRequest | ChunkRequest | GrantRequest) -> bool:
         """Publish a request; False when offline, then it is asked again."""
         match request:
             case MetaRequest():
@@ -132,6 +134,8 @@ class Reporting:
                 channel = FRESH_REQUEST
             case ChunkRequest():
                 channel = ARTIFACT_REQUEST
+            case GrantRequest():
+                channel = GRANT_REQUEST
             case _:
                 assert_never(request)
         return self._publish(self.signer.stamped(channel.at(self.signer.device), encode(request)))

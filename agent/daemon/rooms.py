@@ -32,12 +32,14 @@ from agent.daemon.opening import Opened, open_link, open_local
 from agent.daemon.seeding import Seeding
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
+from agent.daemon.ways import open_downloading
 from agent.errors import AgentError
 from agent.identity.clock import TrustedClock
 from agent.infer.pipeline import Broken
 from agent.learn.offer import Conditions
 from agent.link.fetch import FetchFailed
 from agent.link.inbox import Inbox, Lane
+from agent.link.ranges import Chunk
 from agent.observe.resources import Machine, describe_machine, rss_bytes
 from agent.refusals import NoContentKeyError
 from agent.update import machine
@@ -97,6 +99,15 @@ class Rooms:
                 unlisten=self.broker.unlisten,
                 monotonic=time.monotonic,
             ),
+        )
+        self.downloading = open_downloading(
+            config.link,
+            self.agenda,
+            self.inbox,
+            broker=self.broker,
+            reporting=self.reporting,
+            listening=self.listening,
+            authority=lambda: self.desired.authority,
         )
         self.transfers = transfers.Transfers(
             opened.disk,
@@ -226,6 +237,12 @@ class Rooms:
         if self.local is not None and local is not None and local.prefix:
             topic = f"{local.prefix}/{self._device}/{item.slot}/prediction"
             self.local.publish(topic, encode(said))
+
+    def downloaded(self, item: Chunk) -> None:
+        """Take a chunk that came over HTTP."""
+        piece = self.downloading.takes(item)
+        if piece is not None:
+            self.downloading.judged(piece, good=self.transfers.take(piece))
 
     def source_ended(self, item: SourceEnded) -> None:
         """Say that a slot gets no more samples."""
@@ -414,7 +431,8 @@ class Rooms:
             self._tell(slot, news)
 
         return transfers.Surroundings(
-            ask=self.listening.ask,
+            ask=self.downloading.ask,
+            fetching=self.downloading.fetching,
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             hashed=self.store.seal,

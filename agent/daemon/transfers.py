@@ -57,7 +57,8 @@ class Surroundings:
     """What this room needs of the others.
 
     Attributes:
-        ask: Publishes a request for chunks; False when offline.
+        ask: Asks for chunks; False when offline.
+        fetching: Told what is asked for next.
         done: Every artifact of a slot's release is in the store: (slot, digest).
         failed: It is given up: (slot, digest, failure).
         monotonic: Seconds.
@@ -75,6 +76,7 @@ class Surroundings:
     monotonic: Callable[[], float]
     hashed: Callable[[str], None] = lambda _digest: None
     rebuild: Callable[[Artifact, Source], None] | None = None
+    fetching: Callable[[Artifact], None] = lambda _artifact: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,14 +133,15 @@ class Transfers:
             self._follow(fetch.give_up(refusal.why))
             self._ask()
 
-    def take(self, piece: Piece) -> None:
-        """Take one chunk; one that nobody waits for is ignored."""
+    def take(self, piece: Piece) -> bool:
+        """Take one chunk, if anybody waits for it; False where it is not the signed one."""
         fetch = self._orders[0].active if self._orders else None
         if fetch is None or self._orders[0].rebuilding:
-            return
-        now = self._around.monotonic()
+            return True
+        now, refused = self._around.monotonic(), fetch.refused
         self._follow(fetch.take(piece, now))
         self._ask()
+        return fetch.refused == refused
 
     def rebuilt(self, digest: str, answer: RebuildAnswer | AgentError) -> None:
         """Take the answer of the child that made an artifact, or could not."""
@@ -225,6 +228,7 @@ class Transfers:
             )
             self._follow(failure)
             return False
+        self._around.fetching(artifact)
         kind = order.source.kind if order.source else None
         log.info(event("fetching", slot=order.slot, artifact=artifact.digest[:16], source=kind))
         return True

@@ -134,6 +134,11 @@ class Fetch:
         """Of the artifact that is fetched."""
         return self._artifact.digest
 
+    @property
+    def refused(self) -> int:
+        """How many chunks came that were not the signed ones."""
+        return self._bad
+
     def requests(self, now_seconds: float) -> tuple[ChunkRequest, ...]:
         """Return what to ask for now; call after each ``take`` and when ``wait_seconds`` is over.
 

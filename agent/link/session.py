@@ -125,6 +125,11 @@ class Broker:
             self._thread.join(limit + 2 * GOODBYE_SECONDS)
 
     @property
+    def ca(self) -> str:
+        """PEM text of the authorities that are believed where this connection leads."""
+        return self._connection.ca
+
+    @property
     def connected(self) -> bool:
         """Whether publishing makes sense now."""
         return self._wire is not None

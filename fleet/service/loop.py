@@ -34,6 +34,7 @@ from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
 from fleet.service import inbox, membership, overview, rollouts, runs, withdrawal
 from fleet.service.desk import Desk, Withdrawal, open_desk
+from fleet.service.downloads import open_downloads
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
 from fleet.service.occupancy import occupy
 from fleet.signing.assignment import sign_assignment
@@ -67,6 +68,7 @@ class RunningManager:
         self._stopping = Event()
         self._desk = open_desk(config, passphrase, self._heard)
         self._chunks = ChunkServer(self._desk.artifacts)
+        self._downloads = open_downloads(config)
         self._link = self._open_link()
         self._errands = ErrandRunner(self._accounts, self.post)
         self._unsignable: dict[str, float] = {}
@@ -108,6 +110,10 @@ class RunningManager:
     def run(self) -> None:
         """Serve until ``stop``."""
         self._take_up()
+        if self._downloads is not None:
+            self._downloads.renew(self._desk.repository.authority())
+            self._downloads.start()
+            LOG.info("downloads url=%s", self._desk.config.downloads.url)
         LOG.info("manager fleet=%s epoch=%d", self._desk.config.fleet, self._desk.epoch)
         try:
             while not self._stopping.is_set():
@@ -164,6 +170,8 @@ class RunningManager:
         now = time.monotonic()
         if now - self._ticked >= self._desk.config.tick_seconds:
             self._ticked = now
+            if self._downloads is not None:
+                self._downloads.renew(self._desk.repository.authority())
             rollouts.tick(self._desk)
             runs.tick(self._desk)
             overview.forget_old(self._desk)
@@ -230,7 +238,10 @@ class RunningManager:
     def _publish(self) -> None:
         desk = self._desk
         while desk.errands:
-            self._errands.put(desk.errands.popleft())
+            errand = desk.errands.popleft()
+            if isinstance(errand, Withdrawal) and self._downloads is not None:
+                self._downloads.bar(errand.device)
+            self._errands.put(errand)
         if not desk.connected:
             desk.outgoing.clear()  # all of it is sent again, or asked for again
             return
@@ -279,6 +290,8 @@ class RunningManager:
 
     def _close(self) -> None:
         runs.put_down(self._desk)
+        if self._downloads is not None:
+            self._downloads.stop()
         self._errands.stop()
         self._link.close(
             self._message(
