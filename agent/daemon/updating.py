@@ -183,7 +183,8 @@ class Updating:
             case CheckAnswer() if answer.held:
                 self.tell(slot, machine.Checked(digest, answer.findings))
             case CheckAnswer():
-                self.tell(slot, machine.CheckFailed(digest, answer.findings))
+                code = answer.code or "check"
+                self.tell(slot, machine.CheckFailed(digest, answer.findings, code=code))
             case AgentError():
                 self._admitting.discard_rotten(digest, answer)
                 failed = machine.CheckFailed(

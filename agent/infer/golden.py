@@ -66,6 +66,17 @@ def check_golden(runtime: Runtime, content: bytes, tolerance: float) -> Finding:
     return Finding(check=CHECK, held=worst <= tolerance, why=f"{vectors} vectors, {figures}")
 
 
+def require_golden(content: bytes) -> None:
+    """Return if a golden file can be read.
+
+    Raises:
+        ContractError: It is no archive of arrays, or a hostile one; the class says what.
+        ModelError: It does not hold the same number of vectors for each tensor.
+
+    """
+    _read_golden(content)
+
+
 def _read_golden(content: bytes) -> dict[str, Array]:
     members = read_npz(content, limit_bytes=MAX_GOLDEN_BYTES)
     version = members.pop("v", None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.contract.manifest import Release, Tensor, Variant
 from agent.contract.messages import Hosted
 from agent.errors import RuntimeMissingError, WrongTensorsError
+from agent.infer.onnx_file import examine_onnx
 from agent.infer.runtime import Runtime
 from agent.refusals import WrongHardwareError
 
@@ -37,6 +38,18 @@ def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Vari
         if variant.runtime in hosted:
             return variant
     raise _missing(fitting[0].runtime)
+
+
+def examine(variant: Variant, path: Path) -> None:
+    """Return if a model file, already verified, claims nothing that must not be loaded.
+
+    Raises:
+        ModelError: It does; the class says what.
+        StoreError: It cannot be read.
+
+    """
+    if variant.runtime == "onnx":
+        examine_onnx(path)
 
 
 def load(variant: Variant, path: Path) -> Runtime:

@@ -117,8 +117,8 @@ def check(job: CheckJob) -> CheckAnswer:
         MemoryError: It needs more than this child may have, or than there is just now.
 
     """
-    from agent.infer.golden import check_golden
-    from agent.infer.variants import choose, load
+    from agent.infer.golden import check_golden, require_golden
+    from agent.infer.variants import choose, examine, load
 
     store = Store(Disk(Path(job.state_dir)))
     store.seals.adopt(job.sealed)
@@ -126,15 +126,16 @@ def check(job: CheckJob) -> CheckAnswer:
     variant = choose(release, job.hardware, job.installed)
     for artifact in (variant.model, release.golden):
         store.require(artifact.digest)
+    model, golden = store.path(variant.model.digest), b""
     try:
-        runtime = load(variant, store.path(variant.model.digest))
-    except RuntimeMissingError:
-        raise
-    except ModelError as why:
+        examine(variant, model)
+        golden = store.path(release.golden.digest).read_bytes()
+        require_golden(golden)
+        runtime = load(variant, model)
+    except (ContractError, ModelError) as why:
         _require_memory(str(why))
         refused = Finding(check="load", held=False, why=str(why)[:500])
-        return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes())
-    golden = store.path(release.golden.digest).read_bytes()
+        return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes(), code=why.code)
     finding = check_golden(runtime, golden, release.golden_tolerance)
     if not finding.held:
         _require_memory(finding.why)

@@ -104,12 +104,14 @@ class CheckAnswer(Struct, frozen=True, kw_only=True):
         findings: Loading and golden vectors.
         rss_bytes: Resident memory of the child with this release loaded and used once.
         labels: On the labelled windows, where there are some that fit the model.
+        code: Of the error for which it was not even tried; empty where it was.
 
     """
 
     findings: tuple[Finding, ...]
     rss_bytes: int
     labels: Labels | None = None
+    code: str = ""
 
     @property
     def held(self) -> bool:

@@ -13,25 +13,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 
 from agent.contract.limits import MAX_TENSOR_ELEMENTS
 from agent.contract.manifest import Tensor
+from agent.infer.onnx_file import DOMAINS, MAGIC, MAX_DEPTH, MAX_NODES
 from fleet.errors import AdmissionError
 
 MAX_MODEL_BYTES = 512 * 1024 * 1024
-MAX_NODES = 100_000
-MAX_DEPTH = 8
 OPSETS = range(13, 24)
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-
-_MAGIC = {
-    b"\x80\x02": "a Python pickle",
-    b"\x80\x03": "a Python pickle",
-    b"\x80\x04": "a Python pickle",
-    b"\x80\x05": "a Python pickle",
-    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint or .npz)",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"\x7fELF": "a program",
-    b"{": "a text file",
-    b"<": "a text file",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +78,7 @@ def _parse(content: bytes, name: str) -> ModelProto:
         raise AdmissionError(f"{name} is empty")
     if len(content) > MAX_MODEL_BYTES:
         raise AdmissionError(f"{name} has {len(content)} bytes; at most {MAX_MODEL_BYTES} may be")
-    for magic, what in _MAGIC.items():
+    for magic, (_, what) in MAGIC.items():
         if content.startswith(magic):
             raise AdmissionError(f"{name} is {what}, not an ONNX file")
     model = ModelProto()

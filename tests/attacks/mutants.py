@@ -38,6 +38,7 @@ BELIEF, MARKS = "agent/contract/belief.py", "agent/contract/marks.py"
 ENVELOPE, REFRESH = "agent/contract/envelope.py", "agent/update/refresh.py"
 CLOCK, FETCH = "agent/identity/clock.py", "agent/link/fetch.py"
 ENROLMENT, ADMIT = "fleet/signing/enrolment.py", "fleet/release/admit.py"
+ONNX_FILE = "agent/infer/onnx_file.py"
 
 MUTANTS = (
     Mutant("01", "hash and length of a chunk", "agent/contract/manifest.py",
@@ -131,6 +132,18 @@ MUTANTS = (
            "prod(tensor.dims) > MAX_TENSOR_ELEMENTS", "False"),
     Mutant("27", "the domain of an operator", ADMIT,
            "if node.domain not in DOMAINS:", "if False:"),
+    Mutant("27", "data in other files, on a device", ONNX_FILE,
+           "        if external:", "        if False:"),
+    Mutant("27", "the size of a tensor, on a device", ONNX_FILE,
+           "if elements > MAX_TENSOR_ELEMENTS:", "if False:"),
+    Mutant("27", "the domain of an operator, on a device", ONNX_FILE,
+           "if domain not in DOMAINS:", "if False:"),
+    Mutant("27", "how files that are no models begin", ONNX_FILE,
+           "if bytes(view[: len(magic)]) == magic:", "if False:"),
+    Mutant("27", "members outside of an archive", "agent/infer/arrays.py",
+           "                _require_inside(member.filename)\n", "                pass\n"),
+    Mutant("27", "that a file is examined before it is loaded", "agent/worker/child.py",
+           "        examine(variant, model)\n", ""),
 )  # fmt: skip
 
 
