@@ -70,6 +70,14 @@ def _websocket_path(text: str, parts: SplitResult) -> str:
     return parts.path or WEBSOCKET_PATH
 
 
+def hung_up_at_login(url: str) -> str:
+    """Return the sentence for a broker whose certificate we believe, and which hangs up on us."""
+    return (
+        f"broker {url} hung up during the login: it may want a certificate of this side, or not "
+        "take the one that it was shown"
+    )
+
+
 def no_websocket(url: str) -> str:
     """Return the sentence for a server that answers and speaks no MQTT over WebSocket."""
     return (

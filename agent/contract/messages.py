@@ -218,16 +218,36 @@ class Assignment(Versioned, frozen=True, kw_only=True):
 
 
 class FreshRequest(Versioned, frozen=True, kw_only=True):
-    """Asks for signed time; the nonce is valid once, for 60 s of monotonic time."""
+    """Asks for signed time; the nonce is valid once, for 60 s of monotonic time.
+
+    Attributes:
+        tls_key: Also asks for a client certificate for this Ed25519 key.
+        certificate: SHA-256 of the client certificate that the device has, if it has one.
+        holds: SHA-256 of the newest assignment that the device accepted, if any; where it is
+            not the newest, that is sent again.
+
+    """
 
     nonce: Hex32
 
 
 class Fresh(Versioned, frozen=True, kw_only=True):
+    tls_key: Hex64 | None = None
+    certificate: Digest | None = None
+    holds: Digest | None = None
+
+
+class ClientCertificate(Versioned, frozen=True, kw_only=True):
+    """A certificate (PEM) for the connection to the broker, and how long it holds."""
+
+    pem: Annotated[str, Meta(max_length=8192)]
+    issued_ms: Count
+    expires_ms: Count
     """Signed time and the newest assignment's order and digest (SHA-256 of its payload).
 
     ``root`` and ``targets`` are the versions of the metadata in force, 0 where the manager
-    does not say: a device that holds older ones fetches them.
+    does not say: a device that holds older ones fetches them. ``certificates`` says that
+    devices may ask for a client certificate; ``certificate`` is the one that was asked for.
     """
 
     device: Name
@@ -241,6 +261,8 @@ class Fresh(Versioned, frozen=True, kw_only=True):
 
 
 class Ack(Versioned, frozen=True, kw_only=True):
+    certificates: bool = False
+    certificate: ClientCertificate | None = None
     """Every report of ``boot`` up to and including ``sequence`` is durably recorded."""
 
     device: Name
@@ -324,7 +346,10 @@ class ManagerPresence(Versioned, frozen=True, kw_only=True):
 
 
 class EnrolRequest(Versioned, frozen=True, kw_only=True):
-    """A stranger's request; signed by its own key and by the token (a key as well)."""
+    """A stranger's request; signed by its own key and by the token (a key as well).
+
+    ``tls_key`` is the Ed25519 key for which it wants a client certificate, where there are any.
+    """
 
     fleet: Name
     nonce: Hex32
@@ -335,6 +360,7 @@ class EnrolRequest(Versioned, frozen=True, kw_only=True):
 
 
 class SignedRequest(Versioned, frozen=True, kw_only=True):
+    tls_key: Hex64 | None = None
     """The request's exact text with both signatures (hex)."""
 
     body: Annotated[str, Meta(max_length=4096)]
@@ -346,7 +372,8 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
     """The body of the enrolment key's document inside the sealed reply.
 
     ``status`` is enrolled, pending or refused; credentials are set only for enrolled.
-    ``wss_url`` is for those who came over WebSocket.
+    ``wss_url`` is for those who came over WebSocket. Where the broker asks for certificates,
+    there are no user name and password.
     """
 
     device: Name
@@ -362,6 +389,7 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
 
 
 class SealedReply(Versioned, frozen=True, kw_only=True):
+    certificate: ClientCertificate | None = None
     """What is inside the sealed box: metadata that makes ``document`` believable."""
 
     metadata: dict[str, bytes]

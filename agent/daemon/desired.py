@@ -82,6 +82,7 @@ class Surroundings:
         monotonic: Seconds.
 
     """
+        said: What else came with signed time.
 
     ask: Callable[[MetaRequest | FreshRequest], bool]
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
@@ -96,6 +97,7 @@ class Surroundings:
     monotonic: Callable[[], float]
 
 
+    said: Callable[[Fresh], None] = lambda _: None
 class Desired:
     """What the director wants of this device, and whom it believes about that."""
 
@@ -248,6 +250,7 @@ class Desired:
 
     def _believe_fresh(self, payload: bytes) -> Fresh:
         read = partial(believe_fresh, payload, authority=self._authority, device=self._device)
+            self._around.said(fresh)
         *older, newest = self._nonces
         for nonce in older:
             with suppress(WrongNonceError):

@@ -32,6 +32,7 @@ from agent.errors import (
 )
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import load_or_create
+from agent.identity.certificate import install
 from agent.identity.enrol import (
     Credentials,
     accept_reply,
@@ -97,12 +98,17 @@ def enrol(
     deadline = time.monotonic() + wait_seconds
     told = False
     while True:
-        reply, state = _ask(disk, file, clock, name, answer_seconds, proxies=proxies)
+        reply, state = _ask(
+            disk, file, clock, name, answer_seconds, proxies=proxies, tls_key=tls_key
+        )
+    tls_key = SigningKey.generate()
         credentials = accept_reply(reply, file)
         if credentials is not None:
             trust.save(disk, state)
             save_credentials(disk, credentials)
             return credentials
+            if reply.certificate is not None:
+                install(disk, tls_key, reply.certificate)
         if time.monotonic() + ASK_AGAIN_SECONDS > deadline:
             raise ApprovalPendingError(
                 f"{reply.device} waits for approval{': ' if reply.why else ''}{reply.why};"
@@ -124,9 +130,12 @@ def _ask(
     proxies: Proxies,
 ) -> tuple[EnrolReply, trust.TrustState]:
     for _ in range(TRIES - 1):
+    tls_key: SigningKey,
         with suppress(DisplacedError):
-            return _ask_once(disk, file, clock, hardware, answer_seconds, proxies=proxies)
-    return _ask_once(disk, file, clock, hardware, answer_seconds, proxies=proxies)
+            return _ask_once(
+                disk, file, clock, hardware, answer_seconds, proxies=proxies, tls_key=tls_key
+            )
+    return _ask_once(disk, file, clock, hardware, answer_seconds, proxies=proxies, tls_key=tls_key)
 
 
 def _ask_once(
@@ -139,8 +148,11 @@ def _ask_once(
     proxies: Proxies,
 ) -> tuple[EnrolReply, trust.TrustState]:
     key = load_or_create(disk)
+    tls_key: SigningKey,
     nonce = secrets.token_hex(16)
-    asking = build_request(file, key, nonce, hardware=hardware, agent=AGENT_VERSION)
+    asking = build_request(
+        file, key, nonce, hardware=hardware, agent=AGENT_VERSION, tls_key=tls_key.verify_key
+    )
     payload = exchange(
         Connection(
             url=file.enrol_url,

@@ -11,10 +11,11 @@ import time
 from agent.config import Config
 from agent.contract.codec import encode
 from agent.contract.manifest import Artifact, Source
-from agent.contract.messages import Assigned, Telemetry
+from agent.contract.messages import Assigned, FreshRequest, MetaRequest, Telemetry
 from agent.contract.sealing import unwrap_key
 from agent.contract.sources import full_source
 from agent.daemon import (
+    certifying,
     desired,
     evaluating,
     finding,
@@ -127,6 +128,16 @@ class Rooms:
             around=self._around_updating(),
         )
         self.finding = self._open_finding(opened)
+        self.certifying = certifying.Certifying(
+            opened.disk,
+            self.agenda,
+            certifying.Surroundings(
+                ask_again=self._ask_fresh,
+                alarm=self.reporting.alarm,
+                monotonic=time.monotonic,
+            ),
+            jitter_seconds=config.link.state_jitter_seconds,
+        )
         self.desired = self._open_desired(opened)
         self.learning = learning.Learning(opened.disk, self._around_learning())
 
@@ -334,6 +345,14 @@ class Rooms:
             busy_with=busy_with,
         )
 
+    def _ask_fresh(self) -> None:
+        self.desired.ask_fresh()
+
+    def _ask(self, request: MetaRequest | FreshRequest) -> bool:
+        if isinstance(request, FreshRequest):
+            request = self.certifying.complete(request)
+        return self.reporting.ask(request)
+
     def _open_desired(self, opened: Opened) -> desired.Desired:
         return desired.Desired(
             opened.disk,
@@ -346,7 +365,8 @@ class Rooms:
             fresh_seconds=self.config.link.fresh_seconds,
             jitter_seconds=self.config.link.state_jitter_seconds,
             around=desired.Surroundings(
-                ask=self.reporting.ask,
+                ask=self._ask,
+                said=self.certifying.said,
                 start_refresh=self.children.refresh,
                 accepted=self.tell_state,
                 time_known=self.try_again,

@@ -61,7 +61,7 @@ def check_clock(held: Held, now_ms: int) -> Iterator[Check]:
     if isinstance(held.floor_ms, AgentError):
         yield ill("clock", str(held.floor_ms))
         return
-    floor_ms, says = held.floor_ms, f"the system clock says {_day(now_ms)}"
+    floor_ms, says = held.floor_ms, f"the system clock says {day_of(now_ms)}"
     behind = max(floor_ms, BUILD_MS) - now_ms
     if behind > SKEW_MS:
         signed = "the fleet signed a later time" if floor_ms > BUILD_MS else "this program is newer"
@@ -134,5 +134,6 @@ def _latest(held: Held, now_ms: int) -> int:
     return now_ms if isinstance(held.floor_ms, AgentError) else max(now_ms, held.floor_ms)
 
 
-def _day(at_ms: int) -> str:
+def day_of(at_ms: int) -> str:
+    """Return a moment for people, in UTC."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

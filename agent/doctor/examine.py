@@ -16,7 +16,13 @@ from agent.contract.checkup import (
     well,
 )
 from agent.contract.proxy import Proxies
-from agent.doctor.belief import check_assignment, check_clock, check_trust, clock_is_wrong
+from agent.doctor.belief import (
+    check_assignment,
+    check_clock,
+    check_trust,
+    clock_is_wrong,
+    day_of,
+)
 from agent.doctor.facts import Facts, Held, NotTried
 from agent.doctor.login import check_way
 from agent.errors import AgentError
@@ -25,7 +31,7 @@ from agent.update.slot import State
 from agent.worker.jobs import CheckAnswer, ProbeAnswer
 
 _OTHERS = 0o077
-_SECRETS = ("identity.json", "enrolled.json")
+_SECRETS = ("identity.json", "enrolled.json", "certificate.json", "certificate.pem")
 _NEARLY = 0.8
 _ENROL = "run `fieldfare-agent enrol FILE` with the file of `fieldfare token create`"
 
@@ -48,6 +54,7 @@ def _all(facts: Facts) -> Iterator[Check]:
             yield from _permissions(facts, held)
             yield _agent(held)
             yield _enrolment(held)
+            yield from _certificate(held, facts.now_ms)
             yield from check_trust(held, facts.now_ms)
             yield from check_clock(held, facts.now_ms)
             yield check_assignment(held, facts.now_ms)
@@ -124,6 +131,30 @@ def _enrolment(held: Held) -> Check:
             "directories were mixed; restore one of them whole, or enrol anew",
         )
     return well("enrolment", f"{device} of fleet {credentials.fleet}, boot {held.boots}")
+
+
+def _certificate(held: Held, now_ms: int) -> Iterator[Check]:
+    match held.certificate:
+        case None:
+            return
+        case AgentError() as why:
+            yield ill("certificate", f"{why}: restore it, or enrol this device again")
+        case file if now_ms >= file.certificate.expires_ms:
+            yield ill(
+                "certificate",
+                f"this device's certificate for the broker ran out on "
+                f"{day_of(file.certificate.expires_ms)}; a broker that asks for certificates does "
+                f"not let it in: set the clock if that is wrong, or {_ENROL} in an empty state "
+                "directory",
+            )
+        case file if file.is_due(now_ms):
+            yield doubt(
+                "certificate",
+                f"it holds until {day_of(file.certificate.expires_ms)} and should have been "
+                "replaced: the agent asks for another one when it is online",
+            )
+        case file:
+            yield well("certificate", f"it holds until {day_of(file.certificate.expires_ms)}")
 
 
 def _outbox(facts: Facts, held: Held) -> Check:

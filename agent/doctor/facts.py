@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.config import Config
 from agent.daemon.accepted import AcceptedAssignment
 from agent.errors import AgentError
+from agent.identity.certificate import CertificateFile
 from agent.identity.enrol import Credentials
 from agent.link.ledger import Totals
 from agent.update.slot import State
@@ -40,6 +41,7 @@ class Held:
         boots: Lives begun.
         floor_ms: Signed time that has certainly passed, ms since 1970; 0 without any.
         slots: Journal by slot.
+        certificate: Shown to a broker that asks for one.
 
     """
 
@@ -56,6 +58,7 @@ class Held:
     floor_ms: int | AgentError
     outbox: Totals | AgentError
     slots: Mapping[str, State | AgentError]
+    certificate: CertificateFile | AgentError | None = None
 
 
 # How far the way to a broker was open.

@@ -27,6 +27,7 @@ from agent.disk import Disk, read_versioned
 from agent.doctor.facts import Entry, Facts, Held, NotTried, Way
 from agent.doctor.reach import knock, log_in
 from agent.errors import AgentError, PlatformError, StoreError
+from agent.identity.certificate import IDENTITY_FILE, load_certificate
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import BOOT, BootFile, find_key
 from agent.identity.enrol import Credentials, load_credentials
@@ -73,7 +74,7 @@ def gather(
         probe=probe,
         checked=_check_releases(settings, place, kept, probe, limits),
         sources={slot: why_no_samples(p.source) for slot, p in settings.pipeline.items()},
-        broker=_way(settings, kept, environment),
+        broker=_way(settings, kept, environment, place / IDENTITY_FILE),
         local_broker=_local_way(settings),
     )
 
@@ -99,6 +100,7 @@ def look_at_state(place: Path) -> Held | None:
         free_bytes=disk.free_bytes(),
         device=tried(lambda: _device(disk)),
         credentials=tried(lambda: load_credentials(disk)),
+        certificate=tried(lambda: load_certificate(disk)),
         trusted=tried(lambda: trust.load(disk)),
         boots=tried(lambda: _boots(disk)),
         accepted=tried(lambda: read_versioned(disk, ACCEPTED, AcceptedAssignment)),
@@ -233,13 +235,13 @@ def _run(kind: Kind, job: Struct, limits: Limits) -> Struct | AgentError:
     return answers.get().answer
 
 
-def _way(config: Config, held: Held | None, environment: Mapping[str, str]) -> Way:
+def _way(config: Config, held: Held | None, environment: Mapping[str, str], identity: Path) -> Way:
     if held is None or not isinstance(held.credentials, Credentials):
         return NotTried("this device is not enrolled")
     proxies = Proxies(config.link.proxy, environment)
     if held.running:
         return knock(held.credentials.broker_url, held.credentials.broker_ca, proxies=proxies)
-    return log_in(held.credentials, config.broker.session_expiry_seconds, proxies)
+    return log_in(held.credentials, config.broker.session_expiry_seconds, proxies, identity)
 
 
 def _local_way(config: Config) -> Way | None:

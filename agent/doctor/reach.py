@@ -8,6 +8,7 @@ Rule 2: ``log_in`` takes the session of the device, without a Will: only where n
 
 import socket
 import ssl
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -87,9 +88,12 @@ def knock(
 
 
 def log_in(
-    credentials: Credentials, session_expiry_seconds: int, proxies: Proxies = STRAIGHT
+    credentials: Credentials,
+    session_expiry_seconds: int,
+    proxies: Proxies = STRAIGHT,
+    identity: Path | None = None,
 ) -> Way:
-    """Go all the way in the name of the device."""
+    """Go all the way in the name of the device, with its certificate if it has one."""
     way = knock(credentials.broker_url, credentials.broker_ca, proxies=proxies)
     if not isinstance(way, Open):
         return way
@@ -104,6 +108,7 @@ def log_in(
             session_expiry_seconds=session_expiry_seconds,
             connect_timeout_seconds=PATIENCE_SECONDS,
             proxies=proxies,
+            identity=identity,
         )
         wire = Wire(
             connection,

@@ -120,7 +120,13 @@ def read_enrolment_file(content: bytes, *, now_ms: int) -> EnrolmentFile:
 
 
 def build_request(
-    file: EnrolmentFile, key: DeviceKey, nonce: str, *, hardware: str, agent: str = ""
+    file: EnrolmentFile,
+    key: DeviceKey,
+    nonce: str,
+    *,
+    hardware: str,
+    agent: str = "",
+    tls_key: VerifyKey | None = None,
 ) -> Asking:
     """Return a request to join.
 
@@ -130,6 +136,7 @@ def build_request(
         nonce: 32 hex digits, new for each request.
         hardware: This device's hardware name.
         agent: Version of the agent.
+        tls_key: To be certified for the broker, where the fleet does that.
 
     """
     token = SigningKey(bytes.fromhex(file.token))
@@ -140,6 +147,7 @@ def build_request(
         token_key=bytes(token.verify_key).hex(),
         hardware=hardware,
         agent=agent,
+        tls_key=bytes(tls_key).hex() if tls_key else None,
     )
     text = encode(request)
     signed = ENROL_CONTEXT + text

@@ -1,6 +1,7 @@
 """Where the broker is, and what is handed to it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.proxy import STRAIGHT, Proxies
@@ -21,6 +22,8 @@ class Connection:
         will_delay_seconds: How long the broker waits with our Will for our return;
             below the session expiry. Without it every short gap would report a death.
         proxies: What may be between.
+        identity: PEM file of our own certificate and its key; shown where it exists and is
+            asked for.
 
     Raises:
         ConfigError: The address is of another form.
@@ -37,6 +40,7 @@ class Connection:
     will_delay_seconds: int = 30
     connect_timeout_seconds: float = 10.0
     proxies: Proxies = STRAIGHT
+    identity: Path | None = None
 
     def __post_init__(self) -> None:
         try:

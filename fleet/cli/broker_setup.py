@@ -43,6 +43,12 @@ from fleet.config import FleetConfig
     type=click.Choice(["dynsec", "acl_file"]),
     help="Who keeps the accounts; goes by --devices otherwise.",
 )
+@click.option(
+    "--client-certificates",
+    "certificates",
+    type=click.Choice(["offer", "require"]),
+    help="Give every device a TLS certificate of its own; then admit nobody without one.",
+)
 @output_option
 @home_option
 def setup(
@@ -52,6 +58,7 @@ def setup(
     authority: Path | None,
     devices: int | None,
     backend: str | None,
+    certificates: str | None,
     output: str,
     home: Path,
 ) -> None:
@@ -63,6 +70,7 @@ def setup(
     """
     from fleet.ingest.mosquitto import Backend
     from fleet.service.broker_setup import BrokerWish, set_up_broker
+    from fleet.service.client_certificates import ClientCertificates
 
     config = FleetConfig.load(home)
     made = set_up_broker(
@@ -74,6 +82,7 @@ def setup(
             authority=authority,
             devices=devices or 0,
             backend=Backend(backend) if backend else None,
+            certificates=ClientCertificates(certificates) if certificates else None,
         ),
     )
 
@@ -83,6 +92,7 @@ def setup(
         click.echo(
             f"wrote {made.folder / 'mosquitto.conf'}: {made.accounts} accounts, "
             f"kept by {made.backend}"
+            + (f"; client certificates: {made.certificates}" if made.certificates else "")
         )
         if made.folder == config.broker_folder:
             click.echo(
@@ -97,6 +107,7 @@ def setup(
         "folder": str(made.folder),
         "backend": str(made.backend),
         "accounts": made.accounts,
+        "certificates": str(made.certificates) if made.certificates else None,
         "held": made.held,
         "warning": made.warning,
     }

@@ -315,6 +315,8 @@ class BrokerLink:
         if self._connection.address.secure:
             context = ssl.create_default_context(cadata=self._connection.believed or None)
             context.sslsocket_class = _TlsSocket
+            if self._connection.identity is not None:
+                context.load_cert_chain(self._connection.identity)
             client.tls_set_context(context)
         if self._will is not None:
             will = self._will

@@ -4,20 +4,16 @@ Rule 1: ``grant`` and ``revoke`` may be repeated, as with dynamic security.
 Rule 2: every edit also gives the provisioner, who may do nothing at all, a new password.
         Once the broker admits it with that one, it has read the edit: a device that is told
         its password gets in, and one that was revoked has been cut off.
-Rule 3: a signal goes only to a process whose name is mosquitto; the number in its file may
-        have become another's.
 """
 
-import os
-import signal
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
 from agent.contract.limits import require_name
 from agent.errors import MalformedError
 from fleet.errors import RefusedError, UnreachableError
+from fleet.ingest.hangup import have_it_read
 from fleet.ingest.knock import ADMITTED, Listener, knock
 from fleet.ingest.mail import Connection
 from fleet.ingest.password_file import (
@@ -89,7 +85,7 @@ class FileAccounts:
         proof = new_password()
         edited = {**passwords, PROVISIONER_USER: Hashed.of(proof)}
         replace_file(self._folder / PASSWORDS_FILE, render_passwords(edited))
-        self._have_it_read()
+        have_it_read(self._folder / PID_FILE, "its accounts")
         deadline = monotonic() + READ_SECONDS
         while knock(self._listener, PROVISIONER_USER, proof, PROVISIONER_USER) != ADMITTED:
             if monotonic() > deadline:
@@ -98,26 +94,6 @@ class FileAccounts:
                     f"{self._folder / 'mosquitto.conf'}, as this user?"
                 )
             sleep(_LOOK_SECONDS)
-
-    def _have_it_read(self) -> None:
-        path = self._folder / PID_FILE
-        pid = 0
-        with suppress(OSError, ValueError):
-            number = int(path.read_text())
-            if Path(f"/proc/{number}/comm").read_text().strip() == "mosquitto":
-                pid = number
-        if not pid:
-            raise UnreachableError(
-                f"no mosquitto runs under the number in {path}: start it with 'fieldfare broker "
-                "run' on this machine; files can keep the accounts of no other"
-            )
-        try:
-            os.kill(pid, signal.SIGHUP)
-        except OSError as why:
-            raise UnreachableError(
-                f"mosquitto ({pid}) may not be told to read its accounts: {why.strerror}; let it "
-                "run as the user of the manager"
-            ) from why
 
 
 def _require_device(device: str) -> None:

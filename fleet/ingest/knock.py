@@ -10,6 +10,7 @@ Source: MQTT Version 5.0, OASIS, 2019, 3.1 and 3.2.
 import socket
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fleet.errors import UnreachableError
 from fleet.ingest.websocket import framed, read_frame_head, upgrade
@@ -34,6 +35,7 @@ class Listener:
         name: What its certificate must name; empty without TLS.
         ca: PEM text of the only authority believed; empty uses the system's.
         path: Where MQTT over WebSocket is found; None is plain MQTT.
+        identity: PEM file of a certificate and its key to show; None shows none.
 
     """
 
@@ -42,6 +44,7 @@ class Listener:
     name: str = ""
     ca: str = field(default="", repr=False)
     path: str | None = None
+    identity: Path | None = None
     patience_seconds: float = 5.0
 
 
@@ -61,6 +64,8 @@ def knock(at: Listener, username: str | None, password: str | None, client_id: s
                 return _log_in(plain, packet, at)
             context = ssl.create_default_context(cadata=at.ca or None)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if at.identity is not None:
+                context.load_cert_chain(at.identity)
             with context.wrap_socket(plain, server_hostname=at.name) as secured:
                 return _log_in(secured, packet, at)
     except ssl.SSLCertVerificationError as why:

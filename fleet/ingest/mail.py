@@ -19,6 +19,8 @@ class Connection:
         ca_file: Where they are read anew at each attempt, instead of ``ca``.
         longest_wait_seconds: Ceiling of the jittered wait between attempts.
         proxies: What may be between.
+        identity: PEM file of our own certificate and its key; shown where it exists and is
+            asked for.
 
     Raises:
         ConfigError: The address is of another form.
@@ -36,6 +38,7 @@ class Connection:
     connect_timeout_seconds: float = 5.0
     longest_wait_seconds: float = 15.0
     proxies: Proxies = STRAIGHT
+    identity: Path | None = None
 
     def __post_init__(self) -> None:
         try:

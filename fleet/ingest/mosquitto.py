@@ -18,6 +18,12 @@ from typing import assert_never
 
 from agent.contract.topics import Topics
 from fleet.errors import ConflictError, UnreachableError
+from fleet.ingest.client_authority import (
+    AUTHORITY_FILE,
+    REVOKED_FILE,
+    ClientAuthority,
+    clients_folder,
+)
 from fleet.ingest.password_file import (
     ACL_FILE,
     PASSWORDS_FILE,
@@ -90,6 +96,8 @@ class BrokerLayout:
         certificate, key: PEM files of the server; None without TLS.
         user: System user that mosquitto runs as; None keeps its own default.
         backend: Who keeps the accounts.
+        clients: Folder of the authority whose certificates every client must show on the
+            devices' listener; None asks for none.
 
     """
 
@@ -102,6 +110,7 @@ class BrokerLayout:
     key: Path | None = None
     user: str | None = None
     backend: Backend = Backend.DYNSEC
+    clients: Path | None = None
 
     @property
     def accounts_path(self) -> Path:
@@ -164,10 +173,22 @@ connection_messages false
 listener {layout.device_port}{bind}
 # the user name is the client id: nobody takes over the session of another
 use_username_as_clientid true
-{tls}
+{tls}{_client_lines(layout)}
 {bound}listener {layout.enrol_port}{bind}
 max_connections 256
 {same}{tls}{_websocket_lines(layout, tls)}"""
+
+
+def _client_lines(layout: BrokerLayout) -> str:
+    if layout.clients is None:
+        return ""
+    return f"""\
+# nobody without a certificate of the fleet; the name in it is the user name
+cafile {layout.clients}/{AUTHORITY_FILE}
+crlfile {layout.clients}/{REVOKED_FILE}
+require_certificate true
+use_identity_as_username true
+"""
 
 
 def _websocket_lines(layout: BrokerLayout, tls: str) -> str:
@@ -183,6 +204,15 @@ use_username_as_clientid true
 {tls}"""
 
 
+def _pid_lines(layout: BrokerLayout) -> str:
+    if layout.clients is None:
+        return ""
+    return f"""\
+# how the manager finds whom to tell of revocations
+pid_file {layout.folder}/{PID_FILE}
+"""
+
+
 def _accounts_lines(layout: BrokerLayout, plugin: Path) -> str:
     match layout.backend:
         case Backend.DYNSEC:
@@ -192,7 +222,7 @@ def _accounts_lines(layout: BrokerLayout, plugin: Path) -> str:
 allow_anonymous false
 plugin {plugin}
 plugin_opt_config_file {layout.accounts_path}
-"""
+{_pid_lines(layout)}"""
         case Backend.ACL_FILE:
             return f"""\
 # everybody has an account; both files are read again at SIGHUP, which the manager sends
@@ -213,6 +243,28 @@ def backend_of(folder: Path) -> Backend:
     except OSError:
         return Backend.DYNSEC
     return Backend.ACL_FILE if "\npassword_file " in text else Backend.DYNSEC
+
+
+def requires_certificates(folder: Path) -> bool:
+    """Return whether a folder's configuration asks every device for a certificate."""
+    try:
+        text = (folder / CONF_FILE).read_text()
+    except OSError:
+        return False
+    return "\nrequire_certificate true" in text
+
+
+def find_client_authority(folder: Path) -> ClientAuthority | None:
+    """Return the authority for client certificates in a broker's folder, if there is one.
+
+    Raises:
+        ConfigError: It is not in order.
+
+    """
+    place = clients_folder(folder)
+    if not (place / AUTHORITY_FILE).exists():
+        return None
+    return ClientAuthority(place, required=requires_certificates(folder))
 
 
 def find_dynamic_security() -> Path:

@@ -10,8 +10,9 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
@@ -20,6 +21,7 @@ from agent.contract.broker_url import BrokerUrl
 from agent.contract.limits import enrol_seat
 from agent.contract.topics import Topics
 from fleet.errors import RefusedError, UnreachableError
+from fleet.ingest.client_authority import ClientAuthority, clients_folder
 from fleet.ingest.knock import ADMITTED, BAD_PASSWORD, NOT_AUTHORIZED, Listener, knock
 from fleet.ingest.mosquitto import CONF_FILE, BrokerLayout, write_broker
 from fleet.ingest.rights import ENROL_USER, MANAGER_USER, Accounts, Hashed, new_password
@@ -87,26 +89,59 @@ def try_broker(trial: Trial) -> tuple[str, ...]:
             enrol_port=_free_port(),
             websocket_port=_free_port() if trial.wss else None,
         )
+        shown = _Shown()
+        if layout.clients is not None:
+            clients = clients_folder(layout.folder)
+            shutil.copytree(layout.clients, clients)
+            layout = replace(layout, clients=clients)
+            shown = _make_identities(clients, Path(name) / "strange")
         write_broker(layout, trial.topics, trial.passwords)
         with _running(layout):
-            return tuple(_findings(trial, layout))
+            return tuple(_findings(trial, layout, shown))
 
 
-def _findings(trial: Trial, layout: BrokerLayout) -> Iterator[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """Certificates with their keys, for a broker that asks for them."""
+
+    own: Path | None = None
+    revoked: Path | None = None
+    strange: Path | None = None
+
+
+def _make_identities(clients: Path, elsewhere: Path) -> _Shown:
+    now = datetime.now(UTC)
+    authority = ClientAuthority(clients, required=True)
+    revoked = authority.own_identity("d-revoked", now)
+    authority.revoke("d-revoked", now)
+    return _Shown(
+        own=authority.own_identity(MANAGER_USER, now),
+        revoked=revoked,
+        strange=ClientAuthority.create(elsewhere, "trial", now).own_identity(MANAGER_USER, now),
+    )
+
+
+def _findings(trial: Trial, layout: BrokerLayout, shown: _Shown) -> Iterator[str]:
     devices, strangers = (
         Listener(address="127.0.0.1", port=port, name=trial.host, ca=trial.ca)
         for port in (layout.device_port, layout.enrol_port)
     )
     seat = enrol_seat(ENROL_USER, 0)
     wrong = new_password()
-    tries = (
+    devices = replace(devices, identity=shown.own)
+    tries = [
         ("the manager is admitted", devices, MANAGER_USER, trial.accounts.manager, True),
         ("a stranger is admitted to enrol", strangers, seat, trial.accounts.enrol, True),
-        ("a wrong password is refused", devices, MANAGER_USER, wrong, False),
-        ("an unknown name is refused", devices, "d-nobody", wrong, False),
-        ("nobody is admitted without an account", devices, None, None, False),
         ("nobody is admitted to enrol without an account", strangers, None, None, False),
-    )
+    ]
+    if shown.own is None:
+        tries += [
+            ("a wrong password is refused", devices, MANAGER_USER, wrong, False),
+            ("an unknown name is refused", devices, "d-nobody", wrong, False),
+            ("nobody is admitted without an account", devices, None, None, False),
+        ]
+    else:
+        yield from _shut_out(devices, trial, shown)
     for sentence, listener, user, password, welcome in (*tries, *_over_websocket(trial, layout)):
         code = knock(listener, user, password, user or "nobody")
         if code not in ({ADMITTED} if welcome else _REFUSALS):
@@ -117,6 +152,19 @@ def _findings(trial: Trial, layout: BrokerLayout) -> Iterator[str]:
         yield sentence
     if trial.host:
         yield f"its certificate names {trial.host} and is believed; TLS 1.2 or later"
+
+
+def _shut_out(devices: Listener, trial: Trial, shown: _Shown) -> Iterator[str]:
+    for sentence, identity in (
+        ("nobody is admitted without a certificate", None),
+        ("a revoked certificate is refused", shown.revoked),
+        ("a certificate of another authority is refused", shown.strange),
+    ):
+        listener = replace(devices, identity=identity)
+        with suppress(UnreachableError):
+            knock(listener, MANAGER_USER, trial.accounts.manager, MANAGER_USER)
+            raise RefusedError(f"the broker does not hold that {sentence}: nothing was changed")
+        yield sentence
 
 
 def _over_websocket(trial: Trial, layout: BrokerLayout) -> Iterator[_Try]:

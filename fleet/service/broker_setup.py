@@ -7,6 +7,7 @@ Rule 3: an authority that enrolled devices do not believe is refused: it would s
 """
 
 import os
+import shutil
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from agent.contract.broker_url import BrokerUrl
 from agent.contract.topics import Topics
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, RefusedError
+from fleet.ingest.client_authority import clients_folder
 from fleet.ingest.mosquitto import (
     DYNSEC_FILE,
     Backend,
@@ -34,6 +36,14 @@ from fleet.ingest.rights import Accounts, Hashed, first_passwords
 from fleet.ingest.trial import Trial, try_broker
 from fleet.registry.devices import DeviceState
 from fleet.registry.sqlite import open_registry
+from fleet.service.client_certificates import (
+    ClientCertificates,
+    certify_own,
+    refuse_unfit,
+    standing,
+    take_up,
+    without_passwords,
+)
 from fleet.service.occupancy import occupy
 
 DYNSEC_DEVICES = 2000
@@ -51,6 +61,7 @@ class BrokerWish:
         authority: PEM file of whoever signed the certificate; None keeps what is there.
         devices: How many the fleet will have; 0 is not said.
         backend: Who keeps the accounts; None goes by ``devices``.
+        certificates: What is made of client certificates; None keeps it as it is.
 
     """
 
@@ -60,6 +71,7 @@ class BrokerWish:
     authority: Path | None = None
     devices: int = 0
     backend: Backend | None = None
+    certificates: ClientCertificates | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +81,7 @@ class BrokerSetup:
     folder: Path
     backend: Backend
     accounts: int
+    certificates: ClientCertificates | None
     held: tuple[str, ...]
     warning: str = ""
 
@@ -112,10 +125,16 @@ def _set_up(config: FleetConfig, wish: BrokerWish) -> BrokerSetup:
             f"files keep the accounts in {own}, where the manager edits them: leave --dir out, or "
             "take --backend dynsec, which works over the network"
         )
+    certificates = wish.certificates or standing(config)
+    if certificates is not None:
+        refuse_unfit(config, certificates, backend=backend, own_folder=folder == own)
     accounts, certificate = _accounts(config), _certificate(config, wish)
     kept = _kept_passwords(own, before)
     same = folder == own and backend is before and bool(kept)
     passwords = kept if same else {**kept, **first_passwords(accounts)}
+    required = certificates is ClientCertificates.REQUIRE
+    if required and standing(config) is not certificates:
+        passwords, same = without_passwords(passwords), False
     url, wss = BrokerUrl.parse(config.broker.url), _wss(config)
     layout = BrokerLayout(
         folder=folder,
@@ -127,14 +146,18 @@ def _set_up(config: FleetConfig, wish: BrokerWish) -> BrokerSetup:
         key=folder / "server.key" if url.secure else None,
         user="root" if os.getuid() == 0 else None,
         backend=backend,
+        clients=clients_folder(folder) if required else None,
     )
-    held = _try(config, layout, certificate, accounts, passwords)
+    held = _tried_with_authority(
+        config, layout, certificate, accounts, passwords, certificates=certificates
+    )
     topics = Topics(fleet=config.fleet, prefix=config.prefix)
     _write(config, layout, topics, certificate, None if same else passwords)
     return BrokerSetup(
         folder=folder,
         backend=backend,
         accounts=len(passwords),
+        certificates=certificates,
         held=held,
         warning=_warning(layout, wish),
     )
@@ -169,6 +192,30 @@ def _wss(config: FleetConfig) -> BrokerUrl | None:
     if not BrokerUrl.parse(config.broker.url).secure:
         raise RefusedError("broker.wss_url needs a certificate: broker.url is not mqtts://")
     return wss
+
+
+def _tried_with_authority(
+    config: FleetConfig,
+    layout: BrokerLayout,
+    certificate: _Certificate,
+    accounts: Accounts,
+    passwords: Mapping[str, Hashed],
+    *,
+    certificates: ClientCertificates | None,
+) -> tuple[str, ...]:
+    """Try it with the authority for client certificates; one made for it goes if it fails."""
+    if certificates is None:
+        return _try(config, layout, certificate, accounts, passwords)
+    authority, made_now = take_up(config)
+    try:
+        held = _try(config, layout, certificate, accounts, passwords)
+    except BaseException:
+        if made_now:
+            shutil.rmtree(authority.folder)
+        raise
+    if layout.clients is not None:
+        certify_own(authority)
+    return held
 
 
 def _try(

@@ -18,6 +18,8 @@ from nacl.signing import VerifyKey
 from agent.contract.messages import EnrolRequest
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
+from fleet.ingest.client_authority import ClientAuthority
+from fleet.ingest.mosquitto import find_client_authority
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
@@ -74,8 +76,9 @@ class Desk:
         device_keys: Public keys of enrolled devices that were heard since the start.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
-        strangers, joining, reading: How often anybody is told why it may not join, a device
-            is answered about joining, and a device is sent metadata.
+        clients: The authority for client certificates, where the fleet has one.
+        strangers, joining, reading, certifying: How often anybody is told why it may not join,
+            a device is answered about joining, is sent metadata, and is given a certificate.
 
     """
 
@@ -98,6 +101,8 @@ class Desk:
     joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
     reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))
 
+    certifying: Turnstile = field(default_factory=lambda: Turnstile(at_once=4, per_second=0.01))
+    clients: ClientAuthority | None = None
     def send(self, address: Address, payload: bytes) -> None:
         """Have something published after the transaction."""
         self.outgoing.append(Outgoing(address, payload))
@@ -141,3 +146,4 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         heard=heard,
         open_ring=open_ring,
     )
+        clients=find_client_authority(config.broker_folder),

@@ -26,6 +26,7 @@ from agent.contract.topics import Topics
 from fleet.config import FleetConfig
 from fleet.errors import FleetError
 from fleet.ingest.broker import BrokerLink
+from fleet.ingest.client_authority import clients_folder, find_identity
 from fleet.ingest.mail import Connected, Connection, Disconnected
 from fleet.ingest.mosquitto import (
     CONF_FILE,
@@ -34,6 +35,7 @@ from fleet.ingest.mosquitto import (
     backend_of,
     find_dynamic_security,
     render_mosquitto_conf,
+    requires_certificates,
 )
 from fleet.ingest.password_file import (
     ACL_FILE,
@@ -198,6 +200,7 @@ def _layouts(config: FleetConfig, backend: Backend) -> list[BrokerLayout]:
             key=folder / "server.key" if url.secure else None,
             user=user,
             backend=backend,
+            clients=clients_folder(folder) if requires_certificates(folder) else None,
         )
         for user in ("root", None)
     ]
@@ -276,6 +279,7 @@ def _login(
             password=password,
             client_id=user,
             proxies=config.broker.proxies(os.environ),
+            identity=find_identity(config.broker_folder, user),
         )
     except (FleetError, OSError) as why:
         return ill(name, str(why))

@@ -38,7 +38,7 @@ from fleet.ingest.intake import Said, Unreadable
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.devices import BootSeen
-from fleet.service import downloads, membership, rollouts, runs
+from fleet.service import certificates, downloads, membership, rollouts, runs
 from fleet.service.desk import Desk
 from fleet.signing.assignment import sign_ack, sign_fresh
 
@@ -200,6 +200,8 @@ def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
         now_ms=desk.now_ms(),
         root=published.root.version,
         targets=published.targets.version,
+        certificates=desk.clients is not None,
+        certificate=certificates.asked(desk, device, asked),
     )
     desk.send(FRESH.at(device), sign_fresh(desk.keys.director, fresh, authority=authority))
 

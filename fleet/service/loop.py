@@ -26,6 +26,8 @@ from fleet.config import FleetConfig
 from fleet.errors import FleetError, RegistryError, SigningError, UnreachableError
 from fleet.ingest import dispatch
 from fleet.ingest.broker import BrokerLink
+from fleet.ingest.certified_accounts import CertifiedAccounts
+from fleet.ingest.client_authority import find_identity
 from fleet.ingest.file_accounts import FileAccounts
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News
 from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, backend_of
@@ -279,7 +281,10 @@ class RunningManager:
         connection = _connection(config, PROVISIONER_USER, "provisioner-password")
         if backend_of(config.broker_folder) is Backend.ACL_FILE:
             return FileAccounts(config.broker_folder, connection)
-        return Provisioner(connection, self._desk.topics)
+        provisioner, clients = Provisioner(connection, self._desk.topics), self._desk.clients
+        if clients is None:
+            return provisioner
+        return CertifiedAccounts(provisioner, clients, config.broker_folder)
 
     def _heard(self, run: str, word: object) -> None:
         self.post(lambda desk: runs.heard(desk, run, word))
@@ -317,3 +322,4 @@ def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
 def _presence(desk: Desk, s: str) -> bytes:
     served = s == "online" and bool(desk.config.downloads.url)
     return encode(ManagerPresence(s=s, epoch=desk.epoch, downloads=served))
+        identity=find_identity(config.broker_folder, user),

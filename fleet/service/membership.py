@@ -12,7 +12,7 @@ from fleet.errors import RefusedError
 from fleet.ingest.mosquitto import ENROL_USER
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.tokens import Approval, Token
-from fleet.service import rollouts, runs
+from fleet.service import certificates, rollouts, runs
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.overview import alarms, name_of, updates
 from fleet.service.turnstile import EVERYBODY
@@ -176,6 +176,10 @@ def ask_to_join(desk: Desk, nonce: str, payload: bytes) -> None:
         case enrolment.Pending(request=request, device=device_id, why=why):
             _add(desk, request, device_id, DeviceState.PENDING)
             _reply(desk, request, device_id, "pending", why)
+        case enrolment.Admitted(request=request, device=device_id) if why := (
+            certificates.why_not(desk, request)
+        ):
+            _reply(desk, request, device_id, "refused", why)
         case enrolment.Admitted(request=request, device=device_id):
             _add(desk, request, device_id, DeviceState.ENROLLED)
             desk.errands.append(Grant(device=device_id, request=request))
@@ -207,6 +211,7 @@ def granted(desk: Desk, grant: Grant, password: str | None) -> None:
         wss_url=desk.config.broker.wss_url,
         username=grant.device if password else None,
         password=password,
+        certificate=certificates.granted(desk, grant),
     )
     _send_reply(desk, grant.request, reply)
 
