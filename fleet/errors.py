@@ -8,7 +8,8 @@
     │   └── AdmissionError     the model file cannot become a release
     ├── SigningError       a key or the repository is not in order
     ├── RegistryError      the database would not do what was asked
-    │   └── NewerStateError    written by a newer version; left untouched
+    │   ├── NewerStateError    written by a newer version; left untouched
+    │   └── DiskFullError      there is no room left on the manager's disk
     └── UnreachableError   the manager or the broker does not answer
 
 Bytes from devices raise the errors of ``agent.errors``. ``code`` is stable and is
@@ -77,6 +78,12 @@ class NewerStateError(RegistryError):
 
     code = "newer-state"
     exit_status = 11
+
+
+class DiskFullError(RegistryError):
+    """There is no room left on the manager's disk."""
+
+    code = "disk-full"
 
 
 class UnreachableError(FleetError):

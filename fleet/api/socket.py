@@ -2,13 +2,17 @@
 
 Rule 1: the socket's folder and mode keep strangers out; peer credentials
         (``SO_PEERCRED``, unix(7)) are checked as well, once for each connection.
-Rule 2: a socket file left by a killed manager is replaced; one that answers is not.
+Rule 2: whoever starts it is told if the thread ends by itself: without its door a manager
+        would seem to run, and nobody could reach it.
+Rule 3: a socket file left by a killed manager is replaced; one that answers is not.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -18,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fleet.errors import ConflictError
 
+LOG = logging.getLogger(__name__)
+Ended = Callable[[str], None]
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -55,14 +61,18 @@ class SocketServer:
             access_log=False,
         )
         self._server = uvicorn.Server(config)
+        self._ended: Ended | None = None
+        self._stopping = False
         self._thread = Thread(target=self._run, name="api", daemon=True)
 
-    def start(self) -> None:
-        """Begin to answer."""
+    def start(self, ended: Ended | None = None) -> None:
+        """Begin to answer; ``ended`` is called if that ends before ``stop``."""
+        self._ended = ended
         self._thread.start()
 
     def stop(self) -> None:
         """Answer what is being asked, then close and remove the socket."""
+        self._stopping = True
         self._server.should_exit = True
         self._thread.join(timeout=10)
         self._path.unlink(missing_ok=True)
@@ -70,7 +80,14 @@ class SocketServer:
     def _run(self) -> None:
         # Signals belong to the manager's own thread.
         self._server.install_signal_handlers = _nothing
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        why = "it was told to"
+        try:
+            asyncio.run(self._server.serve(sockets=[self._socket]))
+        except BaseException as raised:  # whatever ends this thread, the manager must hear of it
+            why = f"{type(raised).__name__}: {raised}".rstrip(": ")
+            LOG.exception("api end=unexpected")
+        if not self._stopping and self._ended is not None:
+            self._ended(f"the thread that answers the command line has ended ({why})")
 
 
 def _nothing() -> None:

@@ -26,8 +26,8 @@ from fleet.service.founding import Ports, found_dev, found_signed
 class Door(Protocol):
     """What answers the CLI while the manager runs."""
 
-    def start(self) -> None:
-        """Begin to answer."""
+    def start(self, ended: Callable[[str], None]) -> None:
+        """Begin to answer; ``ended`` is called if that ends before ``stop``."""
 
     def stop(self) -> None:
         """Close."""
@@ -168,7 +168,7 @@ def serve(open_door: OpenDoor, passphrase_file: Path | None, home: Path) -> None
     door = open_door(config.socket, manager.ask)
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: manager.stop())
-    door.start()
+    door.start(manager.fail)
     try:
         manager.run()
     finally:

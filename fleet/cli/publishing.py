@@ -119,11 +119,11 @@ def publish_signed(client: ManagerClient, folder: Path) -> ReleaseView:
         publication = msgspec.json.decode(
             (folder / PUBLICATION_FILE).read_bytes(), type=Publication
         )
-        artifacts = {path.name: path.read_bytes() for path in folder.glob("[0-9a-f]" * 64)}
+        artifacts = sorted(folder.glob("[0-9a-f]" * 64))
     except (OSError, msgspec.MsgspecError) as why:
         raise ConfigError(f"{folder} is not what 'model sign' writes: {why}") from why
-    for digest, content in artifacts.items():
-        client.put(f"/artifacts/{digest}", content)
+    for path in artifacts:
+        client.put(path_of("artifacts", path.name), path)
     return client.post("/releases", publication, ReleaseView)
 
 

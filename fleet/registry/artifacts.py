@@ -1,5 +1,6 @@
 """The bytes behind releases, one file each, named by their SHA-256."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -11,17 +12,27 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Final
 
 from agent.contract.limits import DIGEST_PATTERN
-from fleet.errors import NotFoundError, RefusedError, RegistryError
+from fleet.errors import DiskFullError, NotFoundError, RefusedError, RegistryError
+from fleet.registry.room import require_room
 
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
 _UNFINISHED: Final = ".new-"
+_LOOK_BYTES: Final = 8 * 1024 * 1024
+"""After so many bytes of an upload, the room on the disk is looked at again."""
 
 
 class Artifacts:
-    """Content-addressed files in one folder."""
+    """Content-addressed files in one folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Made when the first comes.
+        reserve_bytes: What stays free on its disk.
+
+    """
+
+    def __init__(self, folder: Path, *, reserve_bytes: int = 0) -> None:
         self.folder = folder
+        self._reserve_bytes = reserve_bytes
 
     def put(self, content: bytes) -> str:
         """Keep some bytes durably and return their digest; known bytes are a no-op.
@@ -32,26 +43,32 @@ class Artifacts:
         """
         digest = sha256(content).hexdigest()
         if not self.has(digest):
-            with self.receive(digest) as upload:
+            with self.receive(digest, len(content)) as upload:
                 upload.write(content)
         return digest
 
     @contextmanager
-    def receive(self, digest: str) -> Iterator["Upload"]:
+    def receive(self, digest: str, size_bytes: int = 0) -> Iterator["Upload"]:
         """Take the bytes of a digest piece by piece; they are kept once all came and fit it.
+
+        Args:
+            digest: Theirs, hex.
+            size_bytes: How many will come, as far as that is known.
 
         Raises:
             NotFoundError: It is no digest.
             RefusedError: The bytes are of another digest; nothing is kept.
+            DiskFullError: There is no room for them beside the reserve; nothing is kept.
             RegistryError: The disk refuses; nothing is kept.
 
         """
         target = self._path(digest)
+        require_room(self.folder, size_bytes, self._reserve_bytes)
         with _named(target):
             self.folder.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=self.folder, prefix=_UNFINISHED, delete=False) as file:
                 try:
-                    upload = Upload(file, target)
+                    upload = Upload(file, target, self._reserve_bytes)
                     yield upload
                     upload.require(digest)
                     file.flush()
@@ -176,16 +193,22 @@ class Artifacts:
 class Upload:
     """What came of an artifact so far."""
 
-    def __init__(self, file: IO[bytes], target: Path) -> None:
+    def __init__(self, file: IO[bytes], target: Path, reserve_bytes: int) -> None:
         self._file, self._target, self._seen = file, target, sha256()
+        self._reserve_bytes, self._unlooked_bytes = reserve_bytes, 0
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes.
 
         Raises:
+            DiskFullError: There is no room for them beside the reserve.
             RegistryError: The disk refuses.
 
         """
+        self._unlooked_bytes += len(piece)
+        if self._unlooked_bytes > _LOOK_BYTES:
+            require_room(self._target.parent, len(piece), self._reserve_bytes)
+            self._unlooked_bytes = 0
         with _named(self._target):
             self._file.write(piece)
         self._seen.update(piece)
@@ -207,4 +230,5 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as why:
-        raise RegistryError(f"artifact {path}: {why.strerror or why}") from why
+        kind = DiskFullError if why.errno in {errno.ENOSPC, errno.EDQUOT} else RegistryError
+        raise kind(f"artifact {path}: {why.strerror or why}") from why

@@ -5,6 +5,7 @@ Rule 2: WAL and ``synchronous=FULL``: what a transaction committed survives a po
 Rule 3: ``BEGIN IMMEDIATE``: a transaction that begins can also commit.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from fleet.errors import RegistryError
+from fleet.errors import DiskFullError, RegistryError
 
 Value = str | bytes | int | float | None
 
@@ -113,4 +114,7 @@ class Database:
         try:
             yield
         except (sqlite3.Error, OSError) as why:
+            code = getattr(why, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_FULL or getattr(why, "errno", None) == errno.ENOSPC:
+                raise DiskFullError(f"registry {self.path}: {why}: free some room there") from why
             raise RegistryError(f"registry {self.path}: {why}") from why

@@ -86,6 +86,14 @@ class DesiredState:
             found.setdefault(row["device"], {})[row["slot"]] = _assigned(row)
         return found
 
+    def wanted(self) -> set[str]:
+        """Return the digests of every release that a device is wanted, or was signed, to run."""
+        found = {row["digest"] for row in self._database.rows("SELECT digest FROM desired")}
+        for row in self._database.rows("SELECT DISTINCT slots FROM assignments"):
+            slots = msgspec.json.decode(row["slots"], type=dict[str, Assigned])
+            found |= {assigned.digest for assigned in slots.values()}
+        return found
+
     def assignment(self, device: str) -> Signed | None:
         """Return the newest signed assignment."""
         row = self._database.row("SELECT * FROM assignments WHERE device = ?", device)

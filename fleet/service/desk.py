@@ -21,6 +21,7 @@ from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority
 from fleet.ingest.mosquitto import find_client_authority
 from fleet.registry.artifacts import Artifacts
+from fleet.registry.room import MEGABYTE
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
 from fleet.service.turnstile import Turnstile
@@ -100,9 +101,9 @@ class Desk:
     strangers: Turnstile = field(default_factory=lambda: Turnstile(at_once=50, per_second=10))
     joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
     reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))
-
     certifying: Turnstile = field(default_factory=lambda: Turnstile(at_once=4, per_second=0.01))
     clients: ClientAuthority | None = None
+
     def send(self, address: Address, payload: bytes) -> None:
         """Have something published after the transaction."""
         self.outgoing.append(Outgoing(address, payload))
@@ -137,7 +138,7 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
     return Desk(
         config=config,
         registry=registry,
-        artifacts=Artifacts(config.artifacts),
+        artifacts=Artifacts(config.artifacts, reserve_bytes=config.retention.reserve_mb * MEGABYTE),
         repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
         keys=keys,
         topics=Topics(fleet=config.fleet, prefix=config.prefix),
@@ -145,5 +146,4 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         epoch=registry.events.record("manager.started", config.manager, {}, at_ms=wall_clock_ms()),
         heard=heard,
         open_ring=open_ring,
-    )
         clients=find_client_authority(config.broker_folder),

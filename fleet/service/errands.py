@@ -77,6 +77,11 @@ class ErrandRunner:
         self._newest[errand.device] = errand
         self._waiting.put(errand)
 
+    @property
+    def alive(self) -> bool:
+        """Whether errands are still run."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End after the errand of the moment."""
         self._stopping.set()

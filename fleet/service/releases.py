@@ -5,6 +5,7 @@ Rule 1: the manager holds no offline key: it takes what a release engineer signe
 Rule 2: artifacts first, metadata last: what devices can see is complete.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -15,6 +16,8 @@ from fleet.registry.models import Published
 from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.views import Publication, ReleaseView, TargetsView
+
+PIECE_BYTES = 256 * 1024
 
 
 def targets(desk: Desk) -> TargetsView:
@@ -38,28 +41,25 @@ def targets(desk: Desk) -> TargetsView:
     )
 
 
-def upload(artifacts: Artifacts, digest: str, content: bytes) -> None:
-    """Keep an artifact; it may be large, so any thread but the manager's calls this.
+def download(artifacts: Artifacts, digest: str) -> tuple[int, Iterator[bytes]]:
+    """Return size and pieces of an artifact or a manifest, which was read and checked before.
 
-    Raises:
-        RefusedError: The bytes are not those of ``digest``.
-
-    """
-    found = sha256(content).hexdigest()
-    if found != digest:
-        raise RefusedError(f"the uploaded bytes have digest {found}, not {digest}")
-    artifacts.put(content)
-
-
-def download(artifacts: Artifacts, digest: str) -> bytes:
-    """Return the bytes of an artifact or a manifest; any thread but the manager's calls this.
+    Any thread but the manager's calls this.
 
     Raises:
         NotFoundError: They are not kept here.
         RegistryError: The file is damaged.
 
     """
-    return artifacts.read(digest)
+    artifacts.check(digest)
+    file = artifacts.open(digest)
+
+    def pieces() -> Iterator[bytes]:
+        with file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    return artifacts.size(digest), pieces()
 
 
 def publish(desk: Desk, publication: Publication) -> ReleaseView:

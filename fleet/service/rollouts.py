@@ -39,7 +39,7 @@ def create(desk: Desk, wish: RolloutWish) -> RolloutView:
         assigned=published.assigned,
         selector=_selector(wish),
         devices=every,
-        desired={d.id: registry.devices.desired(d.id) for d in every},
+        desired=registry.devices.desired_by_device(),
         at_ms=now_ms,
         canary=parse_size(wish.canary),
         waves=[parse_size(size) for size in wish.waves],

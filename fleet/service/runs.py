@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from agent.contract.codec import decode, encode
+from agent.contract.codec import encode
 from agent.contract.manifest import Head, Release
 from agent.contract.messages import Task, TaskAnswer
 from agent.contract.topics import ROUND_OFFER
@@ -22,18 +22,17 @@ from fleet.registry.models import Published
 from fleet.registry.runs import RunRow
 from fleet.release.candidate import read_head, with_head
 from fleet.rollout.selector import parse_selector, select
-from fleet.rounds.cohort import better
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
-from fleet.rounds.engine import RunPlan, RunState, Training
+from fleet.rounds.engine import FINAL, RunPlan, Training
 from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
-from fleet.service.views import CandidateView, JudgedView, RunView, RunWish
+from fleet.service.run_views import plan_of, view
+from fleet.service.views import CandidateView, RunView, RunWish
 from fleet.signing.assignment import sign_task
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
-_MAX_PLAN_BYTES = 4 * 1024 * 1024
 
 
 def start(desk: Desk, wish: RunWish) -> RunView:
@@ -46,7 +45,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
     """
     registry, now_ms = desk.registry, desk.now_ms()
     for row in registry.runs.listing(active=True):
-        if _plan(row).slot == wish.slot:
+        if plan_of(row).slot == wish.slot:
             raise ConflictError(f"{row.id} of slot {wish.slot} is active; stop it first")
     chosen = [d for d in select(parse_selector(wish.select), registry.devices.listing()) if _fit(d)]
     backbone = _backbone(desk, chosen, wish.slot)
@@ -82,7 +81,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
 
 def listing(desk: Desk) -> list[RunView]:
     """Return every run, oldest first."""
-    return [_view(desk, row) for row in desk.registry.runs.listing()]
+    return [view(desk, row, desk.conductors.get(row.id)) for row in desk.registry.runs.listing()]
 
 
 def show(desk: Desk, run: str) -> RunView:
@@ -92,7 +91,7 @@ def show(desk: Desk, run: str) -> RunView:
         NotFoundError: There is none with this id.
 
     """
-    return _view(desk, _row(desk, run))
+    return view(desk, _row(desk, run), desk.conductors.get(run))
 
 
 def stop(desk: Desk, run: str) -> RunView:
@@ -119,11 +118,17 @@ def candidate(desk: Desk, run: str) -> CandidateView:
 
     """
     row = _row(desk, run)
-    plan, conductor = _plan(row), _find_conductor(desk, row)
-    head = conductor.candidate()
-    view = _view(desk, row)
-    if head is None or view.status != "finished":
-        raise ConflictError(f"{run} has no candidate: it is {view.status}")
+    plan, shown = plan_of(row), show(desk, run)
+    if shown.status != "finished":
+        raise ConflictError(f"{run} has no candidate: it is {shown.status}")
+    if desk.registry.runs.blob(run, FINAL) is None:
+        raise ConflictError(
+            f"{run} has no candidate any more: its weights were removed "
+            f"{desk.config.retention.runs_days} days after its end (retention.runs_days)"
+        )
+    head = _find_conductor(desk, row).candidate()
+    if head is None:
+        raise ConflictError(f"{run} has no candidate")
     parent = desk.registry.models.require(plan.backbone)
     release, place = parent.release, _head_of(parent)
     running = contents.read(desk, release.variants[0].model)
@@ -135,17 +140,17 @@ def candidate(desk: Desk, run: str) -> CandidateView:
         parent_manifest=parent.manifest,
         parent_golden=contents.read(desk, release.golden),
         model=with_head(running, place, head.weight, head.bias),
-        rounds=view.rounds_completed,
+        rounds=shown.rounds_completed,
         cohort=plan.participants,
-        receivers=tuple(j.device for j in view.judged if j.receives),
-        judged=view.judged,
+        receivers=tuple(j.device for j in shown.judged if j.receives),
+        judged=shown.judged,
     )
 
 
 def take_up(desk: Desk) -> None:
     """Continue the runs that were active when the manager ended."""
     for row in desk.registry.runs.listing(active=True):
-        plan = _plan(row)
+        plan = plan_of(row)
         conductor = _conductor(desk, plan, history=desk.registry.runs.journal(row.id))
         desk.conductors[row.id] = conductor
         _drive(desk, row.id, lambda taken_up: taken_up.begin(desk.now_ms()))
@@ -254,7 +259,7 @@ def _keep(desk: Desk, run: str, name: str, content: bytes) -> None:
 
 def _find_conductor(desk: Desk, row: RunRow) -> Conductor:
     running = desk.conductors.get(row.id)
-    return running or _conductor(desk, _plan(row), history=desk.registry.runs.journal(row.id))
+    return running or _conductor(desk, plan_of(row), history=desk.registry.runs.journal(row.id))
 
 
 def _active(desk: Desk) -> list[str]:
@@ -293,10 +298,6 @@ def _head_of(published: Published) -> Head:
     return release.head
 
 
-def _plan(row: RunRow) -> RunPlan:
-    return decode(RunPlan, row.plan, limit=_MAX_PLAN_BYTES)
-
-
 def _row(desk: Desk, run: str) -> RunRow:
     row = desk.registry.runs.find(run)
     if row is None:
@@ -316,51 +317,7 @@ def _project(desk: Desk, run: str) -> None:
         LOG.info("run id=%s status=%s why=%s", run, state.status, state.why)
     if not state.active:
         conductor.close()
-
-
-def _view(desk: Desk, row: RunRow) -> RunView:
-    plan, conductor = _plan(row), _find_conductor(desk, row)
-    state = conductor.state
-    return RunView(
-        id=row.id,
-        slot=plan.slot,
-        backbone=name_of(desk, plan.backbone),
-        backbone_digest=plan.backbone,
-        status=state.status,
-        why=state.why,
-        rounds=plan.rounds,
-        rounds_completed=state.rounds_completed,
-        participants=plan.participants,
-        replies=state.replies,
-        refused=state.refused,
-        judged=_judge(plan, state),
-        started_ms=plan.started_ms,
-        ended_ms=None if state.active else row.changed_ms,
-    )
-
-
-def _judge(plan: RunPlan, state: RunState) -> tuple[JudgedView, ...]:
-    decide = {d: (told.decide_running, told.decide) for d, told in state.figures.items()}
-    views = []
-    for verdict in better(decide):
-        told = state.figures[verdict.device]
-        views.append(
-            JudgedView(
-                device=verdict.device,
-                trained=verdict.device in plan.participants,
-                receives=verdict.receives,
-                why=verdict.why,
-                decide_before=told.decide_running,
-                decide_after=told.decide,
-                withheld_before=told.withheld_running,
-                withheld_after=told.withheld,
-            )
-        )
-    silent = (
-        JudgedView(device=d, trained=d in plan.participants, receives=False, why=why)
-        for d, why in sorted(state.silent.items())
-    )
-    return (*views, *silent)
+        del desk.conductors[run]
 
 
 def _training(wish: RunWish) -> Training:

@@ -333,3 +333,32 @@ class Problem(Struct, frozen=True, kw_only=True):
     code: str
     why: str
     exit_status: int
+
+
+class PruneWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks to remove what nobody needs; ``dry_run`` only tells what that would be."""
+
+    dry_run: bool = False
+
+
+class PruneView(Struct, frozen=True, kw_only=True):
+    """What was, or with a dry run would be, removed or archived.
+
+    Attributes:
+        artifacts: Names of files that no release in force, device, rollout or run needs.
+        events: Entries of the event log that move to a file; ``archive`` is its name.
+        runs: Ended runs of which something spooled goes; ``candidates`` lose their weights.
+        more: There is more of it: ask again.
+
+    """
+
+    dry_run: bool
+    artifacts: tuple[str, ...] = ()
+    artifact_bytes: int = 0
+    events: int = 0
+    archive: str = ""
+    runs: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+    run_bytes: int = 0
+    free_bytes: int = 0
+    more: bool = False

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -9,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet.api.socket import PeerChecked
-from fleet.errors import ConflictError
+from fleet.api.app import make_app
+from fleet.api.socket import PeerChecked, SocketServer
+from fleet.errors import ConflictError, UnreachableError
 from fleet.service.loop import RunningManager
 from tests.manager_home import make_home
 
@@ -43,3 +46,61 @@ def test_a_process_of_another_user_is_hung_up_on():
     )
     PeerChecked.connection_made(PeerChecked.__new__(PeerChecked), transport)
     assert gone == ["aborted"]
+
+
+SERVES = """
+import ctypes, sys, threading
+from fleet.__main__ import open_door
+from fleet.cli.client import ManagerClient
+from fleet.cli.program import main
+from fleet.service.views import StatusView
+
+def kill_the_door(socket):
+    with ManagerClient(socket, patience_seconds=30) as client:
+        print(client.get("/status", StatusView).fleet, flush=True)
+        api = next(t for t in threading.enumerate() if t.name == "api")
+        raised = ctypes.py_object(SystemExit)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(api.ident), raised)
+        try:
+            client.get("/status", StatusView)  # what it does next is to end
+        except Exception:
+            pass
+
+def door_of_one_visit(path, ask):
+    threading.Thread(target=kill_the_door, args=(path,), daemon=True).start()
+    return open_door(path, ask)
+
+main(door_of_one_visit, ["serve", "--home", sys.argv[1]])
+"""
+
+
+def test_a_manager_whose_door_has_ended_says_so_and_ends_with_an_error(tmp_path: Path):
+    config = make_home(tmp_path)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVES, str(config.home)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ended.stdout == "demo\n"
+    assert ended.returncode == UnreachableError.exit_status
+    assert "the thread that answers the command line has ended (SystemExit)" in ended.stderr
+    assert ended.stderr.rstrip().endswith("the manager has stopped, start it again [unreachable]")
+    assert not config.socket.exists()
+
+
+def test_a_door_that_is_closed_on_purpose_tells_nobody(tmp_path: Path):
+    told: list[str] = []
+    door = SocketServer(tmp_path / "s", make_app(lambda use_case: use_case(None)))
+    door.start(told.append)
+    door.stop()
+    assert told == []
+
+
+def test_a_manager_whose_errands_have_ended_ends_too(tmp_path: Path):
+    config = make_home(tmp_path)
+    manager = RunningManager(config)
+    manager._errands.stop()  # as if that thread had died: nobody told the manager to stop
+
+    with pytest.raises(UnreachableError, match="broker accounts has ended"):
+        manager.run()

@@ -35,10 +35,15 @@ def signed(desk: Desk, version: str | None = None):
     )
 
 
+def hand_in(desk: Desk, digest: str, content: bytes) -> None:
+    with desk.artifacts.receive(digest) as upload:
+        upload.write(content)
+
+
 def publish(desk: Desk, version: str | None = None) -> ReleaseView:
     built, made = signed(desk, version)
     for digest, content in built.artifacts.items():
-        releases.upload(desk.artifacts, digest, content)
+        hand_in(desk, digest, content)
     return releases.publish(desk, made)
 
 
@@ -78,7 +83,7 @@ def test_a_release_whose_artifacts_are_missing_is_refused_and_leaves_nothing(des
 def test_metadata_that_the_targets_key_did_not_sign_is_refused_and_leaves_nothing(desk: Desk):
     built, made = signed(desk)
     for digest, content in built.artifacts.items():
-        releases.upload(desk.artifacts, digest, content)
+        hand_in(desk, digest, content)
     metadata = json.loads(made.targets)
     metadata["signed"]["expires"] = "2099-01-01T00:00:00Z"
     forged = json.dumps(metadata).encode()
@@ -96,7 +101,7 @@ def test_a_taken_version_is_refused(desk: Desk):
 
 def test_an_upload_must_be_what_its_digest_says(desk: Desk):
     with pytest.raises(RefusedError, match="have digest"):
-        releases.upload(desk.artifacts, "00" * 32, b"something else")
+        hand_in(desk, "00" * 32, b"something else")
 
 
 def test_a_manifest_that_does_not_parse_is_refused(desk: Desk):

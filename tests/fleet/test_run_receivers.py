@@ -5,7 +5,7 @@ import pytest
 from agent.contract.messages import Quality
 from fleet.rounds.engine import Evaluating, RunState
 from fleet.rounds.events import Evaluated
-from fleet.service.runs import _judge
+from fleet.service.run_views import _judge
 from tests.small_rounds import DEVICES, plan
 
 
