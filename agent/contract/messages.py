@@ -229,9 +229,6 @@ class FreshRequest(Versioned, frozen=True, kw_only=True):
     """
 
     nonce: Hex32
-
-
-class Fresh(Versioned, frozen=True, kw_only=True):
     tls_key: Hex64 | None = None
     certificate: Digest | None = None
     holds: Digest | None = None
@@ -243,6 +240,9 @@ class ClientCertificate(Versioned, frozen=True, kw_only=True):
     pem: Annotated[str, Meta(max_length=8192)]
     issued_ms: Count
     expires_ms: Count
+
+
+class Fresh(Versioned, frozen=True, kw_only=True):
     """Signed time and the newest assignment's order and digest (SHA-256 of its payload).
 
     ``root`` and ``targets`` are the versions of the metadata in force, 0 where the manager
@@ -258,11 +258,11 @@ class ClientCertificate(Versioned, frozen=True, kw_only=True):
     now_ms: Count
     root: Count = 0
     targets: Count = 0
+    certificates: bool = False
+    certificate: ClientCertificate | None = None
 
 
 class Ack(Versioned, frozen=True, kw_only=True):
-    certificates: bool = False
-    certificate: ClientCertificate | None = None
     """Every report of ``boot`` up to and including ``sequence`` is durably recorded."""
 
     device: Name
@@ -357,10 +357,10 @@ class EnrolRequest(Versioned, frozen=True, kw_only=True):
     token_key: Hex64
     hardware: Name
     agent: Text = ""
+    tls_key: Hex64 | None = None
 
 
 class SignedRequest(Versioned, frozen=True, kw_only=True):
-    tls_key: Hex64 | None = None
     """The request's exact text with both signatures (hex)."""
 
     body: Annotated[str, Meta(max_length=4096)]
@@ -386,10 +386,10 @@ class EnrolReply(Versioned, frozen=True, kw_only=True):
     wss_url: Text = ""
     username: Label | None = None
     password: Label | None = None
+    certificate: ClientCertificate | None = None
 
 
 class SealedReply(Versioned, frozen=True, kw_only=True):
-    certificate: ClientCertificate | None = None
     """What is inside the sealed box: metadata that makes ``document`` believable."""
 
     metadata: dict[str, bytes]

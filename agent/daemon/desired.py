@@ -80,9 +80,9 @@ class Surroundings:
         manifest_failed: Why an assigned manifest cannot be had, for now.
         alarm: Something is refused: (code, sentence).
         monotonic: Seconds.
+        said: What else came with signed time.
 
     """
-        said: What else came with signed time.
 
     ask: Callable[[MetaRequest | FreshRequest], bool]
     start_refresh: Callable[[trust.RefreshJob, Limits], None]
@@ -95,9 +95,9 @@ class Surroundings:
     manifest_failed: Callable[[Assigned, AgentError], None]
     alarm: Callable[[str, str], None]
     monotonic: Callable[[], float]
-
-
     said: Callable[[Fresh], None] = lambda _: None
+
+
 class Desired:
     """What the director wants of this device, and whom it believes about that."""
 
@@ -235,6 +235,7 @@ class Desired:
             if first:
                 self._around.time_known()
             self._around.answered()
+            self._around.said(fresh)
             self._follow(fresh)
 
     def _follow(self, fresh: Fresh) -> None:
@@ -250,7 +251,6 @@ class Desired:
 
     def _believe_fresh(self, payload: bytes) -> Fresh:
         read = partial(believe_fresh, payload, authority=self._authority, device=self._device)
-            self._around.said(fresh)
         *older, newest = self._nonces
         for nonce in older:
             with suppress(WrongNonceError):

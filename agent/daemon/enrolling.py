@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from nacl.signing import SigningKey
+
 from agent.contract.messages import Authority, EnrolmentFile, EnrolReply
 from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import Topics
@@ -30,9 +32,9 @@ from agent.errors import (
     DisplacedError,
     MalformedError,
 )
+from agent.identity.certificate import install
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import load_or_create
-from agent.identity.certificate import install
 from agent.identity.enrol import (
     Credentials,
     accept_reply,
@@ -97,18 +99,18 @@ def enrol(
     name = describe_machine(hardware).hardware
     deadline = time.monotonic() + wait_seconds
     told = False
+    tls_key = SigningKey.generate()
     while True:
         reply, state = _ask(
             disk, file, clock, name, answer_seconds, proxies=proxies, tls_key=tls_key
         )
-    tls_key = SigningKey.generate()
         credentials = accept_reply(reply, file)
         if credentials is not None:
             trust.save(disk, state)
-            save_credentials(disk, credentials)
-            return credentials
             if reply.certificate is not None:
                 install(disk, tls_key, reply.certificate)
+            save_credentials(disk, credentials)
+            return credentials
         if time.monotonic() + ASK_AGAIN_SECONDS > deadline:
             raise ApprovalPendingError(
                 f"{reply.device} waits for approval{': ' if reply.why else ''}{reply.why};"
@@ -128,9 +130,9 @@ def _ask(
     answer_seconds: float,
     *,
     proxies: Proxies,
+    tls_key: SigningKey,
 ) -> tuple[EnrolReply, trust.TrustState]:
     for _ in range(TRIES - 1):
-    tls_key: SigningKey,
         with suppress(DisplacedError):
             return _ask_once(
                 disk, file, clock, hardware, answer_seconds, proxies=proxies, tls_key=tls_key
@@ -146,9 +148,9 @@ def _ask_once(
     answer_seconds: float,
     *,
     proxies: Proxies,
+    tls_key: SigningKey,
 ) -> tuple[EnrolReply, trust.TrustState]:
     key = load_or_create(disk)
-    tls_key: SigningKey,
     nonce = secrets.token_hex(16)
     asking = build_request(
         file, key, nonce, hardware=hardware, agent=AGENT_VERSION, tls_key=tls_key.verify_key

@@ -20,7 +20,7 @@ from agent.daemon.reporting import Reporting, Signer
 from agent.disk import Disk
 from agent.errors import ConfigError, EnrolmentError, UnsignedError
 from agent.identity.certificate import restore_identity
-from agent.identity.device_key import DeviceKey, Life, begin_life, find_key
+from agent.identity.device_key import DeviceKey, find_key, next_boot
 from agent.identity.enrol import Credentials, load_credentials
 from agent.identity.home import load_home
 from agent.link.connection import Connection
@@ -106,8 +106,8 @@ def open_link(
             keepalive_seconds=config.broker.keepalive_seconds,
             session_expiry_seconds=config.broker.session_expiry_seconds,
             proxies=Proxies(config.link.proxy, os.environ),
-        ),
             identity=restore_identity(opened.disk),
+        ),
         topics,
         inbox,
         subscriptions=topics.heard_by_device(device),

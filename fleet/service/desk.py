@@ -21,7 +21,6 @@ from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority
 from fleet.ingest.mosquitto import find_client_authority
 from fleet.registry.artifacts import Artifacts
-from fleet.registry.room import MEGABYTE
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
 from fleet.service.turnstile import Turnstile
@@ -138,7 +137,7 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
     return Desk(
         config=config,
         registry=registry,
-        artifacts=Artifacts(config.artifacts, reserve_bytes=config.retention.reserve_mb * MEGABYTE),
+        artifacts=Artifacts(config.artifacts),
         repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
         keys=keys,
         topics=Topics(fleet=config.fleet, prefix=config.prefix),
@@ -147,3 +146,4 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         heard=heard,
         open_ring=open_ring,
         clients=find_client_authority(config.broker_folder),
+    )

@@ -34,16 +34,7 @@ from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, back
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
-from fleet.service import (
-    contents,
-    inbox,
-    membership,
-    overview,
-    retention,
-    rollouts,
-    runs,
-    withdrawal,
-)
+from fleet.service import inbox, membership, overview, rollouts, runs, withdrawal
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.downloads import open_downloads
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
@@ -55,7 +46,6 @@ R = TypeVar("R")
 _IDLE_SECONDS = 0.5
 _CHUNK_SECONDS = 0.02
 _ANSWER_SECONDS = 60.0
-_PRUNE_SECONDS = 3600.0
 _METADATA_SECONDS = 3600.0
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _MAX_UNSENT_CHUNK_BYTES = 1024 * 1024
@@ -84,8 +74,7 @@ class RunningManager:
         self._link = self._open_link()
         self._errands = ErrandRunner(self._accounts, self.post)
         self._unsignable: dict[str, float] = {}
-        self._ticked = self._checked_metadata = self._prune_next = 0.0
-        self._failed = ""
+        self._ticked = self._checked_metadata = 0.0
 
     def ask(self, use_case: Callable[[Desk], R], /) -> R:
         """Run a use case on the manager's thread; called from any other.
@@ -119,21 +108,9 @@ class RunningManager:
         """Let ``run`` return; callable from a signal handler."""
         self._stopping.set()
         self._link.wake()
-    def fail(self, why: str) -> None:
-        """Let ``run`` end with an error; callable from any thread, which may be ending itself."""
-        LOG.critical("stopping why=%s", why)
-        self._failed = self._failed or why
-        self.stop()
-
 
     def run(self) -> None:
-        """Serve until ``stop``.
-
-        Raises:
-            UnreachableError: A part of the manager ended that it cannot do without.
-            RegistryError: The registry cannot record.
-
-        """
+        """Serve until ``stop``."""
         self._take_up()
         if self._downloads is not None:
             self._downloads.renew(self._desk.repository.authority())
@@ -144,8 +121,6 @@ class RunningManager:
             while not self._stopping.is_set():
                 self._turn()
         finally:
-        if self._failed:
-            raise UnreachableError(f"{self._failed}: the manager has stopped, start it again")
             self._close()
 
     def _take_up(self) -> None:
@@ -201,23 +176,10 @@ class RunningManager:
                 self._downloads.renew(self._desk.repository.authority())
             rollouts.tick(self._desk)
             runs.tick(self._desk)
-            if not self._errands.alive:
-                self.fail("the thread that gives and takes broker accounts has ended")
-        if now >= self._prune_next:
-            self._prune_next = now if self._prune() else now + _PRUNE_SECONDS
             overview.forget_old(self._desk)
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
             self._checked_metadata = now
             self._refresh_metadata()
-    def _prune(self) -> bool:
-        """Return whether there is more that may go."""
-        try:
-            fewest = retention.FEWEST_EVENTS
-            return retention.prune(self._desk, dry_run=False, fewest_events=fewest).more
-        except FleetError as why:  # what could not go stays; the fleet is served on
-            LOG.warning("not pruned code=%s why=%s", why.code, why)
-            return False
-
 
     def _refresh_metadata(self) -> None:
         try:
@@ -354,10 +316,10 @@ def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
         password=password,
         client_id=user,
         proxies=config.broker.proxies(os.environ),
+        identity=find_identity(config.broker_folder, user),
     )
 
 
 def _presence(desk: Desk, s: str) -> bytes:
     served = s == "online" and bool(desk.config.downloads.url)
     return encode(ManagerPresence(s=s, epoch=desk.epoch, downloads=served))
-        identity=find_identity(config.broker_folder, user),
