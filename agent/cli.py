@@ -50,6 +50,59 @@ def cli() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @STATE_DIR
 @CONFIG
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=900.0,
+    show_default=True,
+    help="Seconds to wait for the running agent: it fetches, checks and tries the release.",
+)
+@click.pass_context
+def apply(
+    context: click.Context,
+    file: Path,
+    state_dir: Path | None,
+    config_file: Path | None,
+    timeout: float,
+) -> None:
+    """Update this device from the bundle FILE, without any network.
+
+    FILE is what `fieldfare model bundle` wrote. It is verified like what comes over the
+    air, copied into the state directory and applied by the agent: at once where it runs,
+    else at its next start. Waits for a running agent and says what became of the update;
+    leaves with the status of the error if it was refused or failed, and with 1 when the
+    agent has not finished in time (it goes on). Started as root it first becomes the user
+    that the state directory belongs to.
+    """
+    from agent.config import UpdateConfig
+    from agent.daemon import applying
+    from agent.doctor.owner import become_owner
+
+    place = _state_dir(state_dir, config_file)
+    update = load_config(config_file).update if config_file else UpdateConfig()
+    with applying.open_bundle(file) as source:
+        become_owner(place)
+        given = applying.give(source, place, reserve_bytes=update.reserve_bytes)
+    if isinstance(given, str) and not applying.is_running(place):
+        click.echo(f"no agent runs on {place}: the bundle is kept and applied at its next start")
+        return
+    outcome = applying.wait(place, given, timeout) if isinstance(given, str) else given
+    if outcome is None:
+        click.echo(
+            f"not finished after {timeout:g} s; the agent goes on: see `fieldfare-agent status`",
+            err=True,
+        )
+        context.exit(1)
+    if outcome.code:
+        click.echo(f"fieldfare-agent: {outcome.why} [{outcome.code}]", err=True)
+        context.exit(outcome.exit_status)
+    click.echo(outcome.why)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@STATE_DIR
+@CONFIG
 @click.option("--wait", is_flag=True, help="Wait for an operator's approval, for a day at most.")
 @click.option(
     "--timeout",

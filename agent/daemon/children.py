@@ -11,14 +11,27 @@ import msgspec
 from agent.config import Config
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Hosted, Task
+from agent.daemon.spool import bundle_name
 from agent.errors import AgentError
 from agent.update.seals import Seal
 from agent.update.trust import RefreshJob
-from agent.worker.jobs import CheckJob, Kind, LearnJob, Limits, ProbeJob, RebuildJob
+from agent.worker.jobs import (
+    CheckJob,
+    Kind,
+    LearnJob,
+    Limits,
+    Packed,
+    ProbeJob,
+    RebuildJob,
+    UnbundleJob,
+    UnpackJob,
+)
 from agent.worker.start import Finished, Running, start
 
 REBUILD_MEMORY_BYTES = 1024**3
 """Address space; a patch of the largest kind touches some 100 MiB of it."""
+_UNPACK_LIMITS = Limits(seconds=1800.0, memory_bytes=1024**3, nice=10)
+"""Two gigabytes from and to one slow card."""
 
 
 class Children:
@@ -83,6 +96,27 @@ class Children:
             seconds=self._config.update.check_seconds, memory_bytes=REBUILD_MEMORY_BYTES, nice=10
         )
         self._start("rebuild", artifact.digest, job, limits)
+
+    def unbundle(self, number: str, device: str) -> None:
+        """Read a bundle that lies in the spool; the ticket is its number.
+
+        Raises:
+            PlatformError: No child can be started.
+
+        """
+        job = UnbundleJob(path=f"{self._state_dir}/{bundle_name(number)}", device=device)
+        self._start("unbundle", number, job, _UNPACK_LIMITS)
+
+    def unpack(self, number: str, packed: tuple[Packed, ...]) -> None:
+        """Copy files of a bundle into the store; the ticket is its number.
+
+        Raises:
+            PlatformError: No child can be started.
+
+        """
+        path = f"{self._state_dir}/{bundle_name(number)}"
+        job = UnpackJob(state_dir=self._state_dir, path=path, packed=packed)
+        self._start("unpack", number, job, _UNPACK_LIMITS)
 
     def learn(self, task: Task, attachment: bytes) -> None:
         """Do one task of a federated round.

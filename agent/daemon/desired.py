@@ -32,6 +32,7 @@ from agent.contract.marks import ROLES
 from agent.contract.messages import (
     Ack,
     Assigned,
+    Assignment,
     Authority,
     Fresh,
     FreshRequest,
@@ -138,6 +139,7 @@ class Desired:
         )
         self._puzzled = self._unexplained = False
         self._refreshing: tuple[str, ...] | None = None
+        self._then: Callable[[trust.Refreshed | AgentError], None] | None = None
         self._nonces: deque[str] = deque(maxlen=MAX_QUESTIONS)
         self._misled = False
         self._stale = 0
@@ -168,6 +170,11 @@ class Desired:
         """The highest version of each of the four roles that was accepted."""
         return {role: m.version for role, m in self._state.marks.items() if role in ROLES}
 
+    @property
+    def believed_time(self) -> tuple[int, str]:
+        """What time this device believes it is, ms since 1970, and by what."""
+        return self._clock.now_ms(), self._clock.basis
+
     def permits(self, slot: str, digest: str) -> bool:
         """Return whether this device may go back to an older release of a slot, now."""
         return is_permitted(
@@ -196,7 +203,7 @@ class Desired:
         ``retained``: the broker says that it had kept it. A lie buys two silent refusals.
         """
         try:
-            believed = self._believe(payload)
+            believed = self._believe(payload, self._clock.trusted_ms())
         except (UnsignedError, MismatchError) as why:
             log.info(event("assignment-held", why=why))
             self._held.append(payload)
@@ -340,9 +347,43 @@ class Desired:
             return
         self._refreshing = wanted
 
+    def verify(
+        self,
+        files: dict[str, bytes],
+        wanted: tuple[str, ...],
+        then: Callable[[trust.Refreshed | AgentError], None],
+    ) -> bool:
+        """Have metadata verified that came by hand; False while other is being verified."""
+        if self._refreshing is not None:
+            return False
+        job = trust.RefreshJob(
+            state=self._state, files=files, wanted=wanted, now_ms=self._clock.now_ms()
+        )
+        try:
+            self._around.start_refresh(job, REFRESH_LIMITS)
+        except AgentError as why:
+            self._refuse("metadata", why)
+            then(why)
+        else:
+            self._refreshing, self._then = wanted, then
+        return True
+
+    def obey(self, payload: bytes) -> Assignment:
+        """Judge an assignment that came by hand, by the best time there is, and follow it.
+
+        Raises:
+            TrustError, ContractError: It is not believed.
+            StoreError: It cannot be persisted.
+
+        """
+        believed = self._believe(payload, self._clock.now_ms())
+        self._settle(believed, payload)
+        return believed.assignment
+
     def refreshed(self, finished: Finished) -> None:
         """Take over what the child verified, and go on with what waited for it."""
         wanted, self._refreshing = self._refreshing or (), None
+        then, self._then = self._then, None
         try:
             match finished.answer:
                 case trust.RefreshAnswer(result=result):
@@ -358,11 +399,15 @@ class Desired:
         except AgentError as why:
             self._refuse("metadata", why)
             self._give_up(wanted, why)
+            if then is not None:
+                then(why)
             return
         self._authority = news.state.who_directs()
         self._refreshed = (news.state.root_version, self.versions.get("targets", 0))
         self._unexplained, self._puzzled = self._puzzled, False
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
+        if then is not None:
+            then(news)
         self._deliver(wanted, news)
         self._retry_held()
         if self._targets:
@@ -386,14 +431,14 @@ class Desired:
         self._refuse("assignment", AssignmentExpiredError(why))
         return False
 
-    def _believe(self, payload: bytes) -> Believed:
+    def _believe(self, payload: bytes, now_ms: int | None) -> Believed:
         return believe_assignment(
             payload,
             authority=self._authority,
             fleet=self._fleet,
             device=self._device,
             accepted=self._accepted.accepted if self._accepted else None,
-            now_ms=self._clock.trusted_ms(),
+            now_ms=now_ms,
         )
 
     def _settle(self, believed: Believed, payload: bytes) -> None:
@@ -425,7 +470,7 @@ class Desired:
                 return  # settling one raises the wishes, which may try the rest
             payload = self._held.popleft()
             try:
-                believed = self._believe(payload)
+                believed = self._believe(payload, self._clock.trusted_ms())
             except AgentError as why:
                 self._refuse("assignment", why)
             else:

@@ -15,6 +15,7 @@ from agent.contract.messages import Assigned, FreshRequest, MetaRequest, Telemet
 from agent.contract.sealing import unwrap_key
 from agent.contract.sources import full_source
 from agent.daemon import (
+    bundles,
     certifying,
     desired,
     evaluating,
@@ -45,7 +46,14 @@ from agent.observe.resources import Machine, describe_machine, rss_bytes
 from agent.refusals import NoContentKeyError
 from agent.update import machine
 from agent.update.store import Store
-from agent.worker.jobs import CheckAnswer, LearnAnswer, ProbeAnswer, RebuildAnswer
+from agent.worker.jobs import (
+    CheckAnswer,
+    LearnAnswer,
+    ProbeAnswer,
+    RebuildAnswer,
+    UnbundleAnswer,
+    UnpackAnswer,
+)
 from agent.worker.start import Finished
 
 PROBE_AGAIN_SECONDS = 60.0
@@ -139,6 +147,9 @@ class Rooms:
             jitter_seconds=config.link.state_jitter_seconds,
         )
         self.desired = self._open_desired(opened)
+        self.bundles = bundles.Bundles(
+            opened.disk, self.store, self._device, self.agenda, self._around_bundles()
+        )
         self.learning = learning.Learning(opened.disk, self._around_learning())
 
     def start(self) -> None:
@@ -174,6 +185,10 @@ class Rooms:
                 self._not_probed(why)
             case "learn", LearnAnswer() | AgentError() as answer:
                 self.learning.finished(answer)
+            case "unbundle", UnbundleAnswer() | AgentError() as answer:
+                self.bundles.opened(finished.ticket, answer)
+            case "unpack", UnpackAnswer() | AgentError() as answer:
+                self.bundles.unpacked(finished.ticket, answer)
             case "rebuild", RebuildAnswer() | AgentError() as answer:
                 if isinstance(answer, RebuildAnswer):
                     self.store.seals.keep(finished.ticket, answer.seal)
@@ -308,6 +323,7 @@ class Rooms:
                 self.evaluating.evaluate(slot, state.current.digest)
         self.desired.raise_wishes()
         self.tell_state()
+        self.bundles.start()
 
     def _wish(self, slot: str, assigned: Assigned | None) -> None:
         if self._probed is None:
@@ -333,6 +349,7 @@ class Rooms:
             self.measures.answered(digest, why)
 
     def _report_outcome(self, slot: str, outcome: machine.Outcome) -> None:
+        self.bundles.ended(slot, outcome)
         self.reporting.event(outcome.event(self._device, slot, *moment()))
 
     def _conditions(self, busy_with: str | None) -> Conditions:
@@ -418,15 +435,42 @@ class Rooms:
         return updating.Surroundings(
             want_manifest=self._want_manifest,
             permitted=self._permitted,
-            download=self.transfers.begin,
-            stop_download=self.transfers.stop,
+            download=self._download,
+            stop_download=self._stop_download,
             check=self._check,
             serve=self._serve,
             prove=self.judging.begin,
             stop_proving=self.judging.stop,
             report=self._report_outcome,
             committed=self.evaluating.evaluate,
-            changed=self.tell_state,
+            changed=self._changed,
+        )
+
+    def _changed(self) -> None:
+        self.bundles.changed()
+        self.tell_state()
+
+    def _download(self, slot: str, digest: str, missing: tuple[Artifact, ...]) -> None:
+        self.bundles.download(slot, digest, missing)
+
+    def _stop_download(self, slot: str) -> None:
+        self.bundles.stop_download(slot)
+        self.transfers.stop(slot)
+
+    def _around_bundles(self) -> bundles.Surroundings:
+        return bundles.Surroundings(
+            read=lambda number: self.children.unbundle(number, self._device),
+            unpack=self.children.unpack,
+            verify=self.desired.verify,
+            obey=self.desired.obey,
+            believed_time=lambda: self.desired.believed_time,
+            hurry=self.updating.hurry,
+            fetch_anew=self.updating.fetch_anew,
+            states=lambda: self.updating.states,
+            slots=self.inference.slots,
+            download=self.transfers.begin,
+            alarm=self.reporting.alarm,
+            monotonic=time.monotonic,
         )
 
     def _check(self, slot: str, digest: str) -> None:

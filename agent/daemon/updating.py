@@ -143,6 +143,13 @@ class Updating:
         self._events.append((slot, news))
         self._drain()
 
+    def fetch_anew(self, slot: str) -> None:
+        """Look again for what a slot is fetching: there is another place to find it."""
+        phase = self._states[slot].phase
+        if isinstance(phase, Fetching):
+            self._fetch(slot, phase.wanted)
+            self._drain()
+
     def go_on(self) -> None:
         """Try again what a full disk kept from being remembered or reported."""
         self._resume_rest()

@@ -82,6 +82,18 @@ class TrustedClock:
             return trusted
         return min(max(BUILD_MS, self._floor_ms, int(self._wall() * 1000)), LAST_MS)
 
+    @property
+    def basis(self) -> str:
+        """By what ``now_ms`` goes, for a person."""
+        if self.trusted_ms() is not None:
+            return "signed time"
+        bases = {
+            BUILD_MS: "the date of this program",
+            self._floor_ms: "the last signed time it heard",
+            int(self._wall() * 1000): "the system clock",
+        }
+        return bases[max(bases)]
+
     def new_nonce(self) -> str:
         """Return a nonce to ask with; it is good once, for 60 s."""
         if len(self._nonces) >= MAX_NONCES:

@@ -41,6 +41,10 @@ from agent.worker.jobs import (
     ProbeJob,
     RebuildAnswer,
     RebuildJob,
+    UnbundleAnswer,
+    UnbundleJob,
+    UnpackAnswer,
+    UnpackJob,
 )
 
 if TYPE_CHECKING:
@@ -101,8 +105,34 @@ def _answer(kind: Kind, job: bytes) -> msgspec.Struct:
             wish = msgspec.json.decode(job, type=RebuildJob)
             store = Store(Disk(Path(wish.state_dir)))
             return RebuildAnswer(seal=rebuild(store, wish.artifact, wish.source, wish.key))
+        case "unbundle":
+            return unbundle(msgspec.json.decode(job, type=UnbundleJob))
+        case "unpack":
+            return unpack(msgspec.json.decode(job, type=UnpackJob))
         case _:
             assert_never(kind)
+
+
+def unbundle(job: UnbundleJob) -> UnbundleAnswer:
+    """Read an update bundle to its end."""
+    from agent.update.unpack import read
+
+    found = read(Path(job.path), job.device)
+    return UnbundleAnswer(
+        metadata=found.metadata,
+        assignment=found.assignment,
+        devices=found.devices,
+        files={digest: (place.at, place.size) for digest, place in found.files.items()},
+    )
+
+
+def unpack(job: UnpackJob) -> UnpackAnswer:
+    """Copy files of an update bundle into the store."""
+    from agent.contract.bundle import Place
+    from agent.update.unpack import unpack as copy
+
+    wanted = ((file.digest, Place(file.at, file.size)) for file in job.packed)
+    return UnpackAnswer(sealed=copy(Store(Disk(Path(job.state_dir))), Path(job.path), wanted))
 
 
 def check(job: CheckJob) -> CheckAnswer:

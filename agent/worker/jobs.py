@@ -14,7 +14,7 @@ from agent.contract.messages import Finding, Hosted, Quality
 from agent.update.seals import Seal
 from agent.update.trust import RefreshAnswer
 
-Kind = Literal["refresh", "check", "probe", "learn", "rebuild"]
+Kind = Literal["refresh", "check", "probe", "learn", "rebuild", "unbundle", "unpack"]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -167,6 +167,55 @@ class RebuildAnswer(Struct, frozen=True, kw_only=True):
     seal: Seal
 
 
+class UnbundleJob(Struct, frozen=True, kw_only=True):
+    """Read an update bundle to its end.
+
+    Attributes:
+        path: Of the bundle.
+        device: Whose assignment is wanted.
+
+    """
+
+    path: str
+    device: str
+
+
+class UnbundleAnswer(Struct, frozen=True, kw_only=True):
+    """What is in it for this device; as in ``contract.bundle.Bundle``, and as little believed.
+
+    Attributes:
+        files: Offset and length of each file by its digest.
+
+    """
+
+    metadata: dict[str, bytes]
+    assignment: bytes | None
+    devices: int
+    files: dict[str, tuple[int, int]]
+
+
+class Packed(Struct, frozen=True, kw_only=True):
+    """A file in a bundle: its SHA-256, offset and length."""
+
+    digest: str
+    at: int
+    size: int
+
+
+class UnpackJob(Struct, frozen=True, kw_only=True):
+    """Copy files of an update bundle into the store."""
+
+    state_dir: str
+    path: str
+    packed: tuple[Packed, ...]
+
+
+class UnpackAnswer(Struct, frozen=True, kw_only=True):
+    """They are in the store; the seals of the files that were hashed, by digest."""
+
+    sealed: tuple[tuple[str, Seal], ...]
+
+
 class LearnJob(Struct, frozen=True, kw_only=True):
     """One task of a federated round.
 
@@ -205,5 +254,7 @@ def answer_type(kind: Kind) -> type[Struct]:
         "probe": ProbeAnswer,
         "learn": LearnAnswer,
         "rebuild": RebuildAnswer,
+        "unbundle": UnbundleAnswer,
+        "unpack": UnpackAnswer,
     }
     return answers[kind]

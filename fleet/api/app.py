@@ -22,6 +22,7 @@ from agent.contract.limits import (
 from agent.errors import AgentError
 from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
 from fleet.service import (
+    bundling,
     contents,
     endpoints,
     membership,
@@ -33,7 +34,14 @@ from fleet.service import (
     withdrawal,
 )
 from fleet.service.desk import Ask, Desk
-from fleet.service.views import Problem, Publication, RolloutWish, RunWish, TokenWish
+from fleet.service.views import (
+    BundleWish,
+    Problem,
+    Publication,
+    RolloutWish,
+    RunWish,
+    TokenWish,
+)
 
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -125,6 +133,11 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
         artifacts = await run_in_threadpool(ask, lambda desk: desk.artifacts)
         content = await run_in_threadpool(releases.download, artifacts, digest)
         return Response(content, media_type="application/octet-stream")
+
+    @app.post("/api/v1/bundles")
+    async def bundle(request: Request) -> Response:
+        wish = await _body(request, BundleWish)
+        return await _answer(ask, lambda desk: bundling.create(desk, wish))
 
     @app.get("/api/v1/content-keys/{digest}")
     async def content_key(digest: str) -> Response:

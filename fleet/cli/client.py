@@ -7,6 +7,7 @@ Rule 2: no manager, no answer: the sentence says how to start one. A manager tha
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -65,6 +66,17 @@ class ManagerClient:
         """Return the bytes at ``path``; raises like ``get``."""
         return self._answer("GET", path, b"").content
 
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield the bytes at ``path`` as they come; raises like ``get``."""
+        try:
+            with self._http.stream("GET", API + path) as answer:
+                if answer.status_code >= _BAD_REQUEST:
+                    answer.read()
+                    raise RefusedByManagerError(_problem(answer))
+                yield from answer.iter_bytes()
+        except httpx2.TransportError as why:
+            raise self._away() from why
+
     def post(self, path: str, wish: msgspec.Struct | None, kind: type[V]) -> V:
         """Ask for something and return the view of it; raises like ``get``."""
         return self._call("POST", path, msgspec.json.encode(wish) if wish else b"", kind)
@@ -86,13 +98,16 @@ class ManagerClient:
         try:
             answer = self._request(method, API + path, content)
         except httpx2.TransportError as why:
-            raise UnreachableError(
-                f"no manager answers on {self._socket}: start it with "
-                f"'fieldfare serve --home {self._socket.parent}'"
-            ) from why
+            raise self._away() from why
         if answer.status_code >= _BAD_REQUEST:
             raise RefusedByManagerError(_problem(answer))
         return answer
+
+    def _away(self) -> UnreachableError:
+        return UnreachableError(
+            f"no manager answers on {self._socket}: start it with "
+            f"'fieldfare serve --home {self._socket.parent}'"
+        )
 
     def _request(self, method: str, path: str, content: bytes) -> httpx2.Response:
         while True:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import ceremony, devices, founding, offline, repo, rollouts, runs, status
+from fleet.cli import bundling, ceremony, devices, founding, repo, rollouts, runs, status
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
@@ -53,7 +53,7 @@ for group in (
     ceremony.keys,
     devices.token,
     devices.device,
-    offline.model,
+    bundling.model,
     repo.repo,
     endpoint,
     rollouts.rollout,

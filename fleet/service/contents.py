@@ -10,6 +10,7 @@ Rule 3: on the manager's disk an encrypted artifact is never whole; it is opened
 """
 
 import logging
+from collections.abc import Callable
 from io import BytesIO
 
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from nacl.signing import VerifyKey
 from agent.contract.expand import expand_source
 from agent.contract.limits import MAX_CONTENT_KEYS
 from agent.contract.manifest import Artifact, Release, Source
-from agent.contract.messages import Assignment
+from agent.contract.messages import Assignment, Authority
 from agent.contract.sealing import OpenedStream, wrap_key
 from agent.contract.sources import full_source
 from agent.errors import AgentError
@@ -26,6 +27,7 @@ from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.registry.content_keys import ContentKeys
 from fleet.service.desk import Desk
 from fleet.service.views import ContentKeyView, Publication
+from fleet.signing.assignment import sign_assignment
 
 LOG = logging.getLogger(__name__)
 
@@ -78,6 +80,13 @@ def with_keys(desk: Desk, assignment: Assignment) -> Assignment:
         except FleetError as why:
             LOG.warning("keyless device=%s why=%s", device.id, why)
     return replace(assignment, keys=boxes)
+
+
+def signer(desk: Desk, authority: Authority, now_ms: int) -> Callable[[Assignment], bytes]:
+    """Return what signs assignments for devices, with their content keys."""
+    return lambda assignment: sign_assignment(
+        desk.keys.director, with_keys(desk, assignment), authority=authority, now_ms=now_ms
+    )
 
 
 def show_key(desk: Desk, digest: str) -> ContentKeyView:

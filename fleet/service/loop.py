@@ -34,12 +34,11 @@ from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, back
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
-from fleet.service import inbox, membership, overview, rollouts, runs, withdrawal
+from fleet.service import contents, inbox, membership, overview, rollouts, runs, withdrawal
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.downloads import open_downloads
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
 from fleet.service.occupancy import occupy
-from fleet.signing.assignment import sign_assignment
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -208,9 +207,7 @@ class RunningManager:
                         epoch=epoch,
                         now_ms=now_ms,
                         lifetime_ms=lifetime_ms,
-                        sign=lambda assignment: sign_assignment(
-                            desk.keys.director, assignment, authority=authority, now_ms=now_ms
-                        ),
+                        sign=contents.signer(desk, authority, now_ms),
                     )
                 except SigningError as why:
                     LOG.warning("unsigned device=%s why=%s", device, why)

@@ -191,6 +191,40 @@ class ContentKeyView(Struct, frozen=True, kw_only=True):
     key: bytes
 
 
+class BundleWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for an update bundle, for some devices or for ``every`` one that it fits."""
+
+    release: Text
+    devices: Annotated[tuple[Name, ...], Meta(max_length=100_000)] = ()
+    every: bool = False
+
+
+class BundledFile(Struct, frozen=True, kw_only=True):
+    """A file behind a release that a bundle holds."""
+
+    digest: Digest
+    size: Count
+
+
+class BundleView(Struct, frozen=True, kw_only=True):
+    """What an update bundle holds; its files are fetched by digest.
+
+    Attributes:
+        metadata: Trust metadata and targets by name.
+        assignments: Signed documents by device.
+        until_ms: When the first signature in it expires.
+        passed_over: Why a device is not among them.
+
+    """
+
+    release: str
+    metadata: dict[str, bytes]
+    assignments: dict[str, bytes]
+    files: tuple[BundledFile, ...]
+    until_ms: int
+    passed_over: dict[str, str]
+
+
 class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asks for a rollout.
 
