@@ -100,7 +100,7 @@ def test_a_release_whose_bytes_the_manager_lost_is_no_base(fleet: Fleet):
 def test_bytes_that_are_not_those_asked_for_are_no_base(fleet: Fleet, monkeypatch):
     fleet.publish(described())
     fleet.runs_the_newest()
-    monkeypatch.setattr(releases, "download", lambda *_: b"something else")
+    monkeypatch.setattr(releases, "download", lambda *_: (5, iter([b"other"])))
     with pytest.raises(RefusedError, match="another digest"):
         fleet.publish(tuned())
 
