@@ -125,7 +125,7 @@ def enrol(
 
     require_supported()
     place = _state_dir(state_dir, config_file)
-    hardware = load_config(config_file).agent.hardware if config_file else None
+    config = load_config(config_file) if config_file else Config()
     with lock_state(place):
         credentials = enrol_device(
             file,

@@ -21,6 +21,7 @@ from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority
 from fleet.ingest.mosquitto import find_client_authority
 from fleet.registry.artifacts import Artifacts
+from fleet.registry.room import MEGABYTE
 from fleet.registry.sqlite import Registry, open_registry
 from fleet.rounds.conduct import Conductor
 from fleet.service.turnstile import Turnstile
@@ -137,13 +138,19 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
     return Desk(
         config=config,
         registry=registry,
-        artifacts=Artifacts(config.artifacts),
+        artifacts=Artifacts(config.artifacts, reserve_bytes=config.retention.reserve_mb * MEGABYTE),
         repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
         keys=keys,
         topics=Topics(fleet=config.fleet, prefix=config.prefix),
         now_ms=wall_clock_ms,
-        epoch=registry.events.record("manager.started", config.manager, {}, at_ms=wall_clock_ms()),
+        epoch=_begin(registry, config.manager),
         heard=heard,
         open_ring=open_ring,
         clients=find_client_authority(config.broker_folder),
     )
+
+
+def _begin(registry: Registry, manager: str) -> int:
+    """Record a start and return its epoch: another one also where the registry is a copy."""
+    now_ms = wall_clock_ms()
+    return max(now_ms, registry.events.record("manager.started", manager, {}, at_ms=now_ms))

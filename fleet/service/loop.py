@@ -34,7 +34,16 @@ from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, back
 from fleet.ingest.provision import Provisioner
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
-from fleet.service import contents, inbox, membership, overview, rollouts, runs, withdrawal
+from fleet.service import (
+    contents,
+    inbox,
+    membership,
+    overview,
+    retention,
+    rollouts,
+    runs,
+    withdrawal,
+)
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.downloads import open_downloads
 from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
@@ -46,6 +55,7 @@ _IDLE_SECONDS = 0.5
 _CHUNK_SECONDS = 0.02
 _ANSWER_SECONDS = 60.0
 _METADATA_SECONDS = 3600.0
+_PRUNE_SECONDS = 3600.0
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _MAX_UNSENT_CHUNK_BYTES = 1024 * 1024
 """Chunks that lie before an assignment in the connection's own queue."""
@@ -73,7 +83,8 @@ class RunningManager:
         self._link = self._open_link()
         self._errands = ErrandRunner(self._accounts, self.post)
         self._unsignable: dict[str, float] = {}
-        self._ticked = self._checked_metadata = 0.0
+        self._ticked = self._checked_metadata = self._prune_next = 0.0
+        self._failed = ""
 
     def ask(self, use_case: Callable[[Desk], R], /) -> R:
         """Run a use case on the manager's thread; called from any other.
@@ -108,8 +119,20 @@ class RunningManager:
         self._stopping.set()
         self._link.wake()
 
+    def fail(self, why: str) -> None:
+        """Let ``run`` end with an error; callable from any thread, which may be ending itself."""
+        LOG.critical("stopping why=%s", why)
+        self._failed = self._failed or why
+        self.stop()
+
     def run(self) -> None:
-        """Serve until ``stop``."""
+        """Serve until ``stop``.
+
+        Raises:
+            UnreachableError: A part of the manager ended that it cannot do without.
+            RegistryError: The registry cannot record.
+
+        """
         self._take_up()
         if self._downloads is not None:
             self._downloads.renew(self._desk.repository.authority())
@@ -121,6 +144,8 @@ class RunningManager:
                 self._turn()
         finally:
             self._close()
+        if self._failed:
+            raise UnreachableError(f"{self._failed}: the manager has stopped, start it again")
 
     def _take_up(self) -> None:
         for device in self._desk.registry.devices.listing(DeviceState.REVOKED):
@@ -176,9 +201,22 @@ class RunningManager:
             rollouts.tick(self._desk)
             runs.tick(self._desk)
             overview.forget_old(self._desk)
+            if not self._errands.alive:
+                self.fail("the thread that gives and takes broker accounts has ended")
+        if now >= self._prune_next:
+            self._prune_next = now if self._prune() else now + _PRUNE_SECONDS
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
             self._checked_metadata = now
             self._refresh_metadata()
+
+    def _prune(self) -> bool:
+        """Return whether there is more that may go."""
+        try:
+            fewest = retention.FEWEST_EVENTS
+            return retention.prune(self._desk, dry_run=False, fewest_events=fewest).more
+        except FleetError as why:  # what could not go stays; the fleet is served on
+            LOG.warning("not pruned code=%s why=%s", why.code, why)
+            return False
 
     def _refresh_metadata(self) -> None:
         try:
