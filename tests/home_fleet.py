@@ -77,11 +77,12 @@ class HomeFleet:
         found: dict[str, object] = json.loads(self(*words, "-o", "json"))
         return found
 
-    def enrol(self, count: int) -> list[ThreadedAgent]:
-        """Return so many enrolled devices, not yet running."""
+    def enrol(self, count: int, settings: str = "") -> list[ThreadedAgent]:
+        """Return so many enrolled devices with these settings, not yet running."""
         token = self.folder / "fleet.enrol"
         self("token", "create", "--file", token, "--uses", count)
-        agents = [ThreadedAgent(self.folder / "devices" / f"{n:02}") for n in range(count)]
+        folders = [self.folder / "devices" / f"{n:02}" for n in range(count)]
+        agents = [ThreadedAgent(folder, settings) for folder in folders]
         enrol_all(agents, token)
         token.unlink()
         return agents

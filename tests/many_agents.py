@@ -78,10 +78,10 @@ def jobs_on_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class ThreadedAgent:
     """One device: its folder, and its loop while it runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, extra: str = "") -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        file = write_config(folder)
+        file = write_config(folder, extra)
         text = file.read_text().replace("[link]\n", f"[link]\n{LINK}")
         file.write_text(text.replace("[agent]\n", "[agent]\nstartup_delay_seconds = 0.2\n"))
         self.config: Config = load_config(file)

@@ -72,6 +72,8 @@ class Reported(Versioned, frozen=True, kw_only=True):
     Attributes:
         versions: The highest version of root, targets, snapshot and timestamp accepted.
         endpoint: The way to the fleet that it believes.
+        acknowledged: By boot, up to where its reports were acknowledged when it last
+            connected; it does not have them any more.
 
     """
 
@@ -82,6 +84,7 @@ class Reported(Versioned, frozen=True, kw_only=True):
     slots: dict[Name, SlotReport] = field(default_factory=dict)
     versions: dict[Name, Count] = field(default_factory=dict)
     endpoint: EndpointReport | None = None
+    acknowledged: dict[BootId, Count] = field(default_factory=dict)
 
 
 class Histogram(Struct, frozen=True, kw_only=True):

@@ -69,7 +69,10 @@ class Rooms:
         self._disk = opened.disk
         self._device = opened.key.device
         self._signing = opened.key.signing
+        self._life = opened.life
+        self._uncounted: StoreError | None = None
         self._epoch = 0
+        self._acknowledged: dict[str, int] = {}
         self._probed: ProbeAnswer | None = None
         self.machine: Machine = describe_machine(config.agent.hardware)
         self.children = Children(
@@ -207,6 +210,7 @@ class Rooms:
     def tell_everything(self) -> None:
         """Send state and every waiting report anew."""
         self._state.forget()
+        self._acknowledged = self.reporting.outbox.acknowledged()
         self.tell_state()
         self.reporting.connected()
         self.desired.connected()
@@ -222,6 +226,7 @@ class Rooms:
                     self.updating.report(),
                     versions=self.desired.versions,
                     endpoint=self.finding.report(),
+                    acknowledged=self._acknowledged,
                 )
             )
 

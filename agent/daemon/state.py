@@ -93,6 +93,7 @@ def reported_of(
     *,
     versions: dict[str, int],
     endpoint: EndpointReport,
+    acknowledged: dict[str, int],
 ) -> Reported:
     """Return the device's side of the desired state, without revision and time."""
     return Reported(
@@ -103,6 +104,7 @@ def reported_of(
         slots=slots,
         versions=versions,
         endpoint=endpoint,
+        acknowledged=acknowledged,
     )
 
 

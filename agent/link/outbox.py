@@ -179,6 +179,10 @@ class Outbox:
             self.flush()
         return settled
 
+    def acknowledged(self) -> dict[str, int]:
+        """Return up to where the reports of each boot were acknowledged, by boot."""
+        return {boot: c.acknowledged for boot, c in self._boots.items() if c.acknowledged}
+
     def flush(self) -> None:
         """Persist acknowledgements that so far are only remembered."""
         if self._unpersisted:

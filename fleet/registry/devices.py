@@ -227,6 +227,10 @@ class Devices(DesiredState):
                 self._events.record("device.reported", device, body, at_ms=at_ms)
             return bool(changed)
 
+    def sign_again(self, device: str) -> None:
+        """Have a device's assignment signed anew, as if its desired state had changed."""
+        self._database.write("UPDATE devices SET unsigned = 1 WHERE id = ?", device)
+
     def boot_seen(self, device: str, boot: Boot, *, at_ms: int) -> BootSeen:
         """Remember a boot; one that is unknown and not newer than another looks like a clone."""
         with self._database.joined():

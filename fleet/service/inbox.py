@@ -38,7 +38,7 @@ from fleet.ingest.intake import Said, Unreadable
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.devices import BootSeen
-from fleet.service import certificates, downloads, membership, rollouts, runs
+from fleet.service import certificates, downloads, membership, resumption, rollouts, runs
 from fleet.service.desk import Desk
 from fleet.signing.assignment import sign_ack, sign_fresh
 
@@ -121,7 +121,7 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
         case Inventory() as inventory:
             registry.devices.inventory(said.device, boot, inventory, at_ms=now_ms)
         case Reported() as reported:
-            registry.devices.reported(said.device, boot, reported, at_ms=now_ms)
+            _report(desk, said.device, boot, reported)
         case Telemetry() as telemetry:
             if registry.reports.accept(
                 said.device, boot, said.stamp.sequence, "tele", at_ms=now_ms
@@ -152,6 +152,11 @@ def _send_metadata(desk: Desk, device: str, wanted: MetaRequest) -> None:
     files = desk.repository.bundle(wanted.root, wanted.targets)
     for address, payload in metadata_pieces(device, wanted, files):
         desk.send(address, payload)
+
+
+def _report(desk: Desk, device: str, boot: Boot, reported: Reported) -> None:
+    if desk.registry.devices.reported(device, boot, reported, at_ms=desk.now_ms()):
+        resumption.take_up(desk, device, reported)
 
 
 def _present(desk: Desk, device: str, boot: Boot, presence: Presence) -> None:

@@ -18,7 +18,7 @@ from tuf.api.metadata import Root, Targets
 from agent.contract.messages import AUTHORITY_TARGET, Authority
 from agent.contract.topics import HINT
 from fleet.errors import RefusedError
-from fleet.service import withdrawal
+from fleet.service import resumption, withdrawal
 from fleet.service.desk import Desk
 from fleet.signing.ceremony import choose_online
 from fleet.signing.metadata import parse
@@ -44,11 +44,16 @@ class SignedChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class TrustView(Struct, frozen=True, kw_only=True):
-    """What is in force: version by role, the digest of root, and the director's epoch."""
+    """What is in force: version by role, the digest of root, and the director's epoch.
+
+    ``seen`` has the versions of root and targets that devices report and that are above
+    these: this manager was restored from an older copy.
+    """
 
     versions: dict[str, int]
     root_digest: str
     director_epoch: int
+    seen: dict[str, int] = field(default_factory=dict)
 
 
 def show(desk: Desk) -> TrustView:
@@ -64,6 +69,7 @@ def show(desk: Desk) -> TrustView:
         },
         root_digest=desk.repository.root_digest(),
         director_epoch=held.authority.director_epoch,
+        seen=resumption.seen(desk),
     )
 
 

@@ -22,6 +22,7 @@ from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority,
 from agent.errors import ContractError
 from fleet.errors import SigningError
 from fleet.signing.endpoints import describe_endpoints
+from fleet.signing.lifting import is_lift
 from fleet.signing.metadata import check_target, parse, verify, verify_delegated
 from fleet.signing.proposal import ROLES, Proposal
 from fleet.signing.published import parse_authority
@@ -91,7 +92,8 @@ def _scrutinise(proposal: Proposal) -> None:
         scrutinise_targets(role, new)
         if role in proposal.metadata_before:
             held = parse(Targets, proposal.metadata_before[role]).signed
-            require_next(role, held.version, new.version)
+            if not is_lift(held, new):
+                require_next(role, held.version, new.version)
     targets = {**proposal.metadata_before, **proposal.metadata}.get("targets")
     if targets is None:
         raise SigningError("the proposal holds no targets metadata")

@@ -13,6 +13,7 @@ Rule 3: nothing is published that root's targets keys (or the keys that they del
 """
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -27,6 +28,7 @@ from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
+from fleet.signing.lifting import MAX_AHEAD, is_lift
 from fleet.signing.metadata import (
     check_target,
     delegated_role,
@@ -186,6 +188,31 @@ class Repository:
         self._sign_online(held.targets_bytes, now)
         return True
 
+    def overtake(self, seen: Mapping[str, int], now: datetime) -> bool:
+        """Sign snapshot and timestamp above versions that devices have seen.
+
+        Args:
+            seen: Versions by role; those too far ahead to be true are not believed.
+            now: Aware datetime.
+
+        Returns:
+            Whether anything was signed.
+
+        Raises:
+            SigningError: Files cannot be read or written.
+
+        """
+        held = self._published
+        own = {"snapshot": held.snapshot.version, "timestamp": held.timestamp.version}
+        ahead = {
+            role: seen[role]
+            for role, version in own.items()
+            if version < seen.get(role, 0) <= version + MAX_AHEAD
+        }
+        if ahead:
+            self._sign_online(held.targets_bytes, now, above={**own, **ahead})
+        return bool(ahead)
+
     def bundle(
         self, root_above: int, targets: Iterable[str], *, enrolling: bool = False
     ) -> dict[str, bytes]:
@@ -255,14 +282,21 @@ class Repository:
         return {**{role.type: role.expires for role in roles}, **delegated}
 
     def _sign_online(
-        self, targets: bytes, now: datetime, delegated: Mapping[str, bytes] | None = None
+        self,
+        targets: bytes,
+        now: datetime,
+        delegated: Mapping[str, bytes] | None = None,
+        above: Mapping[str, int] | None = None,
     ) -> None:
-        held = self._published
-        snapshot = next_snapshot(held.snapshot, targets, self._snapshot_key, now, delegated)
-        timestamp = next_timestamp(held.timestamp, snapshot, self._timestamp_key, now)
+        held, last = self._published, deepcopy(self._published.snapshot)
+        before = deepcopy(held.timestamp)
+        if above is not None:
+            last.version, before.version = above["snapshot"], above["timestamp"]
+        snapshot = next_snapshot(last, targets, self._snapshot_key, now, delegated)
+        timestamp = next_timestamp(before, snapshot, self._timestamp_key, now)
         verify(held.root, Snapshot, snapshot)
         verify(held.root, Timestamp, timestamp)
-        write_whole(self._metadata(f"{held.snapshot.version + 1}.snapshot.json"), snapshot)
+        write_whole(self._metadata(f"{last.version + 1}.snapshot.json"), snapshot)
         write_whole(self._metadata("timestamp.json"), timestamp)
         self._published = read_published(self._folder)
 
@@ -275,7 +309,8 @@ class Repository:
             value = targets if role == "targets" else verify_delegated(targets, role, content)
             meta = held.snapshot.meta.get(f"{role}.json")
             before = meta.version if meta else 0
-            if value.version != before + 1:
+            lifted = role == "targets" and is_lift(held.targets, value)
+            if value.version != before + 1 and not lifted:
                 raise SigningError(
                     f"{role} metadata is version {value.version}, after {before} comes {before + 1}"
                 )
