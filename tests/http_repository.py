@@ -16,6 +16,7 @@ from tuf.api.metadata import (
     MetaFile,
     Root,
     Snapshot,
+    SuccinctRoles,
     TargetFile,
     Targets,
     Timestamp,
@@ -59,24 +60,39 @@ class HttpRepository:
             self.root, [*self.signers["root"], *also]
         )
 
-    def delegate(self, name: str, *paths: str) -> Targets:
-        """Let another role speak for some target names."""
-        top, signer = self.targets["targets"], CryptoSigner.generate_ecdsa()
-        role = DelegatedRole(name, [], 1, terminating=True, paths=list(paths))
-        top.delegations = top.delegations or Delegations({}, {})
-        assert top.delegations.roles is not None
-        top.delegations.roles[name] = role
-        top.add_key(signer.public_key, name)
-        self.signers[name] = [signer]
-        self.targets[name] = Targets(expires=EXPIRES)
+    def delegate(
+        self, name: str, *paths: str, by: str = "targets", terminating: bool = True
+    ) -> Targets:
+        """Let another role speak for some target names; one that is known keeps its key."""
+        above = self.targets[by]
+        if name not in self.targets:
+            self.signers[name] = [CryptoSigner.generate_ecdsa()]
+            self.targets[name] = Targets(expires=EXPIRES)
+        role = DelegatedRole(name, [], 1, terminating=terminating, paths=list(paths))
+        above.delegations = above.delegations or Delegations({}, {})
+        assert above.delegations.roles is not None
+        above.delegations.roles[name] = role
+        above.add_key(self.signers[name][0].public_key, name)
         return self.targets[name]
+
+    def delegate_bins(self, prefix: str, bits: int) -> list[str]:
+        """Let hash bins speak for all target names (succinct delegations, TAP 15)."""
+        top, signer = self.targets["targets"], CryptoSigner.generate_ecdsa()
+        bins = SuccinctRoles([], 1, bits, prefix)
+        top.delegations = Delegations({}, succinct_roles=bins)
+        top.add_key(signer.public_key)
+        for name in bins.get_roles():
+            self.signers[name] = [signer]
+            self.targets[name] = Targets(expires=EXPIRES)
+        return list(bins.get_roles())
 
     def add(self, name: str, content: bytes, role: str = "targets") -> None:
         """Sign and serve a target."""
         signed = TargetFile.from_data(name, content, ["sha256"])
         self.targets[role].targets[name] = signed
         folder, slash, last = name.rpartition("/")
-        self.files[f"targets/{folder}{slash}{signed.hashes['sha256']}.{last}"] = content
+        prefix = f"{signed.hashes['sha256']}." if self.root.consistent_snapshot else ""
+        self.files[f"targets/{folder}{slash}{prefix}{last}"] = content
 
     def publish(self, *, root: bool = False) -> None:
         """Sign everything as it is now; no version is raised."""
@@ -84,10 +100,15 @@ class HttpRepository:
             self.files["metadata/1.root.json"] = self._sign(self.root, self.signers["root"])
         for name, targets in self.targets.items():
             content = self._sign(targets, self.signers[name])
-            self.files[f"metadata/{targets.version}.{parse.quote(name, '')}.json"] = content
+            quoted = parse.quote(name, "")
+            self.files[f"metadata/{self._numbered(targets.version)}{quoted}.json"] = content
             self.snapshot.meta[f"{name}.json"] = self._named(targets.version, content)
+        self.publish_online()
+
+    def publish_online(self) -> None:
+        """Sign snapshot and timestamp as they are now."""
         content = self._sign(self.snapshot, self.signers["snapshot"])
-        self.files[f"metadata/{self.snapshot.version}.snapshot.json"] = content
+        self.files[f"metadata/{self._numbered(self.snapshot.version)}snapshot.json"] = content
         self.timestamp.snapshot_meta = self._named(self.snapshot.version, content)
         self.files["metadata/timestamp.json"] = self._sign(
             self.timestamp, self.signers["timestamp"]
@@ -98,6 +119,9 @@ class HttpRepository:
         for document in (self.timestamp, self.snapshot, *self.targets.values()):
             document.version += 1
         self.publish()
+
+    def _numbered(self, version: int) -> str:
+        return f"{version}." if self.root.consistent_snapshot else ""
 
     @staticmethod
     def _sign(document: Any, signers: list[CryptoSigner]) -> bytes:
