@@ -2,7 +2,8 @@
 
 Rule 1: a route decodes, asks the manager's thread, and encodes; it decides nothing.
 Rule 2: every refusal is a ``Problem``: a stable code and one sentence, never a trace.
-Rule 3: a body is read whole, up to its limit; an upload is kept under its own digest only.
+Rule 3: a body is read whole, up to its limit; but an artifact travels in pieces between
+        the connection and the disk, and is kept under its own digest only.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,8 +11,11 @@ from typing import TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
 from agent.contract.limits import (
     MAX_ARTIFACT_BYTES,
@@ -20,7 +24,8 @@ from agent.contract.limits import (
     NAME_PATTERN,
 )
 from agent.errors import AgentError
-from fleet.errors import ConflictError, FleetError, NotFoundError, RefusedError
+from fleet.errors import ConflictError, DiskFullError, FleetError, NotFoundError, RefusedError
+from fleet.registry.artifacts import Artifacts
 from fleet.service import (
     bundling,
     contents,
@@ -28,6 +33,7 @@ from fleet.service import (
     membership,
     overview,
     releases,
+    retention,
     rollouts,
     runs,
     trust,
@@ -37,6 +43,7 @@ from fleet.service.desk import Ask, Desk
 from fleet.service.views import (
     BundleWish,
     Problem,
+    PruneWish,
     Publication,
     RolloutWish,
     RunWish,
@@ -45,6 +52,7 @@ from fleet.service.views import (
 
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
+_WRITE_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 2 * (MAX_MANIFEST_BYTES + MAX_METADATA_BYTES)
 
 
@@ -59,11 +67,13 @@ def make_app(ask: Ask) -> FastAPI:
     app.add_exception_handler(FleetError, _refused)
     app.add_exception_handler(AgentError, _refused)
     app.add_exception_handler(HTTPException, _unknown)
+    app.add_exception_handler(ClientDisconnect, _gone)
     _add_fleet(app, ask)
     _add_releases(app, ask)
     _add_rollouts(app, ask)
     _add_runs(app, ask)
     _add_trust(app, ask)
+    _add_upkeep(app, ask)
     return app
 
 
@@ -131,8 +141,12 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
     @app.get("/api/v1/artifacts/{digest}")
     async def download(digest: str) -> Response:
         artifacts = await run_in_threadpool(ask, lambda desk: desk.artifacts)
-        content = await run_in_threadpool(releases.download, artifacts, digest)
-        return Response(content, media_type="application/octet-stream")
+        size, pieces = await run_in_threadpool(releases.download, artifacts, digest)
+        return StreamingResponse(
+            pieces,
+            media_type="application/octet-stream",
+            headers={"content-length": str(size)},
+        )
 
     @app.post("/api/v1/bundles")
     async def bundle(request: Request) -> Response:
@@ -145,9 +159,8 @@ def _add_releases(app: FastAPI, ask: Ask) -> None:
 
     @app.put("/api/v1/artifacts/{digest}")
     async def upload(digest: str, request: Request) -> Response:
-        content = await _read(request, MAX_ARTIFACT_BYTES)
         artifacts = await run_in_threadpool(ask, lambda desk: desk.artifacts)
-        await run_in_threadpool(releases.upload, artifacts, digest, content)
+        await _take_in(artifacts, digest, request)
         return Response(b"null", media_type="application/json")
 
 
@@ -220,6 +233,13 @@ def _add_trust(app: FastAPI, ask: Ask) -> None:
         return await _answer(ask, trust.refresh)
 
 
+def _add_upkeep(app: FastAPI, ask: Ask) -> None:
+    @app.post("/api/v1/prune")
+    async def prune(request: Request) -> Response:
+        wish = await _body(request, PruneWish)
+        return await _answer(ask, lambda desk: retention.prune(desk, dry_run=wish.dry_run))
+
+
 async def _answer(ask: Ask, use_case: Callable[[Desk], object]) -> Response:
     result = await run_in_threadpool(ask, use_case)
     return Response(msgspec.json.encode(result), media_type="application/json")
@@ -246,12 +266,34 @@ def _sentence(why: str) -> str:
     return f"{field}: {message[0].lower()}{message[1:]}" if field else message
 
 
+async def _take_in(artifacts: Artifacts, digest: str, request: Request) -> None:
+    told = request.headers.get("content-length", "0")
+    size = int(told) if told.isascii() and told.isdigit() else 0
+    if size > MAX_ARTIFACT_BYTES:
+        raise RefusedError(_too_long(MAX_ARTIFACT_BYTES))
+    async with contextmanager_in_threadpool(artifacts.receive(digest, size)) as upload:
+        came, waiting = 0, bytearray()
+        async for part in request.stream():
+            waiting += part
+            came += len(part)
+            if came > MAX_ARTIFACT_BYTES:
+                raise RefusedError(_too_long(MAX_ARTIFACT_BYTES))
+            if len(waiting) >= _WRITE_BYTES:
+                await run_in_threadpool(upload.write, bytes(waiting))
+                waiting.clear()
+        await run_in_threadpool(upload.write, bytes(waiting))
+
+
+def _too_long(limit: int) -> str:
+    return f"the request body is over {limit} bytes"
+
+
 async def _read(request: Request, limit: int) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
         if len(content) > limit:
-            raise RefusedError(f"the request body is over {limit} bytes")
+            raise RefusedError(_too_long(limit))
     return bytes(content)
 
 
@@ -263,6 +305,8 @@ def _refused(_request: Request, why: Exception) -> Response | Awaitable[Response
             status = 409
         case RefusedError() | AgentError():
             status = 422
+        case DiskFullError():
+            status = 507
         case _:
             status = 500
     problem = Problem(
@@ -278,3 +322,7 @@ def _unknown(request: Request, why: Exception) -> Response:
     sentence = f"there is no {request.method} {request.url.path} here"
     problem = Problem(code=NotFoundError.code, why=sentence, exit_status=NotFoundError.exit_status)
     return Response(msgspec.json.encode(problem), status_code=status, media_type="application/json")
+
+
+def _gone(_request: Request, _why: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it; what came of an upload is removed

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from fleet.errors import FleetError, NotFoundError, UnreachableError
+from fleet.errors import ConfigError, FleetError, NotFoundError, UnreachableError
 from fleet.service.views import Problem
 
 V = TypeVar("V")
@@ -23,6 +23,7 @@ API = "/api/v1"
 _BAD_REQUEST = 400
 _TIMEOUT_SECONDS = 120.0
 _LOOK_AGAIN_SECONDS = 0.1
+_PIECE_BYTES = 256 * 1024
 PATIENCE_SECONDS = 5.0
 
 
@@ -81,9 +82,17 @@ class ManagerClient:
         """Ask for something and return the view of it; raises like ``get``."""
         return self._call("POST", path, msgspec.json.encode(wish) if wish else b"", kind)
 
-    def put(self, path: str, content: bytes) -> None:
-        """Upload bytes; raises like ``get``."""
-        self._call("PUT", path, content, object)
+    def put(self, path: str, content: bytes | Path) -> None:
+        """Upload bytes, or a file piece by piece; raises like ``get``.
+
+        Raises:
+            ConfigError: The file cannot be read.
+
+        """
+        try:
+            self._call("PUT", path, content, object)
+        except OSError as why:
+            raise ConfigError(f"{content!s:.200} cannot be read: {why.strerror or why}") from why
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +100,10 @@ class ManagerClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def _call(self, method: str, path: str, content: bytes, kind: type[V]) -> V:
+    def _call(self, method: str, path: str, content: bytes | Path, kind: type[V]) -> V:
         return msgspec.json.decode(self._answer(method, path, content).content, type=kind)
 
-    def _answer(self, method: str, path: str, content: bytes) -> httpx2.Response:
+    def _answer(self, method: str, path: str, content: bytes | Path) -> httpx2.Response:
         try:
             answer = self._request(method, API + path, content)
         except httpx2.TransportError as why:
@@ -109,14 +118,23 @@ class ManagerClient:
             f"'fieldfare serve --home {self._socket.parent}'"
         )
 
-    def _request(self, method: str, path: str, content: bytes) -> httpx2.Response:
+    def _request(self, method: str, path: str, content: bytes | Path) -> httpx2.Response:
         while True:
             try:
-                return self._http.request(method, path, content=content)
+                if isinstance(content, bytes):
+                    return self._http.request(method, path, content=content)
+                size = {"content-length": str(content.stat().st_size)}
+                return self._http.request(method, path, content=_pieces(content), headers=size)
             except httpx2.ConnectError:  # nothing was sent, so asking again repeats nothing
                 if time.monotonic() > self._deadline:
                     raise
                 time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def path_of(collection: str, *names: str) -> str:

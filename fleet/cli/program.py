@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import bundling, ceremony, devices, founding, repo, rollouts, runs, status
+from fleet.cli import bundling, ceremony, devices, founding, repo, rollouts, runs, status, upkeep
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
@@ -55,6 +55,7 @@ for group in (
     devices.device,
     bundling.model,
     repo.repo,
+    upkeep.prune,
     endpoint,
     rollouts.rollout,
     runs.run,
