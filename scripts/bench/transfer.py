@@ -6,180 +6,98 @@ Rule 2: one device and the raw copy (``transfer_raw``: same bytes, same broker, 
         receiver writes and fsyncs) take turns; the ratio is that of their medians.
         ``mqtt_ratio`` is raw seconds over ours: 1.0 would be as fast as the raw copy.
 Rule 3: a resumed transfer is one whose process killed itself half-way. What it cost is
-        what both lives asked for beyond the artifact, in windows of 32 chunks.
+        the chunks that both lives asked for, or got unasked, beyond the artifact, in
+        windows of 32.
 Rule 4: the fleet is devices (20) that begin together. ``egress_ratio`` is what the broker
         was handed meanwhile, over the artifact; ``fleet_ratio`` is until the last of them
-        is done, over one device alone. All of them share this machine's processor, which
-        ``fleet_cpu_seconds`` is theirs of, and bounds that ratio from below.
+        is done, over one device alone.
+Rule 5: a fleet on one machine shares its processor, which bounds that ratio from below,
+        whatever the program. So as many raw receivers of one publisher are measured
+        beside it (``raw_fleet_seconds``), and devices behind links of their own, where
+        the processor is not the bound (``transfer_linked``).
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from agent.contract.limits import MAX_CHUNKS_PER_REQUEST
-from agent.contract.manifest import Artifact, describe_artifact
-from agent.contract.topics import ARTIFACT
-from scripts.bench import delta, transfer_device, transfer_raw
-from scripts.bench.transfer_place import FLEET, SENDER, TOPICS, Egress, Place
+from scripts.bench import delta, transfer_linked
+from scripts.bench.transfer_links import NotPermittedError
+from scripts.bench.transfer_place import Egress, Place
+from scripts.bench.transfer_runs import Bench, together
 
-HERE = Path(__file__).parent
 MIB = 1024 * 1024
 ROUNDS = 3
-RAW = "d-raw"
-
-
-class Child:
-    """A process that says ``ready``, waits for ``go`` and then says its figures."""
-
-    def __init__(self, *command: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        said = self._line()
-        if said != "ready":
-            raise SystemExit(f"transfer: {command[0]} said {said!r} instead of 'ready'")
-
-    def go(self) -> None:
-        """Let it begin."""
-        assert self._process.stdin
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-
-    def figures(self) -> str:
-        """Return its last line and wait for its end."""
-        line = self._line()
-        self._process.communicate(timeout=30)
-        return line
-
-    def _line(self) -> str:
-        assert self._process.stdout
-        return self._process.stdout.readline().strip()
-
-
-class Bench:
-    """One artifact in one place, moved in several ways."""
-
-    def __init__(self, place: Place, content: bytes) -> None:
-        self.place = place
-        self.artifact: Artifact = describe_artifact(content)
-        place.artifacts.put(content)
-        self.source = place.folder / "source"
-        self.source.write_bytes(content)
-        self.passwords = place.grant(RAW)
-
-    def raw_seconds(self) -> float:
-        """Copy the artifact without any of our code."""
-        target = self.place.folder / "copy"
-        job = transfer_raw.Job(
-            username=RAW,
-            password=self.passwords[RAW],
-            port=self.place.port,
-            topic=TOPICS.write(ARTIFACT.at(RAW, "raw")),
-            source=str(self.source),
-            target=str(target),
-        )
-        password = self.place.accounts.manager
-        sender = msgspec.structs.replace(job, username=SENDER, password=password)
-        program = str(HERE / "transfer_raw.py")
-        receiving = Child(program, "receive", self._write_job("raw-in", job))
-        sending = Child(program, "send", self._write_job("raw-out", sender))
-        sending.go()
-        began, ended = float(sending.figures()), float(receiving.figures())
-        if target.read_bytes() != self.source.read_bytes():
-            raise SystemExit("transfer: the raw copy is not the source")
-        return ended - began
-
-    def one_device(self, device: str) -> transfer_device.Figures:
-        """Fetch the artifact with one device."""
-        return self._fetch(self._device(device))
-
-    def resumed_windows(self, device: str) -> float:
-        """Kill a device half-way, let it go on, and return the windows asked for twice."""
-        half = self.artifact.count // 2
-        first = self._fetch(self._device(device, kill_after=half))
-        second = self._fetch(self._device(device))
-        extra = first.asked + second.asked - self.artifact.count
-        return extra / MAX_CHUNKS_PER_REQUEST
-
-    def fleet(self, devices: list[str]) -> dict[str, float]:
-        """Fetch the artifact with many devices that begin together."""
-        egress = Egress(self.place)
-        children = [self._device(device) for device in devices]
-        before = egress.settled()
-        for child in children:
-            child.go()
-        lines = [msgspec.json.decode(c.figures(), type=transfer_device.Figures) for c in children]
-        sent = egress.settled() - before
-        egress.close()
-        if failed := [line.why for line in lines if line.why]:
-            raise SystemExit(f"transfer: {failed[0]}")
-        began, ended = min(line.began for line in lines), max(line.ended for line in lines)
-        return {
-            "seconds": ended - began,
-            "artifacts": sent / self.artifact.size,
-            "cpu_seconds": sum(line.cpu_seconds for line in lines),
-        }
-
-    def _fetch(self, child: Child) -> transfer_device.Figures:
-        child.go()
-        figures = msgspec.json.decode(child.figures(), type=transfer_device.Figures)
-        if figures.why:
-            raise SystemExit(f"transfer: {figures.why}")
-        return figures
-
-    def _device(self, device: str, kill_after: int = 0) -> Child:
-        job = transfer_device.Job(
-            device=device,
-            password=self.passwords[device],
-            url=self.place.config.broker.url,
-            fleet=FLEET,
-            folder=str(self.place.folder / device),
-            artifact=self.artifact,
-            kill_after=kill_after,
-        )
-        return Child(str(HERE / "transfer_device.py"), self._write_job(device, job))
-
-    def _write_job(self, name: str, job: msgspec.Struct) -> str:
-        path = self.place.folder / f"{name}.json"
-        path.write_bytes(msgspec.json.encode(job))
-        return str(path)
+RESUMED = "d-resume"
 
 
 def measure(folder: Path, megabytes: int, fleet_size: int) -> dict[str, float]:
-    """Return the figures of all ways."""
+    """Return the figures of all ways that need no links."""
     ones = [f"d-one-{number}" for number in range(ROUNDS)]
     many = [f"d-many-{number}" for number in range(fleet_size)]
-    with Place(folder, [*ones, "d-resume", *many]) as place:
-        bench = Bench(place, os.urandom(megabytes * MIB))
-        raw, ours = [], []
+    with Place(folder, [*ones, RESUMED, *many]) as place:
+        bench = Bench(place, os.urandom(megabytes * MIB), fleet_size)
+        raws, ours = [], []
         for device in ones:
-            raw.append(bench.raw_seconds())
-            ours.append(bench.one_device(device))
+            raws.append(bench.raw(1)[0])
+            ours.append(bench.one(device))
+        raw = statistics.median(raws)
         one = statistics.median(f.ended - f.began for f in ours)
-        resumed = bench.resumed_windows("d-resume")
-        fleet = bench.fleet(many)
+        resumed = _resumed_windows(bench)
+        raw_fleet, raw_fleet_cpu = bench.raw(fleet_size)
+        fleet, fleet_cpu, egress = _fleet(bench, many)
         return {
             "megabytes": megabytes,
-            "raw_seconds": round(statistics.median(raw), 3),
+            "raw_seconds": round(raw, 3),
             "mqtt_seconds": round(one, 3),
-            "mqtt_ratio": round(statistics.median(raw) / one, 3),
+            "mqtt_ratio": round(raw / one, 3),
             "device_cpu_seconds": round(statistics.median(f.cpu_seconds for f in ours), 3),
             "resume_windows": round(resumed, 2),
             "fleet_devices": fleet_size,
-            "fleet_seconds": round(fleet["seconds"], 3),
-            "fleet_cpu_seconds": round(fleet["cpu_seconds"], 3),
-            "fleet_ratio": round(fleet["seconds"] / one, 2),
-            "egress_ratio": round(fleet["artifacts"], 3),
-            **delta.measure(),
+            "fleet_seconds": round(fleet, 3),
+            "fleet_cpu_seconds": round(fleet_cpu, 3),
+            "fleet_ratio": round(fleet / one, 2),
+            "egress_ratio": round(egress, 3),
+            "raw_fleet_seconds": round(raw_fleet, 3),
+            "raw_fleet_cpu_seconds": round(raw_fleet_cpu, 3),
+            "raw_fleet_ratio": round(raw_fleet / raw, 2),
+            "fleet_over_raw_fleet": round(fleet / raw_fleet, 2),
         }
+
+
+def _resumed_windows(bench: Bench) -> float:
+    """Kill a device half-way, let it go on, and return the windows that came twice."""
+    first = bench.one(RESUMED, kill_after=bench.artifact.count // 2)
+    second = bench.one(RESUMED)
+    return (first.chunks + second.chunks - bench.artifact.count) / MAX_CHUNKS_PER_REQUEST
+
+
+def _fleet(bench: Bench, names: list[str]) -> tuple[float, float, float]:
+    """Return wall and processor seconds of devices that begin together, and the egress."""
+    egress = Egress(bench.place)
+    devices = [bench.device(name) for name in names]
+    for device in devices:
+        device.child.ready()
+    before = egress.settled()
+    seconds, cpu = together(devices)
+    sent = egress.settled() - before
+    egress.close()
+    for device in devices:
+        device.child.end()
+    return seconds, cpu, sent / bench.artifact.size
+
+
+def _linked(folder: Path, megabytes: int, fleet_size: int) -> dict[str, float | str]:
+    try:
+        return {**transfer_linked.measure(folder, megabytes, fleet_size)}
+    except NotPermittedError as why:
+        return {"linked_skipped": str(why)}
 
 
 def main() -> int:
@@ -189,8 +107,14 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=50, help="size of the artifact")
     parser.add_argument("--devices", type=int, default=20, help="size of the fleet")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("transfer: asked to end"))
+    size = arguments.megabytes, arguments.devices
+    figures: dict[str, float | str] = {}
     with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
-        figures = measure(Path(folder), arguments.megabytes, arguments.devices)
+        figures |= measure(Path(folder), *size)
+    with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
+        figures |= _linked(Path(folder), *size)
+    figures |= delta.measure()
     text = json.dumps(figures, indent=2) + "\n"
     if arguments.json == "-":
         sys.stdout.write(text)

@@ -2,10 +2,12 @@
 
 Usage: transfer_device.py JOB        (a JSON file, see ``Job``)
 
-Rule 1: it says ``ready`` when connected, begins at a line on standard input, and ends
-        with one line of figures.
+Rule 1: it says ``ready`` when connected, begins each task at a line on standard input, and
+        ends it with one line of figures.
 Rule 2: ``kill_after`` chunks it kills itself, after that line, as a power cut of the
         process would; the next one resumes.
+Rule 3: processor time is that of the task: the start of Python and its imports are what a
+        running agent has behind it.
 """
 
 import os
@@ -33,16 +35,23 @@ from agent.link.session import Broker
 STALL_SECONDS = 60.0
 
 
+class Task(msgspec.Struct, frozen=True):
+    """What is fetched; ``listens`` is False for a device that takes part in no cast."""
+
+    artifact: Artifact
+    listens: bool = True
+    kill_after: int = 0
+
+
 class Job(msgspec.Struct, frozen=True):
-    """Who fetches what, from where, into which folder."""
+    """Who fetches what, one after the other, from where, into which folder."""
 
     device: str
     password: str
     url: str
     fleet: str
     folder: str
-    artifact: Artifact
-    kill_after: int = 0
+    tasks: tuple[Task, ...]
 
 
 class Figures(msgspec.Struct):
@@ -54,6 +63,11 @@ class Figures(msgspec.Struct):
     asked: int = 0
     arrived: int = 0
     why: str = ""
+
+    @property
+    def chunks(self) -> int:
+        """What this device cost: chunks that it asked for, or that came unasked."""
+        return max(self.asked, self.arrived)
 
 
 class Device:
@@ -90,16 +104,17 @@ class Device:
         while not isinstance(self.inbox.get(30.0), Connected):
             pass
 
-    def fetch(self) -> None:
-        """Fetch the artifact as the agent does: ask, wait, take."""
-        self.figures.began = time.monotonic()
+    def fetch(self, task: Task) -> None:
+        """Fetch an artifact as the agent does: ask, wait, take."""
+        self.figures = Figures(began=time.monotonic(), cpu_seconds=-time.process_time())
         disk = Disk(Path(self.job.folder))
         fetch = Fetch(
-            self.job.artifact, disk, now_seconds=time.monotonic(), stall_seconds=STALL_SECONDS
+            task.artifact, disk, now_seconds=time.monotonic(), stall_seconds=STALL_SECONDS
         )
+        ask = self.listening.ask if task.listens else self._ask
         while isinstance(progress := fetch.progress(time.monotonic()), Fetching):
             for request in fetch.requests(time.monotonic()):
-                self.listening.ask(request)
+                ask(request)
             item = self.inbox.get(max(fetch.wait_seconds(time.monotonic()), 0.01))
             if isinstance(item, Arrived) and item.address.channel in {ARTIFACT, ARTIFACT_CAST}:
                 self.figures.arrived += 1
@@ -107,7 +122,7 @@ class Device:
                 if item.address.channel is ARTIFACT_CAST:
                     self.listening.heard(item.address, piece.index)
                 fetch.take(piece, time.monotonic())
-            if self.job.kill_after and self.figures.arrived >= self.job.kill_after:
+            if task.kill_after and self.figures.arrived >= task.kill_after:
                 self.tell()
                 os.kill(os.getpid(), signal.SIGKILL)
         self.listening.stop()
@@ -117,7 +132,7 @@ class Device:
     def tell(self) -> None:
         """Write the figures."""
         self.figures.ended = time.monotonic()
-        self.figures.cpu_seconds = time.process_time()
+        self.figures.cpu_seconds += time.process_time()
         print(msgspec.json.encode(self.figures).decode(), flush=True)
 
     def _ask(self, request: ChunkRequest) -> bool:
@@ -132,12 +147,13 @@ def main() -> int:
     device = Device(job)
     device.connect()
     print("ready", flush=True)
-    if not sys.stdin.readline():
-        return 1  # whoever measures is gone
-    device.fetch()
-    device.tell()
+    for task in job.tasks:
+        if not sys.stdin.readline():
+            break  # whoever measures is gone, or has seen enough
+        device.fetch(task)
+        device.tell()
     device.broker.stop()
-    return 1 if device.figures.why else 0
+    return 0
 
 
 if __name__ == "__main__":

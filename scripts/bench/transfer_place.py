@@ -45,17 +45,26 @@ PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 class Place:
     """A broker and a manager, ended with the ``with`` block."""
 
-    def __init__(self, folder: Path, devices: list[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        devices: list[str],
+        *,
+        host: str = "127.0.0.1",
+        manager: tuple[str, ...] = (),
+    ) -> None:
+        """``host`` is the broker's address; ``manager`` stands before the manager's command."""
         self.folder = folder
         self.devices = devices
-        self.port, enrol_port = free_ports(2)
-        ports = Ports(devices=self.port, enrolment=enrol_port)
+        self.host = host
+        self.port, enrol_port = free_ports(host, 2)
+        ports = Ports(host=host, bind=host, devices=self.port, enrolment=enrol_port)
         config = found_dev(folder / "home", FLEET, kind="embedded", ports=ports)
         layout = BrokerLayout(
             folder=config.broker_folder,
             device_port=self.port,
             enrol_port=enrol_port,
-            bind="127.0.0.1",
+            bind=host,
             user="root" if os.geteuid() == 0 else None,
         )
         self.accounts = prepare_broker(layout, TOPICS)
@@ -68,6 +77,8 @@ class Place:
         (config.home / "fleet.toml").write_text(self.config.render())
         self.artifacts = Artifacts(config.artifacts)
         self._layout = layout
+        self._manager = manager
+        self.endings: list[Callable[[], None]] = []
         self._children: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -75,14 +86,24 @@ class Place:
         if program is None:
             raise SystemExit("transfer: mosquitto is not installed")
         self._start("broker", [program, "-c", str(self._layout.folder / "mosquitto.conf")])
-        wait_until(lambda: accepts(self.port), "the broker")
-        serve = [sys.executable, "-m", "fleet", "serve", "--home", str(self.config.home)]
+        wait_until(lambda: accepts(self.host, self.port), "the broker")
+        serve = [
+            *self._manager,
+            sys.executable,
+            "-m",
+            "fleet",
+            "serve",
+            "--home",
+            str(self.config.home),
+        ]
         self._start("manager", serve)
         log = self.folder / "manager.log"
         wait_until(lambda: "broker url=" in log.read_text(), f"the manager ({log})")
         return self
 
     def __exit__(self, *_: object) -> None:
+        for end in self.endings:
+            end()
         for child in reversed(self._children):
             child.send_signal(signal.SIGTERM)
             child.wait(20)
@@ -116,7 +137,7 @@ class Egress:
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=OBSERVER)
         self._client.username_pw_set(OBSERVER, place.accounts.manager)
         self._client.on_message = self._heard
-        self._client.connect("127.0.0.1", place.port)
+        self._client.connect(place.host, place.port)
         self._client.subscribe(RECEIVED)
         self._client.loop_start()
 
@@ -138,9 +159,9 @@ class Egress:
             self._told.notify_all()
 
 
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of the loopback address that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+def free_ports(host: str, count: int) -> list[int]:
+    """Return TCP ports of an address of this machine that nobody listens on."""
+    sockets = [socket.create_server((host, 0)) for _ in range(count)]
     try:
         return [one.getsockname()[1] for one in sockets]
     finally:
@@ -148,10 +169,10 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def accepts(port: int) -> bool:
-    """Return whether somebody listens on a port of the loopback address."""
+def accepts(host: str, port: int) -> bool:
+    """Return whether somebody listens on a port."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=0.5):
+        with socket.create_connection((host, port), timeout=0.5):
             return True
     except OSError:
         return False

@@ -21,6 +21,7 @@ class Job(msgspec.Struct, frozen=True):
 
     username: str
     password: str
+    host: str
     port: int
     topic: str
     source: str
@@ -37,10 +38,11 @@ def receive(job: Job) -> None:
         got += os.write(target, message.payload)
         if got >= wanted:
             os.fsync(target)
-            print(time.monotonic(), flush=True)
+            print(time.monotonic(), time.process_time() - began, flush=True)
             client.disconnect()
 
     client = _connect(job)
+    began = time.process_time()
     client.on_message = heard
     client.on_subscribe = lambda *_: print("ready", flush=True)
     client.subscribe(job.topic)
@@ -66,7 +68,7 @@ def send(job: Job) -> None:
 def _connect(job: Job) -> Client:
     client = Client(CallbackAPIVersion.VERSION2, client_id=job.username, protocol=MQTTv5)
     client.username_pw_set(job.username, job.password)
-    client.connect("127.0.0.1", job.port)
+    client.connect(job.host, job.port)
     return client
 
 
