@@ -128,6 +128,8 @@ def _targets(
     role: str, before: Targets | None, after: Targets, proposal: Proposal
 ) -> Iterator[str]:
     yield f"{role} version {_change(before, after)}"
+    if before is not None and is_lift(before, after):
+        yield "  · above what devices have seen, after a restore; nothing else changes"
     yield f"  · runs out {_days(before, after)}"
     old = before.targets if before else {}
     stay = [name for name, file in sorted(after.targets.items()) if old.get(name) == file]

@@ -92,7 +92,9 @@ def test_a_manager_restored_from_a_copy_before_the_last_assignments_is_obeyed_by
                 eventually(lambda: fleet.online() == DEVICES, 60)
                 eventually(lambda: all(sequence(a) > before[a.id] for a in agents), 60)
                 assert all_run(fleet, "motion v2") is False  # it has forgotten that name
-                assert "devices have seen" not in fleet("repo", "resume", "--yes")
+                said = fleet("repo", "resume", "--yes")
+                assert "targets version 2 → 4" in said
+                assert "after a restore; nothing else changes" in said
                 publish_and_roll_out(fleet, "v3")
                 assert all(sequence(a) > before[a.id] + 1 for a in agents)
                 eventually(lambda: all(is_settled(a) for a in agents), 60)
