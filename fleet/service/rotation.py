@@ -8,7 +8,8 @@
              goes
 
 Rule 1: each step may be repeated, and finishes what a crash cut off. ``ca-next.pem`` is written
-        last at the beginning and removed last at the end: while it is there, a change is on.
+        last at the beginning and removed first at the end, when all else is done: while it
+        is there, a change is on, and so are the files that it needs.
 Rule 2: nothing is shown by the broker that was not tried before, with the TLS library that
         devices use: for those who believe the new authority, and for those who do not yet.
 """
@@ -216,9 +217,8 @@ def finish(config: FleetConfig, rotation: Rotation) -> None:
     if (folder / NEXT_CA_KEY).exists():
         replace_file(folder / "ca.key", _read(folder / NEXT_CA_KEY))
     replace_file(folder / "ca.pem", rotation.new)
-    for name in (NEXT_CA_KEY, NEXT_SERVER_KEY, NEXT_SERVER):
+    for name in (NEXT_CA, NEXT_CA_KEY, NEXT_SERVER_KEY, NEXT_SERVER):
         (folder / name).unlink(missing_ok=True)
-    (folder / NEXT_CA).unlink()
 
 
 def _make(folder: Path, old: Sequence[str], now: datetime) -> tuple[Issued, Issued]:
