@@ -67,6 +67,7 @@ from agent.refusals import (
     OversizedError,
     UnpublishedError,
     UnsignedMetadataError,
+    WrongFleetError,
     WrongTargetError,
 )
 from agent.update.trust import (
@@ -131,8 +132,9 @@ def _next_director(job: RefreshJob) -> TrustState | None:
             walk = Walk(job.state, _Bundle(job.files), Path(name), now_ms=0)
             walk.refresh()
             content = _take(walk, AUTHORITY_TARGET, job.files)
-            new, held = decode(Authority, content), job.state.who_directs()
-            if new.fleet != held.fleet or new.director_epoch <= held.director_epoch:
+            new = decode(Authority, content)
+            _require_same_fleet(new, job.state)
+            if new.director_epoch <= job.state.who_directs().director_epoch:
                 return None
             return msgspec.structs.replace(walk.state(), authority=content)
         except AgentError:
@@ -142,7 +144,7 @@ def _next_director(job: RefreshJob) -> TrustState | None:
 def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
     held = {} if job.state.authority is None else {AUTHORITY_TARGET: job.state.authority}
     authority = _take(walk, AUTHORITY_TARGET, {**held, **job.files})
-    decode(Authority, authority)
+    _require_same_fleet(decode(Authority, authority), job.state)
     permits, endpoints = _take_permits(walk, job), _take_endpoints(walk, job)
     targets: dict[str, bytes] = {}
     refused: dict[str, Refusal] = {}
@@ -158,6 +160,14 @@ def _hand_out(walk: "Walk", job: RefreshJob) -> Refreshed:
         targets=targets,
         refused=refused,
     )
+
+
+def _require_same_fleet(new: Authority, state: TrustState) -> None:
+    """Refuse an authority that the same offline keys signed for another fleet of theirs."""
+    if state.authority is not None and new.fleet != state.who_directs().fleet:
+        raise WrongFleetError(
+            f"the metadata is of fleet {new.fleet}, this device is in {state.who_directs().fleet}"
+        )
 
 
 def _take_permits(walk: "Walk", job: RefreshJob) -> bytes | None:

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import Ed25519Signer, register
+from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.errors import ContractError, TrustError
@@ -40,6 +42,7 @@ from fleet.signing.metadata import (
     verify_delegated,
 )
 from fleet.signing.published import (
+    OWN_TARGETS,
     Published,
     parse_authority,
     parse_endpoints,
@@ -51,6 +54,9 @@ from fleet.signing.published import (
     write_whole,
 )
 from fleet.signing.scrutiny import scrutinise_owners, scrutinise_root, scrutinise_targets
+
+MAX_ENROLLING_BYTES: Final = (MAX_PAYLOAD_BYTES - 24 * 1024) * 3 // 4
+"""Metadata that fits a sealed reply: base64 in one message, beside credentials and the CA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +123,8 @@ class Repository:
         checked = self._check_files(targets, signed, files)
         said = parse_authority(files[AUTHORITY_TARGET]) if AUTHORITY_TARGET in files else None
         scrutinise_owners(held.root, targets, said or held.authority)
+        if set(targets.targets) - set(held.targets.targets) - set(OWN_TARGETS):
+            self._require_room(new["targets"])
         for path, content in checked.items():
             write_whole(path, content)
         for role, content in new.items():
@@ -299,6 +307,16 @@ class Repository:
         write_whole(self._metadata(f"{last.version + 1}.snapshot.json"), snapshot)
         write_whole(self._metadata("timestamp.json"), timestamp)
         self._published = read_published(self._folder)
+
+    def _require_room(self, targets: bytes) -> None:
+        """Return if devices can still enrol: their reply is one message and holds this list."""
+        rest = self.bundle(0, (), enrolling=True)
+        size = sum(map(len, rest.values())) - len(rest["targets.json"]) + len(targets)
+        if size > MAX_ENROLLING_BYTES:
+            raise SigningError(
+                f"the signed list would have {len(targets)} bytes, and no device could enrol any "
+                "more: withdraw releases that nobody needs, or delegate families to their owners"
+            )
 
     def _check_versions(
         self, new: Mapping[str, bytes], targets: Targets, now: datetime

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
+from agent.contract.codec import encode
+from agent.contract.envelope import device_id
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import AUTHORITY_TARGET
+from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.messages import AUTHORITY_TARGET, EnrolReply, EnrolRequest
 from fleet.errors import SigningError
 from fleet.signing.ceremony import create_dev
+from fleet.signing.enrolment import seal_reply
 from fleet.signing.metadata import next_targets
 from fleet.signing.repository import Repository
-from tests.signed_fleet import NOW, SignedFleet, advance, make_release, pinned
+from tests.signed_fleet import NOW, SignedFleet, advance, device_key, make_release, pinned
 
 ONE, TWO = "models/motion/v1.json", "models/motion/v2.json"
 
@@ -214,3 +218,43 @@ def test_a_bundle_answers_from_one_state_and_fits_one_enrolment_reply(fleet):
         "timestamp.json",
     ]
     assert sum(len(content) for content in files.values()) < 40_000
+
+
+def test_a_list_too_long_for_devices_to_enrol_with_is_not_published(fleet):
+    many = {f"models/motion/v{n}.json": b"%d" % n for n in range(550)}
+    fleet.publish(many)
+    longest = sealed_reply(fleet)
+    assert len(longest) <= MAX_PAYLOAD_BYTES
+    held = fleet.repository.published()
+    more = {f"models/motion/w{n}.json": b"%d" % n for n in range(100)}
+    with pytest.raises(SigningError, match="withdraw releases that nobody needs, or delegate"):
+        fleet.publish(more)
+    assert fleet.repository.published() == held
+    fleet.publish({AUTHORITY_TARGET: encode(fleet.repository.authority()) + b" " * 9})
+    fleet.publish(removals=list(many)[:200])
+    fleet.publish(more)
+    assert len(sealed_reply(fleet)) <= MAX_PAYLOAD_BYTES
+
+
+def sealed_reply(fleet: SignedFleet) -> bytes:
+    """A reply with the longest that may stand in it."""
+    key = device_key()
+    request = EnrolRequest(
+        fleet="demo",
+        nonce="0" * 32,
+        device_key=bytes(key.verify_key).hex(),
+        token_key="0" * 64,
+        hardware="generic-linux",
+    )
+    reply = EnrolReply(
+        device=device_id(key.verify_key),
+        nonce="0" * 32,
+        fleet="demo",
+        status="enrolled",
+        broker_url="mqtts://" + "b" * 480,
+        broker_ca="c" * 16_384,
+        username="u" * 80,
+        password="p" * 80,
+    )
+    metadata = fleet.repository.bundle(0, (), enrolling=True)
+    return seal_reply(request, reply, key=fleet.online.enrolment, metadata=metadata)
