@@ -296,10 +296,9 @@ def error_named(code: str, why: str) -> AgentError:
     return kind(why) if kind else AgentError(f"{code}: {why}")
 
 
-def is_refusal(code: str) -> bool:
-    """Return whether a code speaks of what came and was not taken, not of this device."""
-    kind = _kinds().get(code)
-    return kind is not None and issubclass(kind, ContractError | TrustError | ModelError)
+def is_error(code: str) -> bool:
+    """Return whether a code is that of an error of the tree."""
+    return code in _kinds()
 
 
 def _kinds() -> dict[str, type[AgentError]]:

@@ -110,6 +110,7 @@ class Life:
         self.serving: str | None = None
         self.served: list[str | None] = []
         self._todo: deque[Callable[[], None]] = deque()
+        self._vouched: set[str] = set()
         nothing = lambda *_: None  # noqa: E731 - four places want one
         self.updating = Updating(
             disk,
@@ -121,6 +122,7 @@ class Life:
             around=Surroundings(
                 want_manifest=self._want_manifest,
                 permitted=lambda *_: False,
+                vouched=self._vouched.__contains__,
                 download=self._download,
                 stop_download=nothing,
                 check=self._check,
@@ -155,6 +157,7 @@ class Life:
 
     def _want_manifest(self, assigned: Assigned) -> None:
         content = self.story.known[assigned.digest].manifest
+        self._vouched.add(assigned.digest)
         self._todo.append(lambda: self.updating.manifest_arrived(assigned, content))
 
     def _download(self, slot: str, digest: str, missing: tuple[Artifact, ...]) -> None:

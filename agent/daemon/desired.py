@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from random import SystemRandom
 
 from agent.contract.belief import (
@@ -43,6 +44,7 @@ from agent.daemon.accepted import ACCEPTED, AcceptedAssignment, keys_to_keep
 from agent.daemon.agenda import Agenda
 from agent.daemon.gathering import Gathering
 from agent.daemon.host import event, log
+from agent.daemon.newest import Newest
 from agent.disk import Disk, read_versioned
 from agent.errors import (
     AgentError,
@@ -144,6 +146,9 @@ class Desired:
         self._misled = False
         self._stale = 0
         self._refreshed = (0, 0)
+        self._vouched: set[str] = set()
+        self._lists: dict[str, int] = {}
+        self._newest = Newest()
 
     @property
     def accepted(self) -> AcceptedAssignment | None:
@@ -184,6 +189,10 @@ class Desired:
             digest=digest,
             now_ms=self._clock.now_ms(),
         )
+
+    def vouches(self, digest: str) -> bool:
+        """Return whether the metadata held was seen, in this life, to list a manifest."""
+        return digest in self._vouched
 
     def raise_wishes(self) -> None:
         """Tell again what is wanted of each slot; repeated wishes change nothing."""
@@ -237,13 +246,32 @@ class Desired:
         else:
             self._nonces.clear()
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
-            later = self._around.monotonic() + self._fresh_seconds
-            self._agenda.at("fresh", later, self.ask_fresh)
+            wait = self._compare(fresh)
+            self._agenda.at("fresh", self._around.monotonic() + wait, self.ask_fresh)
             if first:
                 self._around.time_known()
             self._around.answered()
             self._around.said(fresh)
             self._follow(fresh)
+
+    def _vouch(self, news: trust.Refreshed) -> None:
+        """Remember which manifests are listed, for as long as no list changes."""
+        marks = news.state.marks.items()
+        lists = {role: m.version for role, m in marks if role not in {"timestamp", "snapshot"}}
+        if lists != self._lists:
+            self._vouched, self._lists = set(), lists
+        self._vouched |= {sha256(content).hexdigest() for content in news.targets.values()}
+
+    def _compare(self, fresh: Fresh) -> float:
+        """Look whether the newest assignment has come; return when to ask again, in seconds."""
+        if self._held:
+            return self._fresh_seconds  # it came, and waits for metadata
+        missed = self._newest.missing
+        why = self._newest.compare(fresh, self._accepted.accepted if self._accepted else None)
+        if why is not None:
+            self._refuse("assignment", why)
+        news = self._newest.missing and not missed
+        return min(self._answer_seconds, self._fresh_seconds) if news else self._fresh_seconds
 
     def _follow(self, fresh: Fresh) -> None:
         """Collect metadata, at a moment of our own, where the director says that it changed.
@@ -311,7 +339,8 @@ class Desired:
         """Ask for signed time; asked again until it comes."""
         self._nonces.append(self._clock.new_nonce())
         self._misled = False
-        self._around.ask(FreshRequest(nonce=self._nonces[-1]))
+        held = self._accepted.accepted.digest if self._accepted else None
+        self._around.ask(FreshRequest(nonce=self._nonces[-1], holds=held))
         later = self._around.monotonic() + self._answer_seconds
         self._agenda.at("fresh", later, self.ask_fresh)
 
@@ -403,6 +432,7 @@ class Desired:
                 then(why)
             return
         self._authority = news.state.who_directs()
+        self._vouch(news)
         self._refreshed = (news.state.root_version, self.versions.get("targets", 0))
         self._unexplained, self._puzzled = self._puzzled, False
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))

@@ -1,7 +1,8 @@
 """What is read, and refused, before anything of the agent runs.
 
 Rule 1: without a pinned root, credentials and an authority the agent does not start.
-Rule 2: a new life is counted durably before it says anything.
+Rule 2: a new life is counted durably before it says anything; one that cannot be counted
+        runs its models in silence.
 """
 
 import os
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 
 from agent.config import Config, Subscribed
 from agent.contract.endpoints import Endpoint
-from agent.contract.envelope import Boot
 from agent.contract.proxy import Proxies
 from agent.contract.topics import Topics
 from agent.daemon.agenda import Agenda
@@ -18,9 +18,9 @@ from agent.daemon.host import AGENT_VERSION
 from agent.daemon.moments import moment
 from agent.daemon.reporting import Reporting, Signer
 from agent.disk import Disk
-from agent.errors import ConfigError, EnrolmentError, UnsignedError
+from agent.errors import ConfigError, EnrolmentError
 from agent.identity.certificate import restore_identity
-from agent.identity.device_key import DeviceKey, find_key, next_boot
+from agent.identity.device_key import DeviceKey, Life, begin_life, find_key
 from agent.identity.enrol import Credentials, load_credentials
 from agent.identity.home import load_home
 from agent.link.connection import Connection
@@ -29,6 +29,7 @@ from agent.link.local import LocalBroker
 from agent.link.outbox import Outbox
 from agent.link.patience import Pace
 from agent.link.session import Broker
+from agent.refusals import NoAuthorityError
 from agent.update import trust
 
 
@@ -45,7 +46,7 @@ class Opened:
     key: DeviceKey
     credentials: Credentials
     trust: trust.TrustState
-    boot: Boot
+    life: Life
     home: Endpoint
 
 
@@ -69,7 +70,7 @@ def open_state(config: Config) -> Opened:
         )
     state = trust.load(disk)
     if state is None or state.authority is None:
-        raise UnsignedError(
+        raise NoAuthorityError(
             f"{config.agent.state_dir} has no pinned root: nobody may be believed;"
             " enrol this device again"
         )
@@ -79,7 +80,7 @@ def open_state(config: Config) -> Opened:
         credentials=credentials,
         trust=state,
         home=load_home(disk, credentials),
-        boot=next_boot(disk),
+        life=begin_life(disk),
     )
 
 
@@ -95,7 +96,7 @@ def open_link(
     """
     credentials, device = opened.credentials, opened.key.device
     topics = Topics(fleet=credentials.fleet, prefix=credentials.prefix)
-    signer = Signer(opened.key.signing, device, opened.boot, AGENT_VERSION)
+    signer = Signer(opened.key.signing, device, opened.life.boot, AGENT_VERSION)
     broker = Broker(
         Connection(
             url=opened.home.url,
@@ -117,7 +118,8 @@ def open_link(
     outbox = Outbox(
         opened.disk,
         device=device,
-        boot=opened.boot,
+        boot=opened.life.boot,
+        ready=opened.life.count,
         sign=signer.signature,
         moment=moment,
         quota_bytes=config.outbox.quota_bytes,

@@ -35,7 +35,7 @@ from agent.daemon.seeding import Seeding
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
 from agent.daemon.ways import open_downloading
-from agent.errors import AgentError
+from agent.errors import AgentError, StoreError, is_error
 from agent.identity.clock import TrustedClock
 from agent.infer.pipeline import Broken
 from agent.learn.offer import Conditions
@@ -57,6 +57,7 @@ from agent.worker.jobs import (
 from agent.worker.start import Finished
 
 PROBE_AGAIN_SECONDS = 60.0
+COUNT_AGAIN_SECONDS = 5.0
 
 
 class Rooms:
@@ -159,9 +160,27 @@ class Rooms:
         """Start what needs no answer yet: the connections, and the probe of the runtimes."""
         self.probe()
         self.finding.listed(self.desired.endpoints)
-        self.broker.start()
+        self._begin_link()
         if self.local is not None:
             self.local.start()
+
+    def _begin_link(self) -> None:
+        """Connect once this life is counted: no other one may stamp with its number.
+
+        A full or failing disk keeps it from being counted. Then nothing is said to anybody,
+        inference goes on, and it is tried again.
+        """
+        try:
+            self._life.count()
+        except StoreError as why:
+            log.error(event("life-not-counted", code=why.code, why=why))
+            self._uncounted = why
+            self.agenda.at("link", time.monotonic() + COUNT_AGAIN_SECONDS, self._begin_link)
+            return
+        self.broker.start()
+        if self._uncounted is not None:
+            told = f"started without the fleet, the disk did not take the boot: {self._uncounted}"
+            self.reporting.alarm(self._uncounted.code, told)
 
     def probe(self) -> None:
         """Find out, in a child, what this device can run; what ran before runs again after."""
@@ -356,6 +375,8 @@ class Rooms:
     def _report_outcome(self, slot: str, outcome: machine.Outcome) -> None:
         self.bundles.ended(slot, outcome)
         self.reporting.event(outcome.event(self._device, slot, *moment()))
+        if is_error(outcome.code):  # and no verdict of a check or a probation
+            self.reporting.alarm(outcome.code, outcome.why, slot=slot)
 
     def _conditions(self, busy_with: str | None) -> Conditions:
         slot = self.config.labelled_slot
@@ -433,6 +454,9 @@ class Rooms:
     def _permitted(self, slot: str, digest: str) -> bool:
         return self.desired.permits(slot, digest)
 
+    def _vouched(self, digest: str) -> bool:
+        return self.desired.vouches(digest)
+
     def _tell(self, slot: str, news: machine.SlotEvent) -> None:
         self.updating.tell(slot, news)
 
@@ -440,6 +464,7 @@ class Rooms:
         return updating.Surroundings(
             want_manifest=self._want_manifest,
             permitted=self._permitted,
+            vouched=self._vouched,
             download=self._download,
             stop_download=self._stop_download,
             check=self._check,

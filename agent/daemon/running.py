@@ -30,7 +30,7 @@ def run_agent(config: Config) -> None:
                 "started",
                 device=opened.key.device,
                 fleet=opened.credentials.fleet,
-                boot=opened.boot,
+                boot=opened.life.boot,
                 pid=os.getpid(),
             )
         )

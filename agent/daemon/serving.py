@@ -131,6 +131,8 @@ class Inference:
         shadow = wanted.get(beside.digest) if beside else None
         if answering is not None and answering.observer not in place.answered:
             place.answered.append(self._recorder(answering))
+        if answering is not None and place.pushed is not None:
+            place.pushed.expect(_channels(answering.release))
         place.serving.serve(answering, shadow, measure=measure)
         new = [digest[:16] for digest in wanted if digest not in before]
         log.info(
@@ -213,8 +215,7 @@ class Inference:
                 recording = sources.load_recording(wanted.path)
                 source = sources.Replay(recording, speed=wanted.speed, loop=wanted.loop)
             case Subscribed():
-                channels = len(release.windowing.channels) if release.windowing else 1
-                source = place.pushed = sources.Pushed(channels)
+                source = place.pushed = sources.Pushed(_channels(release))
             case Called():
                 source = sources.Called(sources.named_callable(wanted.target))
             case _:
@@ -238,3 +239,7 @@ class Inference:
 
             sinks.append(put)
         return sinks
+
+
+def _channels(release: Release) -> int:
+    return len(release.windowing.channels) if release.windowing else 1

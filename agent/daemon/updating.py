@@ -45,6 +45,7 @@ class Surroundings:
     Attributes:
         want_manifest: Asks for the bytes of an assigned manifest.
         permitted: Whether a permit lets this device go back: (slot, digest).
+        vouched: Whether the metadata of now was seen to list a manifest: (digest).
         download: Fetches artifacts of a slot's release: (slot, digest, artifacts).
         stop_download: Gives up what a slot fetches.
         check: Starts the child that loads and measures: (slot, digest).
@@ -59,6 +60,7 @@ class Surroundings:
 
     want_manifest: Callable[[Assigned], None]
     permitted: Callable[[str, str], bool]
+    vouched: Callable[[str], bool]
     download: Callable[[str, str, tuple[Artifact, ...]], None]
     stop_download: Callable[[str], None]
     check: Callable[[str, str], None]
@@ -307,8 +309,8 @@ class Updating:
                 assert_never(effect)
 
     def _fetch(self, slot: str, wanted: Assigned, *, refreshed: bool = False) -> None:
-        if not self._store.has(wanted.digest):
-            self._around.want_manifest(wanted)
+        if not (self._store.has(wanted.digest) and self._around.vouched(wanted.digest)):
+            self._around.want_manifest(wanted)  # what is stored may be withdrawn by now
             return
         try:
             state = self._states.get(slot, machine.State())

@@ -2,8 +2,8 @@
 
 Rule 1: the key is made at the first start and never replaced; a factory reset (an empty
         state directory) makes another device.
-Rule 2: the boot counter is on the medium before it is used, so that no two lives of one
-        device ever stamp a report alike; 64 random bits tell a cloned card apart.
+Rule 2: the boot counter is on the medium before anybody hears of it, so that no two lives
+        of one device ever stamp a report alike; 64 random bits tell a cloned card apart.
 """
 
 import secrets
@@ -85,15 +85,52 @@ def load_or_create(disk: Disk) -> DeviceKey:
     return key
 
 
+class Life:
+    """One life of this device, which nobody may hear of before it is counted.
+
+    Attributes:
+        boot: Its name.
+
+    """
+
+    def __init__(self, disk: Disk, boot: Boot) -> None:
+        self._disk = disk
+        self._counted = False
+        self.boot = boot
+
+    def count(self) -> None:
+        """Count this life durably; what is counted already stays so.
+
+        Raises:
+            StoreError: The counter cannot be written; it may be tried again.
+
+        """
+        if not self._counted:
+            self._disk.replace(BOOT, encode(BootFile(counter=self.boot.counter)))
+            self._counted = True
+
+
+def begin_life(disk: Disk) -> Life:
+    """Name a new life; it is not yet counted.
+
+    Raises:
+        NewerStateError: A newer agent wrote the counter.
+        StoreError: The counter cannot be read.
+
+    """
+    last = read_versioned(disk, BOOT, BootFile)
+    counter = 1 if last is None else last.counter + 1
+    return Life(disk, Boot(counter=counter, salt=secrets.token_hex(8)))
+
+
 def next_boot(disk: Disk) -> Boot:
-    """Begin a new life: count it durably, then name it.
+    """Begin a new life: name it, and count it durably.
 
     Raises:
         NewerStateError: A newer agent wrote the counter.
         StoreError: The counter cannot be read or written.
 
     """
-    last = read_versioned(disk, BOOT, BootFile)
-    counter = 1 if last is None else last.counter + 1
-    disk.replace(BOOT, encode(BootFile(counter=counter)))
-    return Boot(counter=counter, salt=secrets.token_hex(8))
+    life = begin_life(disk)
+    life.count()
+    return life.boot

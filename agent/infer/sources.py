@@ -133,9 +133,18 @@ class Pushed:
     def __init__(self, channels: int) -> None:
         self._channels = channels
         self._waiting: deque[bytes] = deque()
+        self._turned = False
         self._news = threading.Condition()
         self.malformed = 0
         self.dropped = 0
+
+    def expect(self, channels: int) -> None:
+        """Read what comes from now on as samples of so many channels: another model listens."""
+        with self._news:
+            if channels != self._channels:
+                self._channels = channels
+                self._waiting.clear()
+                self._turned = True
 
     def push(self, payload: bytes) -> None:
         """Take one payload; never waits for the reader, never raises."""
@@ -147,7 +156,7 @@ class Pushed:
             self._news.notify()
 
     def blocks(self, stop: threading.Event) -> Iterator[Block | None]:
-        """Yield the samples of each payload; a drop is a break in the stream."""
+        """Yield the samples of each payload; a drop or another model is a break in the stream."""
         dropped = 0
         while not stop.is_set():
             with self._news:
@@ -155,11 +164,12 @@ class Pushed:
                     self._news.wait(0.2)
                     continue
                 payload = self._waiting.popleft()
-                broken, dropped = self.dropped != dropped, self.dropped
+                broken, dropped = self.dropped != dropped or self._turned, self.dropped
+                channels, self._turned = self._channels, False
             if broken:
                 yield None
             try:
-                yield read_samples(payload, self._channels)
+                yield read_samples(payload, channels)
             except MalformedError:
                 self.malformed += 1
 

@@ -10,6 +10,7 @@ Rule 3: a report is sent again, with its own number and signature, until an
 Rule 4: acknowledgements are persisted lazily, but before a file goes that they explain;
         after a power cut some reports are sent once more, which is harmless.
 Rule 5: at most one segment is written to; whole segments are removed.
+Rule 6: a report that the medium spoiled holds up nobody: it is set aside, and a gap names it.
 
 Signed once, sent often: after a restart the reports of older boots keep their stamps.
 """
@@ -63,6 +64,12 @@ Sign = Callable[[str, Boot, int, bytes], bytes]
 SEGMENT_BYTES = 128 * 1024
 PERSIST_EVERY = 64
 GAP = "gap"
+QUARANTINE = f"{FOLDER}/rotten"
+MAX_QUARANTINED = 4
+CAUSES = {
+    "outbox-full": "the outbox was full",
+    "outbox-rotten": "the medium spoiled them; what is left of them is kept in outbox/rotten",
+}
 
 log = logging.getLogger("agent.link")
 
@@ -89,8 +96,12 @@ class Outbox:
         moment: Callable[[], tuple[int, int]],
         quota_bytes: int = 16 * 1024 * 1024,
         resend_seconds: float = 30.0,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Load what earlier boots left; ``moment`` returns (wall ms, monotonic ms).
+
+        ``ready`` is called before each report is stored, and raises while this boot may not
+        be spoken of.
 
         Raises:
             NewerStateError: The spool was written by a newer version; left untouched.
@@ -105,10 +116,11 @@ class Outbox:
         self._quota_bytes = quota_bytes
         self._segment_bytes = max(1024, min(SEGMENT_BYTES, quota_bytes // 8))
         self._resend_seconds = resend_seconds
+        self._ready = ready
         self._sizes: dict[int, int] = {}
         self._waiting: dict[Key, Waiting] = {}
         self._sent: dict[Key, float] = {}
-        self._torn = False
+        self._torn = self._unnamed = False
         self._unpersisted = 0
         state = read_state(disk)
         self._retired = SpoolState(appended=state.appended, dropped=state.dropped)
@@ -123,6 +135,9 @@ class Outbox:
             StoreError: The disk refused; as above.
 
         """
+        if self._unnamed:
+            self._name_the_missing()
+            self._unnamed = False
         record = self._store(channel, name, payload)
         try:
             self._make_room()
@@ -198,6 +213,7 @@ class Outbox:
         """Append without looking at the quota."""
         if channel not in CHANNELS.values():
             raise StoreError(f"{channel.path} does not go through the outbox")
+        self._ready()
         self._mend()
         address = channel.at(self._device, name)
         counts = self._boots.get(self._boot, BootCounts())
@@ -249,8 +265,12 @@ class Outbox:
             if segment.whole_bytes < segment.size_bytes:
                 self._disk.truncate(segment_name(segment.number), segment.whole_bytes)
             self._sizes[segment.number] = segment.whole_bytes
-        self._name_the_missing()
-        self._remove_finished()
+        try:
+            self._name_the_missing()
+            self._remove_finished()
+        except StoreError as why:  # nobody is kept from starting; the next report tries again
+            log.warning("outbox gaps=not-named why=%r", str(why))
+            self._unnamed = True
         self._retire({p.entry.boot for s in segments if s.number in self._sizes for p in s.placed})
 
     def _retire(self, present: set[str]) -> None:
@@ -271,7 +291,7 @@ class Outbox:
                 if (boot, number) not in self._waiting and not covers(counts.dropped, number)
             ]
             if missing:
-                self._drop([(boot, number) for number in missing])
+                self._drop([(boot, number) for number in missing], code="outbox-rotten")
 
     def _make_room(self) -> None:
         """Drop the oldest reports while the segments take more than the quota."""
@@ -296,14 +316,14 @@ class Outbox:
                 return [k for k, w in wanted.items() if w.segment == oldest]
         return []
 
-    def _drop(self, keys: list[Key]) -> None:
+    def _drop(self, keys: list[Key], code: str = "outbox-full") -> None:
         """Say that reports are gone, remember it, and forget them; in this order."""
         by_boot: dict[str, list[int]] = {}
         for boot, number in keys:
             by_boot.setdefault(boot, []).append(number)
         for boot, numbers in by_boot.items():
             for gap in add_ranges((), numbers):
-                self._store(EVENT, GAP, encode(self._gap(boot, gap)))
+                self._store(EVENT, GAP, encode(self._gap(boot, gap, code)))
             counts = self._boots[boot]
             self._boots[boot] = replace(counts, dropped=add_ranges(counts.dropped, numbers))
         self._persist()
@@ -311,7 +331,7 @@ class Outbox:
             self._waiting.pop(key, None)
             self._sent.pop(key, None)
 
-    def _gap(self, boot: str, gap: Range) -> Event:
+    def _gap(self, boot: str, gap: Range, code: str) -> Event:
         wall_ms, up_ms = self._moment()
         unique = f"{self._device} {boot} {gap[0]} {gap[1]}".encode()
         return Event(
@@ -319,15 +339,15 @@ class Outbox:
             type=GAP,
             ts=wall_ms,
             up=up_ms,
-            code="outbox-full",
-            why=f"{gap[1] - gap[0] + 1} reports were dropped: the outbox was full or damaged",
+            code=code,
+            why=f"{gap[1] - gap[0] + 1} reports were dropped: {CAUSES[code]}",
             boot=boot,
             first=gap[0],
             last=gap[1],
         )
 
     def _rewrite(self, segment: int) -> None:
-        """Replace a closed segment by what of it still waits."""
+        """Replace a segment by what of it still waits."""
         kept = [(k, w) for k, w in self._waiting.items() if w.segment == segment]
         if not kept:
             self._disk.remove(segment_name(segment))
@@ -361,15 +381,36 @@ class Outbox:
     def _take(self, found: Iterator[tuple[Key, Waiting]], limit_bytes: int) -> Iterator[Record]:
         taken = 0
         contents: dict[int, bytes] = {}
+        rotten: list[Key] = []
         for (boot, sequence), waiting in found:
             taken += waiting.size_bytes
             if taken > limit_bytes and taken > waiting.size_bytes:
-                return
+                break
             if waiting.segment not in contents:
                 contents = {waiting.segment: self._disk.read(segment_name(waiting.segment)) or b""}
             entry = entry_at(contents[waiting.segment], waiting.offset)
             if entry is None or (entry.boot, entry.sequence) != (boot, sequence):
-                raise StoreError(f"{segment_name(waiting.segment)} was changed by somebody else")
+                rotten.append((boot, sequence))
+                continue
             stamp = Stamp(boot=Boot.parse(boot), sequence=sequence, signature=entry.signature)
             address = CHANNELS[entry.path].at(self._device, entry.name)
             yield Record(address=address, payload=entry.payload, stamp=stamp)
+        if rotten:
+            self._set_aside(rotten)
+
+    def _set_aside(self, rotten: list[Key]) -> None:
+        """Keep what the medium spoiled for a person, and go on without it; a gap names it."""
+        segments = dict.fromkeys(self._waiting[key].segment for key in rotten)
+        log.warning("outbox rotten=%d segments=%s", len(rotten), sorted(segments))
+        try:
+            for segment in segments:
+                kept = self._disk.names(QUARANTINE)
+                content = self._disk.read(segment_name(segment))
+                if content is not None and len(kept) < MAX_QUARANTINED:
+                    self._disk.replace(f"{QUARANTINE}/{segment:08d}.seg", content)
+            self._drop(rotten, code="outbox-rotten")
+            for segment in segments:
+                self._rewrite(segment)
+        except StoreError as why:
+            # they are skipped all the same, and set aside when the disk takes it
+            log.warning("outbox quarantine=refused why=%r", str(why))

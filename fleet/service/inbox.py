@@ -30,7 +30,7 @@ from agent.contract.messages import (
     TaskAnswer,
     Telemetry,
 )
-from agent.contract.topics import ACK, ENROL_REQUEST, FRESH
+from agent.contract.topics import ACK, ASSIGNMENT, ENROL_REQUEST, FRESH
 from agent.errors import AgentError
 from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.ingest import intake
@@ -196,12 +196,15 @@ def _refresh(desk: Desk, device: str, asked: FreshRequest) -> None:
     published = desk.repository.published()
     authority = published.authority
     kept = desk.registry.devices.assignment(device)
+    digest = sha256(kept.payload).hexdigest() if kept else None
+    if kept is not None and asked.holds != digest:
+        desk.send(ASSIGNMENT.at(device), kept.payload)
     fresh = Fresh(
         device=device,
         nonce=asked.nonce,
         director_epoch=authority.director_epoch,
         sequence=kept.sequence if kept else 0,
-        digest=sha256(kept.payload).hexdigest() if kept else None,
+        digest=digest,
         now_ms=desk.now_ms(),
         root=published.root.version,
         targets=published.targets.version,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -557,3 +558,53 @@ def test_keys_of_earlier_assignments_are_kept_as_far_as_there_is_room():
     assert kept[f"{0:064x}"] == b"new"
     assert len(kept) == MAX_KEPT_KEYS
     assert keys_to_keep(new, None) == new
+
+
+def test_an_assignment_that_does_not_come_is_asked_for_and_then_an_alarm(device):
+    def asked() -> FreshRequest:
+        return [r for r in device.asked if isinstance(r, FreshRequest)][-1]
+
+    def told(sequence: int, payload: bytes) -> None:
+        digest = sha256(payload).hexdigest()
+        said = Fresh(
+            device=DEVICE,
+            nonce=asked().nonce,
+            director_epoch=1,
+            sequence=sequence,
+            digest=digest,
+            now_ms=NOW_MS,
+        )
+        key = device.fleet.online.director.signing
+        device.room.take_fresh(sign_document(key, FRESH.at(DEVICE).logical, said))
+
+    first, newest = device.assignment(1), device.assignment(2)
+    device.room.take_assignment(first)
+    device.room.ask_fresh()
+    assert asked().holds == sha256(first).hexdigest()
+    told(2, newest)
+    assert device.alarms == []  # it may be on its way
+    count = len(device.asked)
+    device.wait(10.0)
+    assert len(device.asked) > count  # and is asked for soon, not after the usual time
+    told(2, newest)
+    assert device.alarms == ["assignment-withheld"]
+    device.room.take_assignment(newest)
+    device.wait(1000.0)
+    told(2, newest)
+    assert device.alarms == ["assignment-withheld"]
+    assert asked().holds == sha256(newest).hexdigest()
+
+
+def test_only_what_a_refresh_of_this_life_listed_is_vouched_for(device):
+    device.fleet.publish_release(make_release(1))
+    digest = assign(make_release(1)).digest
+    assert not device.room.vouches(digest)
+    device.room.want_manifest(assign(make_release(1)))
+    device.serve()
+    assert device.room.vouches(digest)
+    device.fleet.publish(removals=[make_release(1).target])
+    device.room.want_manifest(assign(make_release(1)))
+    device.serve()
+    assert not device.room.vouches(digest)
+    assert device.alarms == ["unpublished"]
+    assert not device.boot().vouches(digest)

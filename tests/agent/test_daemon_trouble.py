@@ -209,3 +209,28 @@ def test_a_recording_that_is_not_there_is_an_alarm_and_condemns_no_release(tmp_p
         assert bench.heard.outcome_of(built.digest) == []
         agent.stop()
     assert built.digest not in read_status(bench.folder).slots["motion"].denied
+
+
+def test_a_disk_that_is_full_before_the_start_keeps_nobody_from_inference(small_disk, manager):
+    bench = Bench(small_disk.parent, manager, "reserve_bytes = 0\n" + PIPELINE)
+    (small_disk / "agent.log").symlink_to(small_disk.parent / "agent.log")
+    built = manager.publish(classifier(0), placement(1))
+    with bench.run() as agent:
+        bench.install(agent, built)
+        assert agent.stop() == 0
+    filler, served = small_disk / "filler", agent.said().count("event=serving")
+    fill(filler)
+    said = len(bench.heard.presence)
+    with bench.run() as agent:
+        bench.until(agent, lambda: "event=life-not-counted code=disk-full" in agent.said())
+        bench.until(agent, lambda: agent.said().count("event=serving") > served)
+        assert len(bench.heard.presence) == said  # an uncounted life speaks to nobody
+        before = len(bench.heard.telemetry())
+        filler.unlink()
+        bench.until(agent, lambda: len(bench.heard.telemetry()) > before + 1)
+        assert agent.stop() == 0
+    (alarm,) = [e for e in bench.heard.events("alarm") if "started without" in e.why]
+    assert (alarm.code, "boot.json" in alarm.why) == ("disk-full", True)
+    counters = sorted({boot.counter for boot, _ in bench.heard.reports})
+    assert counters == list(range(counters[0], counters[0] + len(counters)))
+    assert read_status(bench.folder).outbox.pending == 0

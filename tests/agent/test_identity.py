@@ -9,9 +9,22 @@ import pytest
 
 from agent.contract.messages import Fresh
 from agent.disk import Disk
-from agent.errors import ExpiredError, NewerStateError, RollbackError, StoreError
+from agent.errors import (
+    DiskFullError,
+    ExpiredError,
+    NewerStateError,
+    RollbackError,
+    StoreError,
+)
 from agent.identity.clock import BUILD_MS, CLOCK, NONCE_SECONDS, TrustedClock
-from agent.identity.device_key import BOOT, IDENTITY, find_key, load_or_create, next_boot
+from agent.identity.device_key import (
+    BOOT,
+    IDENTITY,
+    begin_life,
+    find_key,
+    load_or_create,
+    next_boot,
+)
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.signed_fleet import NOW_MS
 
@@ -180,3 +193,23 @@ def test_state_of_version_1_loads_for_ever(tmp_path):
     assert key.device == "d-j2in4obwr3baji2j"
     assert next_boot(disk).counter == 42
     assert Hands(wall_ms=0).clock(disk).floor_ms == 1_772_366_400_000
+
+
+def test_a_life_that_a_full_disk_does_not_count_is_counted_later_once(tmp_path):
+    class FullDisk(Disk):
+        full = True
+
+        def write(self, name: str, content: bytes) -> None:
+            if self.full:
+                raise DiskFullError(f"no space left to write {name}")
+            super().write(name, content)
+
+    disk = FullDisk(tmp_path)
+    life = begin_life(disk)
+    with pytest.raises(DiskFullError):
+        life.count()
+    assert begin_life(Disk(tmp_path)).boot.counter == life.boot.counter
+    disk.full = False
+    life.count()
+    life.count()
+    assert begin_life(Disk(tmp_path)).boot.counter == life.boot.counter + 1

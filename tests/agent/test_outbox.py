@@ -12,7 +12,7 @@ from agent.contract.messages import Event
 from agent.contract.topics import EVENT, PRESENCE, TELEMETRY
 from agent.disk import Disk
 from agent.errors import DiskFullError, NewerStateError, StoreError
-from agent.link.outbox import Outbox, Record, read_totals
+from agent.link.outbox import MAX_QUARANTINED, Outbox, Record, read_totals
 from tests.faulty_disk import FaultyDisk, PowerCutError
 
 KEY = SigningKey(bytes(32))
@@ -346,3 +346,111 @@ def test_an_append_costs_little(tmp_path: Path) -> None:
     used = disk.used
     fill(box, 50)
     assert disk.used - used == 50, "one durable operation for each report"
+
+
+def spoil(path: Path, number: int) -> None:
+    """Change the bytes of one record under the feet of a running agent."""
+    content = bytearray(path.read_bytes())
+    at = content.index(f"{number:06d}".encode())
+    content[at + 10] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_report_that_rotted_under_a_running_agent_holds_up_no_other(tmp_path: Path) -> None:
+    box = outbox(Disk(tmp_path))
+    fill(box, 5)
+    segment = next((tmp_path / "outbox").glob("*.seg"))
+    spoil(segment, 2)
+    assert numbers(box.due(100.0)) == [(1, 1), (1, 2), (1, 4), (1, 5)]
+    kept = list((tmp_path / "outbox" / "rotten").iterdir())
+    assert [path.name for path in kept] == [segment.name]
+    gap = decode(Event, box.due(100.0)[-1].payload)
+    assert (gap.type, gap.code, gap.first, gap.last) == ("gap", "outbox-rotten", 3, 3)
+    assert "outbox/rotten" in gap.why
+    fill(box, 1)
+    assert numbers(everything(box)) == [(1, 1), (1, 2), (1, 4), (1, 5), (1, 6), (1, 7)]
+    again = outbox(Disk(tmp_path), life=2)
+    assert numbers(everything(again)) == numbers(everything(box))
+    assert again.totals().dropped == 1
+    assert again.acknowledge(boot(1), 7) == 6
+
+
+def test_rotten_reports_in_every_segment_keep_at_most_a_few_files(tmp_path: Path) -> None:
+    box = outbox(Disk(tmp_path), quota_bytes=32 * 1024)
+    fill(box, 100)
+    segments = sorted((tmp_path / "outbox").glob("*.seg"))
+    assert len(segments) > MAX_QUARANTINED
+    for path in segments:
+        content = bytearray(path.read_bytes())
+        content[20] ^= 1
+        path.write_bytes(bytes(content))
+    before = len(everything(box))
+    assert before == 100 - len(segments)
+    assert len(list((tmp_path / "outbox" / "rotten").iterdir())) == MAX_QUARANTINED
+    assert len(everything(box)) > before  # and the gaps that name them
+
+
+def test_a_full_disk_keeps_no_rotten_report_from_being_skipped(tmp_path: Path) -> None:
+    class FullDisk(Disk):
+        full = False
+
+        def write(self, name: str, content: bytes) -> None:
+            if self.full:
+                raise DiskFullError("no space left")
+            super().write(name, content)
+
+    disk = FullDisk(tmp_path)
+    box = outbox(disk)
+    fill(box, 3)
+    spoil(next((tmp_path / "outbox").glob("*.seg")), 0)
+    disk.full = True
+    assert numbers(box.due(100.0)) == [(1, 2), (1, 3)]
+    assert numbers(box.due(100.0)) == [(1, 2), (1, 3)]
+    disk.full = False
+    assert numbers(box.due(100.0)) == [(1, 2), (1, 3)]
+    assert numbers(everything(box)) == [(1, 2), (1, 3), (1, 4)]
+
+
+def test_nothing_is_stored_of_a_life_that_is_not_counted(tmp_path: Path) -> None:
+    counted = False
+
+    def ready() -> None:
+        if not counted:
+            raise DiskFullError("no space left to write boot.json")
+
+    box = Outbox(
+        Disk(tmp_path), device="d-one", boot=boot(1), sign=sign, moment=lambda: (1, 1), ready=ready
+    )
+    with pytest.raises(DiskFullError):
+        fill(box, 1)
+    assert everything(box) == ()
+    assert not (tmp_path / "outbox").exists()
+    counted = True
+    assert numbers(tuple(fill(box, 1))) == [(1, 1)]
+
+
+def test_a_full_disk_at_the_start_leaves_the_gaps_for_the_next_report(tmp_path: Path) -> None:
+    class FullDisk(Disk):
+        full = True
+
+        def append(self, name: str, content: bytes) -> None:
+            if self.full:
+                raise DiskFullError("no space left")
+            super().append(name, content)
+
+    box = outbox(Disk(tmp_path), quota_bytes=64 * 1024)
+    fill(box, 100)
+    first = min((tmp_path / "outbox").glob("*.seg"))
+    damaged = bytearray(first.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    first.write_bytes(bytes(damaged))
+    disk = FullDisk(tmp_path)
+    again = outbox(disk, life=2, quota_bytes=64 * 1024)
+    assert len(everything(again)) < 100
+    with pytest.raises(DiskFullError):
+        fill(again, 1)
+    disk.full = False
+    fill(again, 1)
+    gaps = [decode(Event, r.payload) for r in everything(again) if r.address.name == "gap"]
+    assert gaps
+    assert {gap.code for gap in gaps} == {"outbox-rotten"}

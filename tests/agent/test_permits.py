@@ -9,6 +9,7 @@ from agent.contract.manifest import encode_release
 from agent.contract.messages import PERMITS_TARGET, Hosted, Permit, Permits
 from agent.daemon.updating import Surroundings, Updating
 from agent.disk import Disk
+from agent.refusals import UnpublishedError
 from agent.update import journal, machine
 from agent.update.store import Store
 from tests.signed_fleet import NOW_MS, SignedFleet, advance, assign, make_release, pinned
@@ -20,7 +21,7 @@ PERMIT = Permit(release=assign(OLD).digest, slot="motion", expires_ms=NOW_MS + 1
 class Device:
     """One slot that runs release 2 and still has the manifest of release 1."""
 
-    def __init__(self, folder: Path, *, permitted: bool) -> None:
+    def __init__(self, folder: Path, *, permitted: bool, vouched: bool = True) -> None:
         disk = Disk(folder)
         store = Store(disk)
         for release in (OLD, NEW):
@@ -44,6 +45,7 @@ class Device:
             around=Surroundings(
                 want_manifest=lambda assigned: self.asked.append(assigned.digest),
                 permitted=lambda _slot, _digest: permitted,
+                vouched=lambda _digest: vouched,
                 download=lambda _slot, digest, _missing: self.downloads.append(digest),
                 stop_download=nothing,
                 check=nothing,
@@ -106,3 +108,13 @@ def test_permits_that_no_offline_key_signed_permit_nothing(fleet):
     fleet.publish({PERMITS_TARGET: encode(Permits(fleet="demo"))})
     forged = {**fleet.repository.bundle(0, ()), PERMITS_TARGET: files[PERMITS_TARGET]}
     assert advance(pinned(fleet), forged).state.permits is None
+
+
+def test_a_stored_release_is_looked_up_again_before_it_is_put_back(tmp_path):
+    device = Device(tmp_path, permitted=True, vouched=False)
+    device.wish()
+    assert (device.asked, device.downloads) == ([assign(OLD).digest], [])
+    why = UnpublishedError("no offline-signed target is called that")
+    device.updating.manifest_failed(assign(OLD), why)
+    assert [(o.outcome, o.code) for o in device.outcomes] == [("failed_no_change", "unpublished")]
+    assert device.updating.states["motion"].current == assign(NEW)

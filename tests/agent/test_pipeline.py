@@ -266,3 +266,19 @@ def test_a_callable_is_found_by_its_name():
 def test_a_payload_that_is_no_samples_is_malformed(payload):
     with pytest.raises(MalformedError):
         read_samples(payload, 3)
+
+
+def test_another_model_is_read_with_its_own_number_of_channels():
+    source = Pushed(3)
+    source.push(np.arange(3, dtype="<f4").tobytes())
+    blocks = source.blocks(threading.Event())
+    assert next(blocks).shape == (1, 3)
+    source.push(np.arange(3, dtype="<f4").tobytes())
+    source.expect(6)
+    source.push(np.arange(6, dtype="<f4").tobytes())
+    assert next(blocks) is None  # a break: what follows is not its continuation
+    assert next(blocks).tolist() == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
+    source.expect(6)
+    source.push(b"[1,2,3,4,5,6]")
+    assert next(blocks).shape == (1, 6)
+    assert source.malformed == 0

@@ -15,10 +15,21 @@ from agent.contract.messages import (
     Assigned,
     EnrolRequest,
     Event,
+    FreshRequest,
     SignedRequest,
     Telemetry,
 )
-from agent.contract.topics import ACK, ENROL_REPLY, ENROL_REQUEST, EVENT, REPORTED, TELEMETRY
+from agent.contract.topics import (
+    ACK,
+    ASSIGNMENT,
+    ENROL_REPLY,
+    ENROL_REQUEST,
+    EVENT,
+    FRESH,
+    FRESH_REQUEST,
+    REPORTED,
+    TELEMETRY,
+)
 from agent.identity.device_key import DeviceKey
 from agent.identity.enrol import build_request
 from fleet.errors import RegistryError
@@ -302,3 +313,33 @@ def test_nobody_unknown_is_served(desk: Desk):
     topic = desk.topics.write(ARTIFACT_REQUEST.at(device_id(Stranger().key.verify_key)))
     inbox.take(desk, [Arrived(topic=topic, payload=request)], chunks)
     assert not chunks.waiting
+
+
+def test_a_device_that_holds_another_assignment_is_sent_the_newest_again(desk):
+    device = join(desk)
+    release = Assigned(target="models/motion/v1.json", digest="1" * 64, counter=1)
+    with desk.registry.transaction():
+        desk.registry.devices.want(device.id, "motion", release, at_ms=desk.now_ms())
+        signed = dispatch.sign_next(
+            desk.registry,
+            desk.registry.devices.require(device.id),
+            fleet=desk.config.fleet,
+            epoch=1,
+            now_ms=desk.now_ms(),
+            lifetime_ms=10**9,
+            sign=lambda said: sign_assignment(
+                desk.keys.director,
+                said,
+                authority=desk.repository.authority(),
+                now_ms=desk.now_ms(),
+            ),
+        )
+    newest = hashlib.sha256(signed.payload).hexdigest()
+    for number, (holds, sent_again) in enumerate(((None, True), ("0" * 64, True), (newest, False))):
+        desk.outgoing.clear()
+        asked = FreshRequest(nonce=f"{number:032x}", holds=holds)
+        device.deliver(
+            desk, device.says(desk, FRESH_REQUEST.at(device.id), asked, sequence=2**40 + number)
+        )
+        assert sent(desk, FRESH)
+        assert set(sent(desk, ASSIGNMENT)) == ({signed.payload} if sent_again else set())
