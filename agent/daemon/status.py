@@ -8,6 +8,7 @@ import fcntl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import date, timedelta
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,10 +18,12 @@ from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.moments import awake_seconds
 from agent.daemon.state import describe_slot
 from agent.disk import Disk, read_versioned
-from agent.errors import AgentError, ConfigError
+from agent.errors import AgentError, ConfigError, NewerStateError, StoreError
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import BOOT, BootFile, find_key
 from agent.identity.enrol import load_credentials
+from agent.identity.home import at_home
+from agent.link.budget import BUDGET, BudgetFile
 from agent.link.ledger import Totals, read_totals
 from agent.update import journal, trust
 from agent.update.store import Store
@@ -44,6 +47,14 @@ class AcceptedOrder(Struct, frozen=True, kw_only=True):
     expires_ms: int
 
 
+class BudgetStatus(Struct, frozen=True, kw_only=True):
+    """What artifacts cost on one class of links, on the day ``day`` (since 1970, UTC)."""
+
+    day: int
+    spent: int
+    limit: int
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """One device, as its state directory has it.
 
@@ -52,6 +63,7 @@ class Status(Struct, frozen=True, kw_only=True):
         running: Whether an agent holds the directory now.
         boots: How many lives it has begun.
         slots: What each slot runs.
+        budget: What artifacts cost on each class of links that has a limit a day.
         trusted_floor_ms: A moment that has certainly passed, ms since 1970.
         now_ms: The best time there is without asking the fleet.
 
@@ -68,6 +80,7 @@ class Status(Struct, frozen=True, kw_only=True):
     releases: dict[str, str]
     outbox: OutboxStatus
     accepted: AcceptedOrder | None
+    budget: dict[str, BudgetStatus] = {}
     trusted_floor_ms: int
     now_ms: int
 
@@ -85,7 +98,7 @@ def read_status(state_dir: Path) -> Status:
         raise ConfigError(f"{state_dir} is no state directory of an agent")
     disk = Disk(state_dir)
     key = find_key(disk)
-    credentials = load_credentials(disk)
+    credentials = at_home(disk, load_credentials(disk))
     trusted = trust.load(disk)
     boot = read_versioned(disk, BOOT, BootFile)
     newest = read_versioned(disk, ACCEPTED, AcceptedAssignment)
@@ -103,6 +116,7 @@ def read_status(state_dir: Path) -> Status:
         releases=_names(Store(disk), slots.values()),
         outbox=_outbox(read_totals(disk)),
         accepted=_order(newest),
+        budget=_budget(disk),
         trusted_floor_ms=clock.floor_ms,
         now_ms=clock.now_ms(),
     )
@@ -128,7 +142,15 @@ def describe(status: Status) -> str:
         f"reports    {outbox.appended} made, {outbox.acknowledged} acknowledged,"
         f" {outbox.pending} waiting, {outbox.dropped} dropped"
     )
+    lines += [
+        f"budget     {name}: {one.spent} of {one.limit} bytes on {_date(one.day)}"
+        for name, one in status.budget.items()
+    ]
     return "\n".join(lines)
+
+
+def _date(day: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days=min(day, 2_900_000))).isoformat()
 
 
 def _named(status: Status, digest: str) -> str:
@@ -155,6 +177,21 @@ def _outbox(totals: Totals) -> OutboxStatus:
         pending=totals.pending,
         size_bytes=totals.size_bytes,
     )
+
+
+def _budget(disk: Disk) -> dict[str, BudgetStatus]:
+    try:
+        file = read_versioned(disk, BUDGET, BudgetFile)
+    except NewerStateError:
+        raise
+    except StoreError:  # the agent takes it for spent until the next day
+        return {}
+    if file is None:
+        return {}
+    return {
+        name: BudgetStatus(day=file.day, spent=one.spent, limit=one.limit)
+        for name, one in file.classes.items()
+    }
 
 
 def _order(newest: AcceptedAssignment | None) -> AcceptedOrder | None:

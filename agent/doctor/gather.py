@@ -31,6 +31,7 @@ from agent.identity.certificate import IDENTITY_FILE, load_certificate
 from agent.identity.clock import TrustedClock
 from agent.identity.device_key import BOOT, BootFile, find_key
 from agent.identity.enrol import Credentials, load_credentials
+from agent.identity.home import at_home
 from agent.link.ledger import read_totals
 from agent.observe.resources import describe_machine, require_supported
 from agent.update import journal, trust
@@ -99,7 +100,7 @@ def look_at_state(place: Path) -> Held | None:
         running=is_locked(place / "lock"),
         free_bytes=disk.free_bytes(),
         device=tried(lambda: _device(disk)),
-        credentials=tried(lambda: load_credentials(disk)),
+        credentials=tried(lambda: at_home(disk, load_credentials(disk))),
         certificate=tried(lambda: load_certificate(disk)),
         trusted=tried(lambda: trust.load(disk)),
         boots=tried(lambda: _boots(disk)),

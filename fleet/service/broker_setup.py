@@ -313,7 +313,7 @@ def _require_nobody_enrolled(config: FleetConfig) -> None:
         raise RefusedError(
             f"{enrolled} enrolled device(s) believe only the authority in "
             f"{config.broker_folder / 'ca.pem'}: take a certificate that it signed, or they are "
-            "stranded"
+            "stranded; 'fieldfare broker rotate-ca' changes the authority without"
         )
 
 

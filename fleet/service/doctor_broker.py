@@ -74,20 +74,27 @@ def check_broker(
         yield from _logins(config)
 
 
+def _signed(authority: x509.Certificate, server: x509.Certificate) -> bool:
+    try:
+        server.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def check_certificate(config: FleetConfig, now: datetime) -> Check:
     """Judge the server's certificate: its dates, its name, its key and who signed it."""
     folder, host = config.broker_folder, BrokerUrl.parse(config.broker.url).host
     try:
         server = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
-        authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        authorities = x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), None)
     except OSError as why:
         return ill("tls", f"{why.filename}: {why.strerror}: restore it")
     except (ValueError, TypeError) as why:
         return ill("tls", f"a certificate or key in {folder} is not valid PEM: {why}")
-    try:
-        server.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    signers = [each for each in authorities if _signed(each, server)]
+    if not signers:
         return ill(
             "tls",
             "server.pem was not signed by ca.pem, which devices were given: make it anew by that "
@@ -100,7 +107,7 @@ def check_certificate(config: FleetConfig, now: datetime) -> Check:
     wss = BrokerUrl.parse(config.broker.wss_url).host if config.broker.wss_url else host
     if not _names(server, wss):
         return ill("tls", f"server.pem does not name {wss}, the host of broker.wss_url")
-    for name, certificate in (("server.pem", server), ("ca.pem", authority)):
+    for name, certificate in (("server.pem", server), ("ca.pem", signers[0])):
         left = certificate.not_valid_after_utc - now
         if certificate.not_valid_before_utc > now or left < timedelta(0):
             return ill("tls", f"{name} is not valid at {now:%Y-%m-%d}: renew it, or set the clock")
