@@ -119,6 +119,28 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(f"proxy: {why}; or none") from why
 
 
+class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[budget.<class>]``: what artifacts may cost on one class of links.
+
+    The class is the first in the file of which a pattern fits the interface of the default
+    route. Bytes are those of chunks, by MQTT and HTTP alike; a day is one in UTC.
+
+    Attributes:
+        interfaces: Shell patterns such as ``wwan*``.
+        bytes_per_day: What is then still missing waits for the next day, or another link.
+        bytes_per_second: Chunks are asked for no faster.
+
+    """
+
+    interfaces: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+    bytes_per_day: Annotated[int, Meta(ge=1_048_576, le=2**50)] | None = None
+    bytes_per_second: Annotated[int, Meta(ge=1024, le=2**40)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_day is None and self.bytes_per_second is None:
+            raise ValueError("a budget needs bytes_per_day, bytes_per_second or both")
+
+
 class OutboxConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[outbox]``: reports that wait for the manager.
 
@@ -296,6 +318,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     broker: BrokerConfig = BrokerConfig()
     local_broker: LocalBrokerConfig | None = None
     link: LinkConfig = LinkConfig()
+    budget: dict[str, BudgetConfig] = field(default_factory=dict)
     outbox: OutboxConfig = OutboxConfig()
     store: StoreConfig = StoreConfig()
     observe: ObserveConfig = ObserveConfig()
@@ -307,6 +330,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for slot in self.pipeline:
             if not NAME.fullmatch(slot):
                 raise ValueError(f"slot {slot!r} is not lower-case letters, digits and hyphens")
+        for name in self.budget:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"budget {name!r} is not lower-case letters, digits and hyphens")
         if self.learn.slot is not None and self.learn.slot not in self.pipeline:
             raise ValueError(f"learn.slot {self.learn.slot!r} has no [pipeline.{self.learn.slot}]")
         if self.learn.samples and self.learn.slot is None and len(self.pipeline) > 1:

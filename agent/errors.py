@@ -32,6 +32,7 @@
     │   ├── StalledError           a transfer fell silent
     │   ├── UnavailableError       the other side has no such bytes
     │   ├── GrantSpentError        a download server wants another grant
+    │   ├── BudgetSpentError       this link's bytes of the day are used up
     │   └── EndpointError          a listed endpoint does not lead to the fleet
     └── EnrolmentError         the fleet did not enrol this device
         ├── TokenExpiredError      the enrolment file has run out
@@ -248,6 +249,12 @@ class GrantSpentError(LinkError):
     """The download server does not honour this grant: ask for another, or go on over MQTT."""
 
     code = "grant-spent"
+
+
+class BudgetSpentError(LinkError):
+    """The bytes that artifacts may cost on this link today are spent; fetching goes on later."""
+
+    code = "budget-spent"
 
 
 class EnrolmentError(AgentError):

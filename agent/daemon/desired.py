@@ -180,6 +180,11 @@ class Desired:
         """What time this device believes it is, ms since 1970, and by what."""
         return self._clock.now_ms(), self._clock.basis
 
+    @property
+    def signed_ms(self) -> int:
+        """Signed time, ms since 1970: of this life, or the last that was put down."""
+        return self._clock.trusted_ms() or self._clock.floor_ms
+
     def permits(self, slot: str, digest: str) -> bool:
         """Return whether this device may go back to an older release of a slot, now."""
         return is_permitted(

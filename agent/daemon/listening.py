@@ -35,6 +35,7 @@ class Surroundings:
         ask: Publishes a request for chunks; False when offline.
         listen, unlisten: Subscribe to an address, and no longer; ``listen`` is False offline.
         monotonic: Seconds.
+        paced: Whether this link may not be sent chunks at the pace of others.
 
     """
 
@@ -42,6 +43,7 @@ class Surroundings:
     listen: Callable[[Address], bool]
     unlisten: Callable[[Address], None]
     monotonic: Callable[[], float]
+    paced: Callable[[], bool] = lambda: False
 
 
 class Listening:
@@ -61,6 +63,9 @@ class Listening:
         """Ask for chunks, unless they are just coming; False when offline."""
         now = self._around.monotonic()
         self._agenda.at("listening", now + UNUSED_SECONDS, self.stop)
+        if self._around.paced():
+            self.stop()
+            return self._around.ask(request)
         heard = self._listen(request.a)
         if heard and now < self._asks_again:
             return True

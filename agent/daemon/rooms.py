@@ -34,7 +34,7 @@ from agent.daemon.opening import Opened, open_link, open_local
 from agent.daemon.seeding import Seeding
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
-from agent.daemon.ways import open_downloading
+from agent.daemon.ways import open_budget, open_downloading
 from agent.errors import AgentError, StoreError, is_error
 from agent.identity.clock import TrustedClock
 from agent.infer.pipeline import Broken
@@ -104,6 +104,7 @@ class Rooms:
         self.judging = judging.Judging(
             config.update, self.measures, self.agenda, self._around_judging()
         )
+        self.budget = open_budget(config, opened.disk, lambda: self.desired.signed_ms)
         self.listening = listening.Listening(
             self.agenda,
             listening.Surroundings(
@@ -111,6 +112,7 @@ class Rooms:
                 listen=self.broker.listen,
                 unlisten=self.broker.unlisten,
                 monotonic=time.monotonic,
+                paced=lambda: self.budget.paced,
             ),
         )
         self.downloading = open_downloading(
@@ -128,6 +130,7 @@ class Rooms:
             self._around_transfers(),
             stall_seconds=config.link.stall_seconds,
             seeding=Seeding(self.store, lambda: self.updating.kept),
+            budget=self.budget,
         )
         self.updating = updating.Updating(
             opened.disk,
@@ -527,6 +530,7 @@ class Rooms:
         return transfers.Surroundings(
             ask=self.downloading.ask,
             fetching=self.downloading.fetching,
+            waits=self._waits,
             done=lambda slot, release: self._tell(slot, machine.Fetched(release)),
             failed=failed,
             hashed=self.store.seal,
@@ -546,6 +550,11 @@ class Rooms:
                 f"no assignment brought the key of encrypted artifact {artifact.digest[:16]}"
             )
         return unwrap_key(box, self._signing)
+
+    def _waits(self, slot: str, why: AgentError) -> None:
+        self.downloading.stop()
+        self.listening.stop()
+        self.reporting.alarm(why.code, f"{slot}: {why}", slot=slot)
 
     def _around_learning(self) -> learning.Surroundings:
         return learning.Surroundings(

@@ -29,11 +29,13 @@ from agent.daemon.seeding import Seeding
 from agent.disk import Disk
 from agent.errors import (
     AgentError,
+    BudgetSpentError,
     StalledError,
     StoreError,
     UnavailableError,
     UnsupportedError,
 )
+from agent.link.budget import Budget
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
 from agent.refusals import (
     NoContentKeyError,
@@ -44,6 +46,8 @@ from agent.refusals import (
 from agent.update.store import FOLDER
 from agent.worker.jobs import RebuildAnswer
 
+BUDGET_SECONDS: Final = 30.0
+"""How often a transfer that waits for its budget looks whether there is a new one."""
 _OF_THE_SOURCE: Final = frozenset(
     kind.code for kind in (StalledError, UnavailableError, WrongChunkError, WrongArtifactError)
 )
@@ -59,6 +63,7 @@ class Surroundings:
     Attributes:
         ask: Asks for chunks; False when offline.
         fetching: Told what is asked for next.
+        waits: A slot's artifacts wait, because this link's bytes of the day are spent.
         done: Every artifact of a slot's release is in the store: (slot, digest).
         failed: It is given up: (slot, digest, failure).
         monotonic: Seconds.
@@ -77,6 +82,7 @@ class Surroundings:
     hashed: Callable[[str], None] = lambda _digest: None
     rebuild: Callable[[Artifact, Source], None] | None = None
     fetching: Callable[[Artifact], None] = lambda _artifact: None
+    waits: Callable[[str, BudgetSpentError], None] = lambda _slot, _why: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +93,7 @@ class _Order:
     active: Fetch | None = None
     source: Source | None = None
     was_there: bool = False
+    waits: bool = False
     rebuilding: bool = False
 
 
@@ -101,13 +108,18 @@ class Transfers:
         *,
         stall_seconds: float,
         seeding: Seeding | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        """``seeding`` knows what lies in the store; without it, every chunk is fetched."""
+        """``seeding`` knows what lies in the store; without it, every chunk is fetched.
+
+        ``budget`` is what may be spent on this link; without it, everything.
+        """
         self._disk = disk
         self._agenda = agenda
         self._around = around
         self._stall_seconds = stall_seconds
         self._seeding = seeding
+        self._budget = budget
         self._orders: deque[_Order] = deque()
         self._rebuilding: dict[str, Source] = {}
         self._refused: set[str] = set()
@@ -135,6 +147,8 @@ class Transfers:
 
     def take(self, piece: Piece) -> bool:
         """Take one chunk, if anybody waits for it; False where it is not the signed one."""
+        if self._budget is not None:
+            self._budget.came(len(piece.content))
         fetch = self._orders[0].active if self._orders else None
         if fetch is None or self._orders[0].rebuilding:
             return True
@@ -196,11 +210,27 @@ class Transfers:
             now = self._around.monotonic()
             progress = fetch.progress(now)
             if isinstance(progress, Fetching):
-                for request in fetch.requests(now):
-                    self._around.ask(request)
-                self._agenda.at("chunks", now + max(fetch.wait_seconds(now), 0.01), self._ask)
+                wait_seconds = self._request(order, fetch, now)
+                self._agenda.at("chunks", now + max(wait_seconds, 0.01), self._ask)
                 return
             self._follow(progress)
+
+    def _request(self, order: _Order, fetch: Fetch, now: float) -> float:
+        """Ask for what may be asked for, and return how long nothing else is to be."""
+        if self._budget is None:
+            requests, wait_seconds = fetch.requests(now), fetch.wait_seconds(now)
+        else:
+            try:
+                requests, wait_seconds = self._budget.requests(fetch, now)
+            except BudgetSpentError as why:
+                if not order.waits:
+                    self._around.waits(order.slot, why)
+                order.waits = True
+                return BUDGET_SECONDS
+        order.waits = False
+        for request in requests:
+            self._around.ask(request)
+        return wait_seconds
 
     def _open(self, order: _Order) -> bool:
         wanted = order.artifacts[0]
@@ -262,6 +292,9 @@ class Transfers:
 
     def _follow(self, progress: Progress) -> None:
         order = self._orders[0]
+        if self._budget is not None and not isinstance(progress, Fetching):
+            with suppress(StoreError):  # too much stays noted, and is forgotten with the day
+                self._budget.settle()
         match progress:
             case Fetching():
                 return

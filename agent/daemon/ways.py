@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from agent.config import LinkConfig
+from agent.config import Config, LinkConfig
 from agent.contract.grants import believe_grant
 from agent.contract.manifest import Artifact
 from agent.contract.messages import Authority
@@ -14,9 +14,22 @@ from agent.daemon.agenda import Agenda
 from agent.daemon.downloading import PATIENCE_SECONDS, Downloading, Surroundings
 from agent.daemon.listening import Listening
 from agent.daemon.reporting import Reporting
+from agent.disk import Disk
+from agent.link.budget import Budget
 from agent.link.inbox import Inbox, Lane
 from agent.link.ranges import Chunk, Ended, Leave, RangeReader
+from agent.link.route import default_interface
 from agent.link.session import Broker
+
+
+def open_budget(config: Config, disk: Disk, signed_ms: Callable[[], int]) -> Budget:
+    """Return what artifacts may cost on the links of this device.
+
+    Raises:
+        NewerStateError: A newer agent wrote what was spent.
+
+    """
+    return Budget(disk, config.budget, interface=default_interface, signed_ms=signed_ms)
 
 
 def open_downloading(

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from math import inf
 from os import SEEK_END
 from typing import BinaryIO
 
@@ -139,15 +140,29 @@ class Fetch:
         """How many chunks came that were not the signed ones."""
         return self._bad
 
-    def requests(self, now_seconds: float) -> tuple[ChunkRequest, ...]:
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of every chunk but the last."""
+        return self._artifact.chunk_size
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """How much was asked for and may still come."""
+        return self._window.outstanding * self._artifact.chunk_size
+
+    def rest(self, now_seconds: float) -> None:
+        """Count the time until now as no silence: nothing was asked for, on purpose."""
+        self._last_good_seconds = max(self._last_good_seconds, now_seconds)
+
+    def requests(self, now_seconds: float, *, most_bytes: float = inf) -> tuple[ChunkRequest, ...]:
         """Return what to ask for now; call after each ``take`` and when ``wait_seconds`` is over.
 
-        At most one request, of at most 32 chunks.
+        At most one request, of at most 32 chunks and ``most_bytes``.
         """
         if not isinstance(self.progress(now_seconds), Fetching):
             return ()
         self._window.lost(now_seconds)
-        room = self._window.room()
+        room = int(min(self._window.room(), most_bytes // self._artifact.chunk_size))
         wanted = [index for _, index in zip(range(room), self._missing(), strict=False)]
         if not wanted:
             return ()

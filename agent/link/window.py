@@ -57,6 +57,11 @@ class Window:
         wait = max(2 * self._smoothed, SHORTEST_WAIT_SECONDS) * self._silence
         return min(wait, LONGEST_WAIT_SECONDS)
 
+    @property
+    def outstanding(self) -> int:
+        """How many pieces are on their way."""
+        return len(self._asked)
+
     def room(self) -> int:
         """Return how many more pieces may be asked for; 0 where it is not worth a request."""
         most = max(1, min(MAX_CHUNKS_PER_REQUEST, int(self._size_bytes // self.piece_bytes)))
