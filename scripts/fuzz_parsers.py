@@ -9,10 +9,12 @@ Rule 3: where a signature stands before a parser, the fuzzed bytes are signed, o
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import zstandard
 from nacl.signing import SigningKey
 from securesystemslib.formats import encode_canonical
 
@@ -25,6 +27,7 @@ from agent.contract.belief import (
     believe_release,
     believe_task,
 )
+from agent.contract.bundle import read_bundle
 from agent.contract.codec import decode, encode
 from agent.contract.envelope import (
     DOCUMENT_CONTEXT,
@@ -34,12 +37,21 @@ from agent.contract.envelope import (
     key_id,
     open_document,
 )
+from agent.contract.expand import expand_source
 from agent.contract.frames import Piece, pack_parcel, unpack_parcel
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import describe_artifact
 from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import Assigned, Authority, ChunkRefusal, ChunkRequest, Task
 from agent.contract.records import ArrayRecord, ConfigRecord, MetricRecord
+from agent.contract.sealing import (
+    OpenedStream,
+    new_key,
+    seal_stream,
+    unwrap_key,
+    wrap_key,
+)
+from agent.contract.sources import FULL, SEALED
 from agent.contract.tensors import FlowerMessage, Metadata, decode_message, encode_message
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
 from agent.contract.vectors import read_vectors
@@ -224,6 +236,40 @@ def parcels() -> tuple[Parser, list[bytes]]:
     return parse, [*vectors("parcel", "payload"), msgspec.json.encode(task)]
 
 
+def sealed_streams() -> tuple[Parser, list[bytes]]:
+    """Sealed streams as they are, and their frames around parts that do open; boxes of keys."""
+    key = new_key()
+    good = seal_stream(b"content " * 50, key)
+
+    def seal(content: bytes) -> BytesIO:
+        return BytesIO(seal_stream(content, key))
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: OpenedStream(BytesIO(content), key).read(),
+            lambda: OpenedStream(BytesIO(good[: len(content) % len(good)] + content), key).read(),
+            lambda: list(
+                expand_source(SEALED + FULL, BytesIO(seal_stream(content, key)), None, 99, key)
+            ),
+            lambda: unwrap_key(content, KEY),
+        )
+
+    zstd = zstandard.compress(b"z" * 99)
+    return parse, [good, zstd, wrap_key(key, KEY.verify_key), *vectors("sealed", "stream")]
+
+
+def bundles() -> tuple[Parser, list[bytes]]:
+    """Update bundles, and what follows their first bytes."""
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: read_bundle(BytesIO(content), DEVICE),
+            lambda: read_bundle(BytesIO(b"FFB\x01" + content), DEVICE),
+        )
+
+    return parse, [*vectors("bundle", "payload"), *(p[4:] for p in vectors("bundle", "payload"))]
+
+
 def topics() -> tuple[Parser, list[bytes]]:
     """Topics; what is read must be written back as it was."""
     tree = Topics(fleet="demo")
@@ -265,6 +311,8 @@ PARSERS: dict[str, Callable[[], tuple[Parser, list[bytes]]]] = {
     "metadata": metadata,
     "chunk": chunks,
     "parcel": parcels,
+    "sealed": sealed_streams,
+    "bundle": bundles,
     "topic": topics,
     "tensors": tensors,
 }

@@ -9,10 +9,11 @@ Rule 3: it carries everything that the judgement takes: keys, time, what was acc
 ``tests/vectors`` holds the published ones; ``docs/conformance.md`` tells how to use them.
 """
 
+from io import BytesIO
 from typing import Final, Literal, assert_never, get_args
 
 from msgspec import Struct
-from nacl.signing import VerifyKey
+from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.belief import (
     Accepted,
@@ -21,11 +22,13 @@ from agent.contract.belief import (
     believe_fresh,
     believe_release,
 )
+from agent.contract.bundle import read_bundle
 from agent.contract.codec import Versioned, decode
 from agent.contract.envelope import Stamp, check_report, open_document
 from agent.contract.frames import Piece, check_attachment, unpack_parcel
 from agent.contract.manifest import Artifact, Digest, Name, Text, decode_release
 from agent.contract.messages import Assigned, Authority, Count, Hex32, Hex64
+from agent.contract.sealing import OpenedStream, unwrap_key
 from agent.contract.topics import Topics
 from agent.errors import AgentError, MismatchError
 
@@ -139,6 +142,22 @@ class ParcelVector(_Vector, frozen=True, kw_only=True, tag="parcel"):
     digest: Digest
 
 
+class SealedVector(_Vector, frozen=True, kw_only=True, tag="sealed"):
+    """What is inside ``stream`` has this SHA-256; its key is in ``box``, for a device's seed."""
+
+    seed: Hex64
+    box: bytes
+    stream: bytes
+    digest: Digest
+
+
+class BundleVector(_Vector, frozen=True, kw_only=True, tag="bundle"):
+    """``payload`` is a whole update bundle with an assignment for ``device``."""
+
+    device: Name
+    payload: bytes
+
+
 Vector = (
     TopicVector
     | ReportVector
@@ -150,6 +169,8 @@ Vector = (
     | ChunkVector
     | PieceVector
     | ParcelVector
+    | SealedVector
+    | BundleVector
 )
 
 
@@ -233,6 +254,12 @@ def _judge(vector: Vector) -> None:
         case ParcelVector():
             _document, attachment = unpack_parcel(vector.payload)
             check_attachment(attachment, vector.digest)
+        case SealedVector():
+            key = unwrap_key(vector.box, SigningKey(bytes.fromhex(vector.seed)))
+            check_attachment(OpenedStream(BytesIO(vector.stream), key).read(), vector.digest)
+        case BundleVector():
+            if read_bundle(BytesIO(vector.payload), vector.device).assignment is None:
+                raise MismatchError(f"the bundle holds no assignment for {vector.device}")
         case _:
             assert_never(vector)
 

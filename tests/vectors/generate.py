@@ -46,6 +46,7 @@ from agent.contract.vectors import (
     Vector,
     VectorFile,
 )
+from tests.vectors import contents
 
 FOLDER = Path(__file__).parent
 NOW_MS = 1_772_366_400_000
@@ -267,6 +268,7 @@ def assignments() -> list[Vector]:
     return [
         of("the first", "accepted", signed(), before=None),
         of("the next", "accepted", signed(sequence=6)),
+        of("with a content key", "accepted", signed(sequence=6, keys={"ab" * 32: contents.BOX})),
         of("a repetition", "accepted", signed()),
         of("a repetition after it ran out", "accepted", signed(), now_ms=late),
         of("time is not known yet", "accepted", signed(), before=None, now_ms=None),
@@ -528,6 +530,8 @@ FILES = {
     "chunk": chunks,
     "piece": pieces,
     "parcel": parcels,
+    "sealed": contents.sealed,
+    "bundle": contents.bundles,
 }
 
 
