@@ -70,6 +70,11 @@ OpenDoor = Callable[[Path, Ask], Door]
     help="Port for enrolment.",
 )
 @click.option(
+    "--download-port",
+    type=click.IntRange(1, 65_535),
+    help="Port for artifacts over HTTP(S) beside MQTT; without it there is none.",
+)
+@click.option(
     "--founding",
     type=click.Path(path_type=Path),
     help="What the fleet's people signed; see 'fieldfare keys init'.",
@@ -88,6 +93,7 @@ def init(
     host: str,
     port: int,
     enrol_port: int,
+    download_port: int | None,
     founding: Path | None,
     online: Path | None,
     passphrase_file: Path | None,
@@ -98,7 +104,7 @@ def init(
     With --dev every key is made here. Otherwise the people's keys have signed elsewhere,
     and --founding, --online and --passphrase-file bring what the manager needs.
     """
-    ports = _ports(kind, host, port, enrol_port)
+    ports = _ports(kind, host, port, enrol_port, download_port)
     longest = LONGEST_SOCKET_PATH - len("/fieldfare.sock")
     if len(os.fsencode(home.resolve())) > longest:
         raise ConfigError(
@@ -133,7 +139,9 @@ def init(
     click.echo(f"      fieldfare serve --home {home}{opens}")
 
 
-def _ports(kind: str, host: str, port: int, enrol_port: int) -> Ports:
+def _ports(
+    kind: str, host: str, port: int, enrol_port: int, download_port: int | None = None
+) -> Ports:
     if not host or not host.isprintable() or set(host) & set(" /@?#"):
         raise ConfigError(f"--host {host!r} is neither a name nor an address")
     loopback = host in {"127.0.0.1", "localhost", "::1"}
@@ -141,11 +149,14 @@ def _ports(kind: str, host: str, port: int, enrol_port: int) -> Ports:
         raise ConfigError("the embedded broker isolates nobody and serves loopback only")
     if kind == "mosquitto" and port == enrol_port:
         raise ConfigError(f"devices and enrolment need a port each, not both {port}")
+    if download_port in {port, enrol_port}:
+        raise ConfigError(f"downloads need a port of their own, not {download_port} as well")
     return Ports(
         host=host,
         bind="127.0.0.1" if loopback else "",
         devices=port,
         enrolment=port if kind == "embedded" else enrol_port,
+        downloads=download_port or 0,
     )
 
 

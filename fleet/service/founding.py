@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.contract.messages import AUTHORITY_TARGET
 from agent.contract.topics import Topics
-from fleet.config import BrokerConfig, FleetConfig
+from fleet.config import BrokerConfig, DownloadsConfig, FleetConfig
 from fleet.errors import ConfigError, ConflictError
 from fleet.ingest.mosquitto import BrokerLayout, prepare_broker
 from fleet.ingest.tls import create_dev_tls
@@ -33,6 +33,7 @@ class Ports:
         host: Name or address that devices use.
         bind: Address to listen on; empty for all.
         devices, enrolment: TCP ports; equal for the embedded broker, which has one.
+        downloads: TCP port of artifacts over HTTP(S); 0 serves none.
 
     """
 
@@ -40,6 +41,7 @@ class Ports:
     bind: str = "127.0.0.1"
     devices: int = 8883
     enrolment: int = 8884
+    downloads: int = 0
 
 
 MakeTrust = Callable[[FleetConfig], object]
@@ -113,6 +115,7 @@ def _found(
             url=f"{scheme}://{ports.host}:{ports.devices}",
             enrol_url=f"{scheme}://{ports.host}:{ports.enrolment}",
         ),
+        downloads=_downloads(kind, ports),
     )
     building = home.with_name(f"{home.name}.new")
     try:
@@ -130,6 +133,13 @@ def _found(
         # The configuration names absolute paths, so it is written in its final place.
         _prepare_mosquitto(config, ports)
     return config
+
+
+def _downloads(kind: str, ports: Ports) -> DownloadsConfig:
+    if not ports.downloads:
+        return DownloadsConfig()
+    scheme = "https" if kind == "mosquitto" else "http"  # the embedded one has no certificate
+    return DownloadsConfig(url=f"{scheme}://{ports.host}:{ports.downloads}")
 
 
 def _furnish(config: FleetConfig, ports: Ports, make_trust: MakeTrust) -> None:
