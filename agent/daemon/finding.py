@@ -37,7 +37,7 @@ class Patience:
 
     Attributes:
         proof: For a signed answer through an endpoint.
-        again: Between two tries of an endpoint that failed.
+        again: Between the first two tries of an endpoint that failed; it doubles.
         jitter: At most, before a newly listed endpoint is tried.
 
     """
@@ -144,7 +144,8 @@ class Finding:
             case roaming.TrySoon():
                 self._try_at(now + SystemRandom().uniform(0.0, patience.jitter))
             case roaming.TryLater() if not self._agenda.holds(TRY):
-                self._try_at(now + patience.again * SystemRandom().uniform(0.75, 1.25))
+                pause = self._state.pause_seconds(patience.again)
+                self._try_at(now + pause * SystemRandom().uniform(0.75, 1.25))
             case roaming.TryLater():
                 return
             case roaming.Moved(before, after, planned):

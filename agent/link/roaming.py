@@ -9,7 +9,7 @@ Rule 1: *home* is where a director last answered this device; it is a way back u
 Rule 2: an endpoint proves itself by a signed answer to a question asked through it. That it
         can be reached, or lets us log in, proves nothing.
 Rule 3: one try at a time, bounded, and only from a home that answers. What fails is tried
-        again later, for as long as it is listed above home.
+        again, at growing intervals, for as long as it is listed above home.
 Rule 4: where home itself fails, all known endpoints are gone through in turn, for ever. There
         is no state in which nothing is tried any more.
 
@@ -63,6 +63,11 @@ class Roaming:
         """Return how long a silent endpoint is kept; longer with each fruitless round."""
         rounds = self.rounds // max(len(self.known), 1)
         return shortest * 2.0 ** min(rounds, MAX_DOUBLINGS)
+
+    def pause_seconds(self, shortest: float) -> float:
+        """Return how long to wait between two tries; longer the more of them failed."""
+        rounds = self.tries // max(len(self.better), 1)
+        return shortest * 2.0 ** min(max(rounds - 1, 0), MAX_DOUBLINGS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.endpoints import (
     ENDPOINTS_TARGET,
     Endpoint,
@@ -103,7 +104,9 @@ def in_force(config: FleetConfig, held: Endpoints | None) -> tuple[Endpoint, ...
     """
     if held is not None:
         return held.endpoints
-    return (Endpoint(url=config.broker.url, cas=broker_authorities(config)),)
+    urls = [url for url in (config.broker.url, config.broker.wss_url) if url]
+    cas = broker_authorities(config)
+    return tuple(Endpoint(url=url, cas=cas if BrokerUrl.parse(url).secure else ()) for url in urls)
 
 
 def broker_authorities(config: FleetConfig) -> tuple[str, ...]:

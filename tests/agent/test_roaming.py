@@ -135,6 +135,17 @@ def test_a_silent_endpoint_is_kept_longer_with_each_round():
     assert seconds == [10.0, 10.0, 20.0, 20.0, 40.0, 40.0]
 
 
+def test_what_fails_again_and_again_is_tried_less_and_less_often():
+    state, pauses = trying(NEW, OLD), []
+    for _ in range(8):
+        state, _ = after(state, Refused("no route"))
+        pauses.append(state.pause_seconds(1.0))
+        state, _ = after(state, Opened(), Proved(), Due())
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]
+    state, _ = after(state, Listed((THIRD, OLD)))
+    assert state.pause_seconds(1.0) == 1.0
+
+
 def test_a_tried_endpoint_that_is_struck_from_the_list_is_left():
     state, effects = after(trying(NEW, OLD), Listed((OLD,)))
     assert (state.at, state.trying) == (OLD, False)
