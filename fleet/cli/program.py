@@ -56,6 +56,8 @@ for group in (
     bundling.model,
     repo.repo,
     upkeep.prune,
+    upkeep.backup,
+    upkeep.restore,
     endpoint,
     rollouts.rollout,
     runs.run,

@@ -1,12 +1,14 @@
-"""``fieldfare prune``: what a manager in its second year needs."""
+"""``fieldfare prune``, ``backup`` and ``restore``: what a manager needs in its second year."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fleet.cli.client import ManagerClient
-from fleet.cli.output import show, tell, with_manager
+from fleet.cli.output import home_option, output_option, show, tell, with_manager
+from fleet.config import FleetConfig
 
 if TYPE_CHECKING:
     from fleet.service.views import PruneView
@@ -72,3 +74,42 @@ def _lines(view: "PruneView") -> Iterator[str]:
     if view.events:
         more = " or more" if view.more else ""
         yield f"{view.events}{more} events {done} moved to archive/"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@home_option
+@output_option
+def backup(home: Path, output: str, file: Path) -> None:
+    """Write the manager's home to FILE, a tar archive; the manager may run meanwhile.
+
+    FILE holds the manager's keys (in a development fleet the offline keys as well), broker
+    accounts and content keys: keep it as secret as the home. It is read back before it has
+    its name.
+    """
+    from fleet.service.backup import back_up
+
+    view = back_up(FleetConfig.load(home), file)
+    size = view.size_bytes / _MEGABYTE
+    show(view, output, lambda: tell(f"{view.files} files, {size:.1f} MB, are in {view.file}"))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@home_option
+@output_option
+def restore(home: Path, output: str, file: Path) -> None:
+    """Make --home from FILE, which 'fieldfare backup' wrote; it must not exist or be empty.
+
+    Never let two managers of one fleet run: stop the other one first. Devices may have
+    accepted more than the backup knows; the manager goes on above what they report.
+    """
+    from fleet.service.backup import restore as restore_home
+
+    view = restore_home(file, home)
+
+    def text() -> None:
+        tell(f"{view.files} files of fleet {view.fleet} are in {view.home}")
+        tell(f"next: fieldfare doctor --home {view.home}")
+
+    show(view, output, text)

@@ -25,6 +25,7 @@ from fleet.registry.schema import STEPS, refuse_newer, version_of
 from fleet.registry.sqlite import Registry
 from fleet.service.doctor_broker import check_broker
 from fleet.service.doctor_trust import check_clock, check_keys, check_repository
+from fleet.service.retention import used_releases
 from fleet.service.views import StatusView
 from fleet.signing.published import Published, read_published
 
@@ -98,7 +99,8 @@ def _all(found: Found) -> Iterator[Check]:
         case Registry() as registry:
             try:
                 newest_ms = _newest(registry)
-                yield from _registry(registry, config)
+                held = None if isinstance(published, FleetError) else published
+                yield from _registry(registry, config, held)
             except FleetError as why:
                 yield ill("registry", str(why))
             finally:
@@ -186,9 +188,9 @@ def _newest(registry: Registry) -> int:
     return newest[0].at_ms if newest else 0
 
 
-def _registry(registry: Registry, config: FleetConfig) -> Iterator[Check]:
+def _registry(registry: Registry, config: FleetConfig, held: Published | None) -> Iterator[Check]:
     try:
-        registry.events.verify_chain()
+        away = registry.events.verify_chain(config.archive)
     except FleetError as why:
         yield ill(
             "registry",
@@ -196,8 +198,11 @@ def _registry(registry: Registry, config: FleetConfig) -> Iterator[Check]:
             "this one to find out",
         )
     else:
-        yield well("registry", f"{registry.events.head()[0]} events, their chain holds")
-    yield _artifacts(registry, Artifacts(config.artifacts), ContentKeys(config.content_keys))
+        told = f"{registry.events.head()[0]} events, their chain holds"
+        if archives := len(registry.events.archives()):
+            told += f"; {archives} archives, of which {away} lie elsewhere and were not looked at"
+        yield well("registry", told)
+    yield _artifacts(registry, Artifacts(config.artifacts), ContentKeys(config.content_keys), held)
     apart = [d for d in registry.devices.listing() if d.quarantined_why is not None]
     if apart:
         yield doubt(
@@ -207,8 +212,18 @@ def _registry(registry: Registry, config: FleetConfig) -> Iterator[Check]:
         )
 
 
-def _artifacts(registry: Registry, kept: Artifacts, keys: ContentKeys) -> Check:
-    releases = registry.models.listing()
+def _artifacts(
+    registry: Registry, kept: Artifacts, keys: ContentKeys, held: Published | None
+) -> Check:
+    used = used_releases(registry, is_over=lambda run: not run.active)
+    roles = (held.targets, *held.delegated.values()) if held else ()
+    in_force = {name for role in roles for name in role.targets}
+    # What is withdrawn and nobody has may be pruned.
+    releases = [
+        published
+        for published in registry.models.listing()
+        if held is None or published.digest in used or published.release.target in in_force
+    ]
     for published in releases:
         named = f"{published.release.family}/{published.release.version}"
         for artifact in published.release.artifacts:

@@ -10,11 +10,12 @@ Rule 4: one pass is short, because devices wait meanwhile; there may be ``more``
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agent.contract.manifest import Release, decode_release
 from fleet.registry.room import MEGABYTE, free_bytes, require_room
 from fleet.registry.runs import RunRow
+from fleet.registry.sqlite import Registry
 from fleet.rollout import journal
 from fleet.rounds.engine import FINAL
 from fleet.service.desk import Desk
@@ -80,7 +81,7 @@ def needed(desk: Desk) -> set[str]:
 
 def _releases(desk: Desk) -> Iterator[tuple[str, Release]]:
     """Yield every release that somebody needs."""
-    used = _used(desk)
+    used = used_releases(desk.registry, is_over=lambda run: _is_old(desk, run))
     for published in desk.registry.models.listing():
         if published.digest in used or _in_force(desk, published.release, published.manifest):
             yield published.digest, published.release
@@ -97,9 +98,14 @@ def _in_force(desk: Desk, release: Release, manifest: bytes) -> bool:
     return desk.repository.target(release.target) == manifest
 
 
-def _used(desk: Desk) -> set[str]:
-    """Return the digests of releases that a device, a rollout or a run needs."""
-    registry = desk.registry
+def used_releases(registry: Registry, *, is_over: Callable[[RunRow], bool]) -> set[str]:
+    """Return the digests of releases that a device, an active rollout or a run needs.
+
+    Args:
+        registry: Of the fleet.
+        is_over: Whether nothing can follow from a run any more.
+
+    """
     found = registry.devices.wanted()
     for device in registry.devices.listing():
         for slot in device.reported.slots.values() if device.reported else ():
@@ -108,7 +114,7 @@ def _used(desk: Desk) -> set[str]:
         members = journal.load(registry, row.id).members.values()
         found |= {row.release, *(m.previous.digest for m in members if m.previous)}
     for run in registry.runs.listing():
-        if run.active or not _is_old(desk, run):
+        if not is_over(run):
             found.add(plan_of(run).backbone)
     return found
 

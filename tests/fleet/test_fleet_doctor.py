@@ -39,6 +39,7 @@ from tests.certificates import HOUR, make_certificates
 from tests.doctors import DAY_MS, named, now_ms
 from tests.manager_home import join
 from tests.releases import Published
+from tests.small_fleet import add_device, device_id
 
 Plant = Callable[[FleetConfig], Found]
 YEAR_MS = 365 * DAY_MS
@@ -392,7 +393,10 @@ def test_a_full_disk_is_named(config, monkeypatch):
 def test_a_lost_artifact_and_a_device_in_quarantine_are_named(config):
     registry = open_registry(config.registry, create=False)
     release = Published(1)
-    registry.models.add(release.manifest, release.release, release.digest, at_ms=1)
+    published = registry.models.add(release.manifest, release.release, release.digest, at_ms=1)
+    assert "0 releases" in named(examine(found_of(config)), "artifacts", "ok")  # nobody needs it
+    add_device(registry, 1)
+    registry.devices.want(device_id(1), "motion", published.assigned, at_ms=1)
     artifacts = Artifacts(config.artifacts)
     artifacts.put(release.files[release.model.digest])
     registry.close()
@@ -408,6 +412,22 @@ def test_a_lost_artifact_and_a_device_in_quarantine_are_named(config):
     apart = named(examine(found_of(config)), "quarantine", "warn")
     assert device.id in apart
     assert "two lives" in apart
+
+
+def test_archives_of_the_log_are_checked_and_may_lie_elsewhere(config, tmp_path):
+    registry = open_registry(config.registry, create=False)
+    for number in range(4):
+        registry.events.record("a.kind", "s", {"n": number}, at_ms=1)
+    first = registry.events.archive(2, config.archive, at_ms=1)
+    second = registry.events.archive(1, config.archive, at_ms=1)
+    registry.close()
+    assert "2 archives, of which 0" in named(examine(found_of(config)), "registry", "ok")
+
+    (config.archive / first.name).rename(tmp_path / first.name)
+    assert "2 archives, of which 1" in named(examine(found_of(config)), "registry", "ok")
+    (config.archive / second.name).write_bytes(b"")
+    wrong = named(examine(found_of(config)), "registry", "fail")
+    assert f"{second.name} is not the one that was written" in wrong
 
 
 def test_a_broker_that_keeps_its_accounts_in_files_is_judged_by_those(config):

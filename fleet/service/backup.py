@@ -1,0 +1,342 @@
+"""A manager's home in one file, and a home from that file.
+
+A backup is a tar archive: the registry first, then the files of the home by their paths
+below it, and last ``backup.json``, which lists every file with its size and SHA-256.
+
+Rule 1: it may be made while the manager runs. The registry is copied at one moment; what it
+        speaks of was on the disk before and is copied after. Of the repository the timestamp
+        is read first, because it is written last: all that it names is there.
+Rule 2: a backup has its name only when all of it was read back and found whole.
+Rule 3: a home is made beside its place and put there when all of it was checked: by the list,
+        by the registry's own chain and by the repository's signatures.
+Rule 4: a backup holds the manager's keys and its devices' secrets: it is for its owner only.
+"""
+
+import io
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import file_digest, sha256
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from msgspec import Struct
+
+from agent.contract.codec import Versioned, decode, encode
+from agent.contract.manifest import Digest, Name, Text
+from agent.contract.messages import Count
+from agent.errors import ContractError, UnsupportedError
+from fleet.config import FleetConfig
+from fleet.errors import ConfigError, ConflictError, FleetError, NewerStateError, RefusedError
+from fleet.ingest.mosquitto import CONF_FILE
+from fleet.registry.copying import copy_registry
+from fleet.registry.room import MEGABYTE, require_room
+from fleet.registry.schema import refuse_newer, version_of
+from fleet.service.desk import wall_clock_ms
+from fleet.signing.published import read_published
+
+LIST: Final = "backup.json"
+_MAX_LIST_BYTES: Final = 256 * 1024 * 1024
+_TIMESTAMP: Final = "repository/metadata/timestamp.json"
+_NOT_TAKEN: Final = ("lock", "fieldfare.sock", "registry.db-wal", "registry.db-shm", LIST)
+_UNFINISHED: Final = ".new-"
+_MEANWHILE_GONE: Final = "artifacts/"
+"""A file here is removed when nobody needs it, also while a backup is made."""
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """One file of a backup."""
+
+    size: Count
+    sha256: Digest
+
+
+class BackupList(Versioned, frozen=True, kw_only=True):
+    """``backup.json``: what a backup holds.
+
+    Attributes:
+        home: Where the manager worked; its broker's configuration names this path.
+        last_event: Number of the newest event in the registry.
+        folders: Those that hold no file, because a broker wants them nevertheless.
+
+    """
+
+    fleet: Name
+    home: Text
+    made_ms: Count
+    last_event: Count
+    files: dict[str, Listed]
+    folders: tuple[str, ...] = ()
+
+
+class BackupView(Struct, frozen=True, kw_only=True):
+    """What was backed up or restored."""
+
+    fleet: str
+    file: str
+    home: str
+    made_ms: int
+    files: int
+    size_bytes: int
+    last_event: int
+
+
+def back_up(config: FleetConfig, out: Path) -> BackupView:
+    """Write a backup of a manager's home.
+
+    Raises:
+        ConflictError: The file exists, or lies in the home.
+        ConfigError: The file cannot be written.
+        DiskFullError: There is no room for it beside the reserve.
+        RegistryError, SigningError: The home is not in order.
+
+    """
+    out = out.absolute()
+    if out.exists():
+        raise ConflictError(f"{out} exists already: choose another name")
+    if out.resolve().is_relative_to(config.home):
+        raise ConflictError(f"{out} lies in the home that it would back up: choose another place")
+    read_published(config.repository)
+    if not config.registry.exists():
+        raise ConfigError(f"{config.registry} is missing: there is nothing to back up without it")
+    wanted = sum(size for _, _, size in _files(config.home))
+    wanted += config.registry.stat().st_size + MEGABYTE  # its copy stands beside the file
+    require_room(out.parent, wanted, config.retention.reserve_mb * MEGABYTE)
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+            fresh = Path(folder, "backup.tar")
+            with fresh.open("xb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                made = _write(config, file, Path(folder, "registry.db"))
+                file.flush()
+                os.fsync(file.fileno())
+            with tarfile.open(fresh) as archive:
+                _require_whole(archive, made, fresh)
+            size = fresh.stat().st_size
+            fresh.rename(out)
+            _sync(out.parent)
+    except (OSError, tarfile.TarError) as why:
+        reason = why.strerror if isinstance(why, OSError) and why.strerror else why
+        raise ConfigError(f"{out} cannot be written: {reason}") from why
+    return _view(made, out, config.home, size)
+
+
+def restore(file: Path, home: Path) -> BackupView:
+    """Make a home from a backup.
+
+    Raises:
+        ConflictError: The home holds something.
+        RefusedError: The file is no backup, or not a whole one; nothing is left.
+        NewerStateError: A newer version wrote it.
+        ConfigError: The file cannot be read, or the home cannot be written.
+
+    """
+    home = home.absolute()
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise ConflictError(f"{home} is not empty: choose another --home, or remove it yourself")
+    building = home.with_name(f"{home.name}.restoring")
+    try:
+        with tarfile.open(file) as archive:
+            listed = _list_of(archive, file)
+            require_room(home.parent, sum(f.size for f in listed.files.values()), 0)
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True, mode=0o700)
+            _unpack(archive, listed, building, file)
+        _require_sound(building, file)
+        _move_broker(building, Path(listed.home), home)
+        os.sync()
+        if home.exists():
+            home.rmdir()
+        building.rename(home)
+        _sync(home.parent)
+        size = file.stat().st_size
+    except (tarfile.TarError, EOFError) as why:
+        raise RefusedError(f"{file} is no whole backup: {why}") from why
+    except OSError as why:
+        raise ConfigError(f"{file} cannot become {home}: {why.strerror or why}") from why
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return _view(listed, file, home, size)
+
+
+def _files(home: Path) -> Iterator[tuple[str, Path, int]]:
+    """Yield name, path and size of what is backed up, the repository's timestamp first."""
+    found = []
+    for folder, _, names in os.walk(home):
+        for name in names:
+            path = Path(folder, name)
+            told = path.relative_to(home).as_posix()
+            if told in _NOT_TAKEN or name.startswith(_UNFINISHED):
+                continue
+            with suppress(FileNotFoundError):
+                known = path.stat()
+                if stat.S_ISREG(known.st_mode):
+                    found.append((told, path, known.st_size))
+    yield from sorted(found, key=lambda item: (item[0] != _TIMESTAMP, item[0]))
+
+
+def _empty_folders(home: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(home):
+        if not folders and not names:
+            yield Path(folder).relative_to(home).as_posix()
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _write(config: FleetConfig, out: IO[bytes], registry: Path) -> BackupList:
+    last = copy_registry(config.registry, registry)
+    listed: dict[str, Listed] = {}
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        listed["registry.db"] = _add(archive, "registry.db", registry)
+        for name, path, _ in _files(config.home):
+            if name == "registry.db":
+                continue
+            try:
+                listed[name] = _add(archive, name, path)
+            except FileNotFoundError:
+                if not name.startswith(_MEANWHILE_GONE):
+                    raise
+        made = BackupList(
+            fleet=config.fleet,
+            home=str(config.home),
+            made_ms=wall_clock_ms(),
+            last_event=last,
+            files=listed,
+            folders=tuple(_empty_folders(config.home)),
+        )
+        text = encode(made)
+        member = tarfile.TarInfo(LIST)
+        member.size, member.mode = len(text), 0o600
+        archive.addfile(member, io.BytesIO(text))
+    return made
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path) -> Listed:
+    with path.open("rb") as file:
+        member = archive.gettarinfo(arcname=name, fileobj=file)
+        # Two names of one file are two files here.
+        member.type, member.linkname = tarfile.REGTYPE, ""
+        seen = _Seen(file)
+        archive.addfile(member, seen)
+    return Listed(size=member.size, sha256=seen.digest)
+
+
+class _Seen(io.RawIOBase):
+    """A file that is hashed as it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._file.read(size)
+        self._hash.update(piece)
+        return piece
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _list_of(archive: tarfile.TarFile, file: Path) -> BackupList:
+    member = next((m for m in archive.getmembers() if m.name == LIST), None)
+    content = archive.extractfile(member) if member is not None and member.isreg() else None
+    if content is None or member is None or member.size > _MAX_LIST_BYTES:
+        raise RefusedError(f"{file} is no whole backup: {LIST} is missing")
+    try:
+        return decode(BackupList, content.read(), limit=_MAX_LIST_BYTES)
+    except UnsupportedError as why:
+        raise NewerStateError(f"{file}: {why}: use the newer program") from why
+    except ContractError as why:
+        raise RefusedError(f"{file} is no whole backup: {why}") from why
+
+
+def _require_whole(archive: tarfile.TarFile, listed: BackupList, file: Path) -> None:
+    """Return if every listed file is in the archive, and nothing else."""
+    left = dict(listed.files)
+    for member in archive.getmembers():
+        if member.name == LIST:
+            continue
+        _require_fits(member, left.pop(member.name, None), file)
+        content = archive.extractfile(member)
+        if content is None or file_digest(content, "sha256").hexdigest() != (  # type: ignore[arg-type]  # it reads
+            listed.files[member.name].sha256
+        ):
+            raise RefusedError(f"{file} is damaged: {member.name} is not what was backed up")
+    if left:
+        raise RefusedError(f"{file} is damaged: {min(left)} is missing")
+
+
+def _require_fits(member: tarfile.TarInfo, listed: Listed | None, file: Path) -> None:
+    parts = PurePosixPath(member.name).parts
+    if member.name.startswith("/") or ".." in parts or not member.isreg():
+        raise RefusedError(f"{file} is no backup of ours: it holds {member.name!r}")
+    if listed is None or listed.size != member.size:
+        raise RefusedError(f"{file} is damaged: {member.name} is not what was backed up")
+
+
+def _unpack(archive: tarfile.TarFile, listed: BackupList, building: Path, file: Path) -> None:
+    left = dict(listed.files)
+    for member in archive.getmembers():
+        if member.name == LIST:
+            continue
+        known = left.pop(member.name, None)
+        _require_fits(member, known, file)
+        path, content = building / member.name, archive.extractfile(member)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            raise RefusedError(f"{file} is damaged: {member.name} cannot be read")
+        seen = _Seen(content)
+        with path.open("xb") as target:
+            os.fchmod(target.fileno(), member.mode & 0o700)
+            shutil.copyfileobj(seen, target, MEGABYTE)
+        if known is None or seen.digest != known.sha256:
+            raise RefusedError(f"{file} is damaged: {member.name} is not what was backed up")
+    if left:
+        raise RefusedError(f"{file} is damaged: {min(left)} is missing")
+    for name in listed.folders:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise RefusedError(f"{file} is no backup of ours: it holds {name!r}")
+        (building / name).mkdir(parents=True, exist_ok=True)
+    for path in building.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o700)
+
+
+def _require_sound(building: Path, file: Path) -> None:
+    try:
+        config = FleetConfig.load(building)
+        refuse_newer(config.registry, version_of(config.registry))
+        read_published(config.repository)
+    except NewerStateError:
+        raise
+    except FleetError as why:
+        raise RefusedError(f"{file} does not hold a home in order: {why}") from why
+
+
+def _move_broker(building: Path, before: Path, home: Path) -> None:
+    """Let the broker's configuration name its new place."""
+    path = building / "broker" / CONF_FILE
+    if path.exists() and before != home:
+        path.write_text(path.read_text().replace(f"{before}/", f"{home}/"))
+
+
+def _view(listed: BackupList, file: Path, home: Path, size: int) -> BackupView:
+    return BackupView(
+        fleet=listed.fleet,
+        file=str(file),
+        home=str(home),
+        made_ms=listed.made_ms,
+        files=len(listed.files),
+        size_bytes=size,
+        last_event=listed.last_event,
+    )
