@@ -78,8 +78,9 @@ class Desk:
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
         clients: The authority for client certificates, where the fleet has one.
-        strangers, joining, reading, certifying: How often anybody is told why it may not join,
-            a device is answered about joining, is sent metadata, and is given a certificate.
+        strangers, joining, reading, certifying, resuming: How often anybody is told why it may
+            not join, a device is answered about joining, is sent metadata, is given a
+            certificate, and is followed to versions above our own.
 
     """
 
@@ -102,6 +103,7 @@ class Desk:
     joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
     reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))
     certifying: Turnstile = field(default_factory=lambda: Turnstile(at_once=4, per_second=0.01))
+    resuming: Turnstile = field(default_factory=lambda: Turnstile(at_once=3, per_second=1 / 600))
     clients: ClientAuthority | None = None
 
     def send(self, address: Address, payload: bytes) -> None:

@@ -12,7 +12,7 @@ What they report, signed, says how far they have come.
     reports              that the lost manager acknowledged are counted as not to come again
 
 Rule 1: one lying device must not hurt the others: versions are believed only as far ahead as a
-        lost manager can have come.
+        lost manager can have come, and of one device only so often.
 """
 
 import logging
@@ -34,7 +34,7 @@ _OFFLINE: Final = ("root", "targets")
 def take_up(desk: Desk, device: str, reported: Reported) -> None:
     """Go on above what a device reports; call it inside a transaction."""
     _resume_assignments(desk, device, reported)
-    _resume_metadata(desk, reported)
+    _resume_metadata(desk, device, reported)
     _resume_reports(desk, device, reported)
 
 
@@ -66,7 +66,13 @@ def _resume_assignments(desk: Desk, device: str, reported: Reported) -> None:
         desk.registry.devices.sign_again(device)
 
 
-def _resume_metadata(desk: Desk, reported: Reported) -> None:
+def _resume_metadata(desk: Desk, device: str, reported: Reported) -> None:
+    held = desk.repository.published()
+    own = {"snapshot": held.snapshot.version, "timestamp": held.timestamp.version}
+    if all(reported.versions.get(role, 0) <= version for role, version in own.items()):
+        return
+    if not desk.resuming.lets(device, desk.now_ms()):
+        return  # a liar that counts up would have us sign, write and wait for the disk for ever
     now = datetime.fromtimestamp(desk.now_ms() / 1000, UTC)
     try:
         if desk.repository.overtake(reported.versions, now):

@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 from nacl.signing import SigningKey
 
-from agent.contract.messages import MetaRequest
-from agent.contract.topics import ENROL_REPLY, META, META_REQUEST
+from agent.contract.messages import MetaRequest, Reported
+from agent.contract.topics import ENROL_REPLY, META, META_REQUEST, REPORTED
 from fleet.service import membership
 from fleet.service.desk import Desk
 from fleet.service.turnstile import MAX_NAMES, Turnstile
@@ -71,6 +71,22 @@ def test_small_requests_for_metadata_do_not_fill_the_managers_memory(desk: Desk)
     assert sent(desk, META) == 20
     other.says(desk, META_REQUEST.at(other.id), MetaRequest(id="0" * 16, root=0))
     assert sent(desk, META) == 21
+
+
+def test_a_device_that_counts_up_versions_is_followed_so_many_times(desk: Desk):
+    liar, honest = join(desk), join(desk)
+    first = desk.repository.published().timestamp.version
+
+    def report(device: Stranger, rev: int, version: int) -> None:
+        said = Reported(rev=rev, ts=1, versions={"snapshot": version, "timestamp": version})
+        device.says(desk, REPORTED.at(device.id), said)
+
+    for rev in range(1, 30):
+        report(liar, rev, desk.repository.published().timestamp.version + 1)
+    assert first < desk.repository.published().timestamp.version <= first + 3 * 2
+    seen = desk.repository.published().timestamp.version + 5
+    report(honest, 1, seen)
+    assert desk.repository.published().timestamp.version > seen
 
 
 def test_a_clock_that_goes_back_lets_nobody_pass_sooner_and_locks_nobody_out():
