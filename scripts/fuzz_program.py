@@ -23,6 +23,8 @@ NAMES = (
     "metadata",
     "chunk",
     "parcel",
+    "sealed",
+    "bundle",
     "topic",
     "tensors",
 )
@@ -121,7 +123,7 @@ def examine(name: str, seconds: int, folder: Path) -> bool:
 def main() -> int:
     """Fuzz each parser for its share of the time."""
     line = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz every parser.")
-    line.add_argument("--seconds", type=int, default=80, help="together (default 80)")
+    line.add_argument("--seconds", type=int, default=100, help="together (default 100)")
     line.add_argument("--fuzz", choices=NAMES, help=argparse.SUPPRESS)
     line.add_argument("--replay", choices=NAMES, help=argparse.SUPPRESS)
     line.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
