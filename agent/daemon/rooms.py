@@ -132,16 +132,7 @@ class Rooms:
             seeding=Seeding(self.store, lambda: self.updating.kept),
             budget=self.budget,
         )
-        self.updating = updating.Updating(
-            opened.disk,
-            self.store,
-            slots=self.inference.slots,
-            hardware=self.machine.hardware,
-            reserve_bytes=config.update.reserve_bytes,
-            quota_bytes=config.store.quota_bytes,
-            retry_seconds=config.link.resettle_seconds,
-            around=self._around_updating(),
-        )
+        self.updating = self._open_updating()
         self.finding = self._open_finding(opened)
         self.certifying = certifying.Certifying(
             opened.disk,
@@ -424,6 +415,19 @@ class Rooms:
                 alarm=self.reporting.alarm,
                 monotonic=time.monotonic,
             ),
+        )
+
+    def _open_updating(self) -> updating.Updating:
+        config = self.config
+        return updating.Updating(
+            self._disk,
+            self.store,
+            slots=self.inference.slots,
+            hardware=self.machine.hardware,
+            reserve_bytes=config.update.reserve_bytes,
+            quota_bytes=config.store.quota_bytes,
+            retry_seconds=config.link.resettle_seconds,
+            around=self._around_updating(),
         )
 
     def _open_finding(self, opened: Opened) -> finding.Finding:
