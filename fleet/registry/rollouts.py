@@ -182,15 +182,16 @@ class Rollouts:
         )
         return [row["member"] for row in rows]
 
-    def hold(self, rollout: str, revision: int, state: object) -> None:
-        """Hold what was decoded of a state, until there is another revision."""
-        self._held[rollout] = (revision, state)
+    def hold(self, rollout: str, revision: int, state: object | None) -> None:
+        """Hold what was decoded of a state, until there is another revision; None lets go."""
+        if state is None:
+            self._held.pop(rollout, None)
+        else:
+            self._held[rollout] = (revision, state)
 
     def held(self, row: RolloutRow) -> object | None:
-        """Return what is held of this revision; an ended rollout is held no longer."""
+        """Return what is held of this revision."""
         revision, state = self._held.get(row.id, (None, None))
-        if not row.active:
-            self._held.pop(row.id, None)
         return state if revision == row.revision else None
 
     def journal(self, rollout: str) -> list[bytes]:

@@ -121,7 +121,7 @@ def _advance(
                 active=state.active,
                 at_ms=at_ms,
             )
-            registry.rollouts.hold(rollout, revision, state)
+            registry.rollouts.hold(rollout, revision, state if state.active else None)
         return state, bool(journalled)
 
 

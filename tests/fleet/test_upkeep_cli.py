@@ -100,3 +100,22 @@ def test_what_is_no_backup_is_one_sentence(place: Place, tmp_path: Path):
     assert (status, err.count("\n"), "no whole backup" in err) == (4, 1, True)
     assert place.run("restore", str(tmp_path / "missing"), home=tmp_path / "second")[0] == 2
     assert not (tmp_path / "second").exists()
+
+
+def test_a_registry_without_room_refuses_and_the_manager_goes_on_answering(
+    place: Place, tmp_path: Path
+):
+    def full(desk: retention.Desk) -> None:
+        pages = desk.registry._database.row("PRAGMA page_count")[0]
+        desk.registry._database.row(f"PRAGMA max_page_count={pages}")  # as a disk of this size
+
+    place.manager.ask(full)
+    for number in range(200):
+        status, _, err = place.run("token", "create", "--file", str(tmp_path / f"{number}.enrol"))
+        if status:
+            break
+
+    assert (status, "disk is full" in err, "[disk-full]" in err) == (6, True, True)
+    assert not (tmp_path / f"{number}.enrol").exists()
+    assert place.run("fleet", "status")[0] == 0
+    place.manager.ask(lambda desk: desk.registry.events.verify_chain())
