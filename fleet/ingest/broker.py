@@ -357,7 +357,12 @@ class BrokerLink:
         if not self._subscriptions:
             self._on_subscribe(client, None, 0, [], None)
             return
-        client.subscribe([(name, SubscribeOptions(qos=qos)) for name, qos in self._subscriptions])
+        client.subscribe(
+            [
+                (name, SubscribeOptions(qos=qos, retainAsPublished=True))
+                for name, qos in self._subscriptions
+            ]
+        )
 
     def _on_subscribe(
         self,

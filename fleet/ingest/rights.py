@@ -122,12 +122,12 @@ def device_role(device: str) -> str:
 
 
 def manager_acl(topics: Topics) -> list[Acl]:
-    """Write to devices and groups, read what they say, and clear what they retained."""
+    """Write to devices and groups, read what all say, and clear what they retained."""
     up = f"{topics.root}/{Way.UP}/#"
     sends = [f"{topics.root}/{way}/#" for way in (Way.DOWN, Way.GROUP, Way.SERVER, Way.UP)]
     asked, answered = _enrol_topics(topics)
     return [
-        *(allow("publishClientSend", topic) for topic in (*sends, answered)),
+        *(allow("publishClientSend", topic) for topic in (*sends, asked, answered)),
         *(allow("publishClientReceive", topic) for topic in (up, asked)),
         *(allow("subscribePattern", topic) for topic in (up, asked)),
     ]

@@ -29,6 +29,7 @@ from fleet.ingest.broker import BrokerLink
 from fleet.ingest.certified_accounts import CertifiedAccounts
 from fleet.ingest.client_authority import find_identity
 from fleet.ingest.file_accounts import FileAccounts
+from fleet.ingest.litter import take_away
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News
 from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, backend_of
 from fleet.ingest.provision import Provisioner
@@ -168,11 +169,18 @@ class RunningManager:
                     assert_never(news)
         if arrived:
             inbox.take(self._desk, arrived, self._chunks)
+            self._tidy(arrived)
         self._hear()
         self._tick()
         self._sign_assignments()
         self._publish()
         self._link.settle([message for message in arrived if message.receipt])
+
+    def _tidy(self, arrived: list[Arrived]) -> None:
+        for message in arrived:
+            forgotten = take_away(self._desk.topics, message)
+            if forgotten is not None:
+                self._link.publish(forgotten)
 
     def _poll(self) -> list[News]:
         if not self._chunks.waiting:
