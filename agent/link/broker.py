@@ -7,7 +7,9 @@ Rule 2: every connection has a client of its own: a fresh Will, nothing queued f
         daemon, which publishes its state anew on ``Connected``).
 Rule 3: a receipt belongs to one connection, because the broker reuses its numbers.
 Rule 4: topics of other shapes are counted and dropped.
-Rule 5: one thread owns the socket and polls it; every wait has an end. ``publish``,
+Rule 5: packets are cut out of the stream here (``packets``), and chunks are read here; every
+        other packet is handed to the library, and a WebSocket's whole stream is its own.
+Rule 6: one thread owns the socket and polls it; every wait has an end. ``publish``,
         ``settle`` and ``wake`` may be called by other threads.
 
 MQTT 5 throughout (OASIS, 2019).
@@ -44,12 +46,17 @@ from agent.contract.topics import Address, Topics
 from agent.errors import LinkError, MalformedError
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Receipt
+from agent.link.packets import Publish, Stream, read_publish
 
 RECEIVE_MAXIMUM = 100
 MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 8 * 1024
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
+SPARE_BYTES = 256 * 1024
+"""Received at once beside the largest packet."""
+RECEIVES = 16
+"""In one turn, before what we have to say is said."""
 
 log = logging.getLogger("agent.link")
 
@@ -90,6 +97,53 @@ class _Dialling(Client):
             self.ws_set_options(path=address.path)
         self._ours = connection
         self._opened: socket.socket | None = None
+        self._stream = Stream(packet_bytes=MAX_PACKET_BYTES, spare_bytes=SPARE_BYTES)
+        self._packet: bytes | None = None
+        self._failure: OSError | None = None
+
+    def receive(self, take: Callable[[Publish], None]) -> bool:
+        """Receive once and deal with every packet that is whole; whether more may wait.
+
+        Raises:
+            MalformedError: The stream is not one of packets that we take.
+
+        """
+        if self._opened is None or self._sock is None:
+            return False
+        try:
+            count = self._opened.recv_into(self._stream.room())
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as why:
+            count, self._failure = 0, why
+        if count == 0:
+            self._give(b"")  # the library notices the end, and says so
+            return False
+        self._stream.received(count)
+        while (packet := self._stream.next()) is not None and self._sock is not None:
+            publish = read_publish(packet)
+            if publish is None:
+                self._give(bytes(packet))
+            else:
+                take(publish)
+        return self._sock is not None
+
+    def _give(self, packet: bytes) -> None:
+        self._packet = packet
+        self.loop_read()
+        self._packet = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Serve the library from the packet that it is given."""
+        if self.transport == "websockets":
+            return super()._sock_recv(bufsize)
+        if self._failure is not None:
+            raise self._failure
+        if self._packet is None:
+            raise BlockingIOError
+        taken = self._packet[:bufsize]
+        self._packet = self._packet[bufsize:] or None
+        return taken
 
     def _create_socket_connection(self) -> socket.socket:
         limit = self._ours.connect_timeout_seconds
@@ -281,6 +335,14 @@ class Wire:
 
     def _read_all(self) -> None:
         """Read packet after packet as long as each brings a message."""
+        if self._connection.address.path is None:
+            try:
+                for _ in range(RECEIVES):
+                    if not self._client.receive(self._on_publish_of_qos_0):
+                        return
+            except MalformedError as why:
+                self.end = End(str(why))
+            return
         for _ in range(RECEIVE_MAXIMUM):
             before = self._arrivals
             self._client.loop_read()
@@ -376,16 +438,11 @@ class Wire:
             self.refusal = End(f"a message was refused: {reason.getName()}", reason.value)
             log.warning("link publish=refused reason=%r", reason.getName())
 
-    def _take_foreign(self, message: MQTTMessage) -> None:
-        if message.qos:
-            self._client.ack(message.mid, message.qos)
-        if self._foreign is None:
+    def _take_foreign(self, topic: str | None, payload: bytes) -> None:
+        if self._foreign is None or topic is None:
             self.strays += 1
-            return
-        try:
-            self._foreign(message.topic, bytes(message.payload))
-        except UnicodeDecodeError:
-            self.strays += 1
+        else:
+            self._foreign(topic, payload)
 
     def _read(self, topic: str) -> Address:
         """Read a topic back; chunks come in thousands on the same one."""
@@ -393,12 +450,24 @@ class Wire:
             self._read_last = topic, self._topics.read(topic)
         return self._read_last[1]
 
+    def _on_publish_of_qos_0(self, publish: Publish) -> None:
+        try:
+            address = self._read(publish.topic)
+        except MalformedError:
+            self._take_foreign(publish.topic, publish.payload)
+            return
+        self._arrived(Arrived(address=address, payload=publish.payload, retained=publish.retained))
+
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         self._arrivals += 1
+        topic = None
         try:
-            address = self._read(message.topic)
+            topic = message.topic
+            address = self._read(topic)
         except (MalformedError, UnicodeDecodeError):
-            self._take_foreign(message)
+            if message.qos:
+                self._client.ack(message.mid, message.qos)
+            self._take_foreign(topic, bytes(message.payload))
             return
         receipt = None
         if message.qos:
