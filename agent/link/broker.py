@@ -39,7 +39,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.contract.broker_url import connect_failure, no_websocket
+from agent.contract.broker_url import connect_failure, hung_up_at_login, no_websocket
 from agent.contract.dial import dial
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.topics import Address, Topics
@@ -47,6 +47,7 @@ from agent.errors import LinkError, MalformedError
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Receipt
 from agent.link.packets import Publish, Stream, read_publish
+from agent.link.secure import tls_context
 
 RECEIVE_MAXIMUM = 100
 MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 8 * 1024
@@ -67,17 +68,6 @@ class End:
 
     why: str
     code: int | None = None
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails, which the MQTT library forgets."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
 
 
 class _Dialling(Client):
@@ -354,13 +344,7 @@ class Wire:
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.address.secure:
-            ca = self._connection.ca or None
-            try:
-                context = ssl.create_default_context(cadata=ca)
-            except ssl.SSLError as why:
-                raise LinkError("the broker's certificate authority is not valid PEM") from why
-            context.sslsocket_class = _TlsSocket
-            client.tls_set_context(context)
+            client.tls_set_context(tls_context(self._connection))
         if will is not None:
             channel = will.address.channel
             properties = _properties(will, PacketTypes.WILLMESSAGE)
@@ -423,6 +407,8 @@ class Wire:
         _properties: Properties | None,
     ) -> None:
         code = reason.value if flags.is_disconnect_packet_from_server else None
+        if not self.welcome and code is None and self._connection.address.secure:
+            self.end = self.end or End(hung_up_at_login(self._connection.url))
         self.end = self.end or End(f"the connection ended: {reason.getName()}", code)
 
     def _on_publish(
