@@ -1,7 +1,7 @@
 """The Flower child: an ordinary ServerApp drives devices that it reaches over two pipes.
 
-``python -I -m fleet.rounds.flower`` is started by ``rounds.host`` in an environment
-that names no key and no registry. ``MqttGrid`` is what the app sees of the fleet; the
+``rounds.host`` starts it through ``rounds.apart``, in an environment that names no key and
+no registry. ``MqttGrid`` is what the app sees of the fleet; the
 manager behind the pipe signs, publishes, waits and journals.
 
 Rule 1: the same ``Begin`` gives the same messages, byte for byte: random seeds, node
@@ -31,6 +31,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage  # isort: skip
 from flwr.supercore.run import Run  # isort: skip
 
 from fleet.rounds.pipe import (
+    Apart,
     Begin,
     Crashed,
     Done,
@@ -265,12 +266,9 @@ class _Overheard:
         Strategy.start = self._original
 
 
-def main() -> None:
+def main(apart: Apart) -> None:
     """Serve on the standard streams, with whatever the app prints sent to standard error."""
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    write_word(sink, apart)
     serve(sys.stdin.buffer, sink)
-
-
-if __name__ == "__main__":
-    main()

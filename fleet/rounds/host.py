@@ -1,12 +1,14 @@
 """The manager's end of the pipe: starts the Flower child and carries words to and fro.
 
 Rule 1: the child gets a clean environment, an empty folder of its own as home, and no
-        file of the manager's. It runs as the manager's user: an operator's app is code
-        that the operator trusts, not a stranger's.
+        file of the manager's. It gives up network and root as far as it can (``apart``),
+        and the log says what it could not: an operator's app is code that the operator
+        trusts, but what it brings along need not be.
 Rule 2: no call blocks the manager's thread; one thread reads, one writes.
 Rule 3: whatever happens to the child, its last word is ``Done``, ``Crashed`` or ``Gone``.
 """
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -18,8 +20,17 @@ from queue import SimpleQueue
 from typing import BinaryIO, Protocol
 
 from fleet.errors import RefusedError
-from fleet.rounds.pipe import Begin, FromChild, Gone, Replies, read_from_child, write_word
+from fleet.rounds.pipe import (
+    Apart,
+    Begin,
+    FromChild,
+    Gone,
+    Replies,
+    read_from_child,
+    write_word,
+)
 
+LOG = logging.getLogger(__name__)
 STOP_SECONDS = 5.0
 _TOLD_BYTES = 300
 Put = Callable[[FromChild], None]
@@ -49,7 +60,7 @@ class FlowerChild:
         self._errors = Path(self._home.name, "errors.txt")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "fleet.rounds.flower"],
+                [sys.executable, "-I", "-m", "fleet.rounds.apart", begin.app_folder or ""],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -108,12 +119,25 @@ class FlowerChild:
         with stream:
             try:
                 while (word := read_from_child(stream)) is not None:
-                    put(word)
+                    if isinstance(word, Apart):
+                        self._tell(word)
+                    else:
+                        put(word)
             except RefusedError as unclear:
                 why = str(unclear)
                 self._process.kill()
         status = self._process.wait()
         put(Gone(why=why or f"the Flower program ended with status {status}{self._told()}"))
+
+    def _tell(self, apart: Apart) -> None:
+        told = LOG.warning if apart.why else LOG.info
+        told(
+            "flower pid=%d user=%d network=%s why=%s",
+            self.process_id,
+            apart.user,
+            "yes" if apart.network else "no",
+            apart.why or "apart",
+        )
 
     def _write(self, stream: BinaryIO) -> None:
         with suppress(BrokenPipeError):

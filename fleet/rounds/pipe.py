@@ -1,7 +1,8 @@
 """What the manager and its Flower child say to each other over two pipes.
 
 A frame is a length (u32, big-endian) and the MessagePack of one word. The child has no
-keys, no registry and no network: all it can do is push messages and wait for replies.
+keys and no registry, and where the kernel lets it (``apart``) no network: all it can do is
+push messages and wait for replies.
 """
 
 import struct
@@ -84,6 +85,21 @@ class Crashed(Struct, frozen=True, kw_only=True, tag="crashed"):
     why: str
 
 
+class Apart(Struct, frozen=True, kw_only=True, tag="apart"):
+    """The child's first word: what it is, before it has loaded anything of an operator.
+
+    Attributes:
+        user: Its effective user id.
+        network: Whether it can reach one.
+        why: What it could not give up; empty where it could everything.
+
+    """
+
+    user: int
+    network: bool
+    why: str = ""
+
+
 class Gone(Struct, frozen=True, kw_only=True, tag="gone"):
     """Said by the manager's own reader: the child ended without a last word."""
 
@@ -93,18 +109,18 @@ class Gone(Struct, frozen=True, kw_only=True, tag="gone"):
 FromChild = Push | Done | Crashed | Gone
 ToChild = Begin | Replies
 
-_FROM_CHILD = msgspec.msgpack.Decoder(Push | Done | Crashed)
+_FROM_CHILD = msgspec.msgpack.Decoder(Push | Done | Crashed | Apart)
 _TO_CHILD = msgspec.msgpack.Decoder(Begin | Replies)
 
 
-def write_word(stream: BinaryIO, word: FromChild | ToChild) -> None:
+def write_word(stream: BinaryIO, word: FromChild | ToChild | Apart) -> None:
     """Write one frame and flush it."""
     content = msgspec.msgpack.encode(word)
     stream.write(_LENGTH.pack(len(content)) + content)
     stream.flush()
 
 
-def read_from_child(stream: BinaryIO) -> Push | Done | Crashed | None:
+def read_from_child(stream: BinaryIO) -> Push | Done | Crashed | Apart | None:
     """Read one word of the child; None at the end of the stream.
 
     Raises:
