@@ -257,6 +257,8 @@ class Downloading:
                 why=why,
             )
         )
+        if not reading.taken:  # not a cut on the way: it never worked
+            self._around.alarm(why.code, f"downloads: {why}")
         self._give_up(reading.artifact, reading.owed)
 
     def _give_up(self, artifact: Artifact, owed: set[int]) -> None:

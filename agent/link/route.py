@@ -24,7 +24,7 @@ def default_interface(ipv4: Path = IPV4, ipv6: Path = IPV6) -> str | None:
     for path, read in ((ipv4, read_ipv4), (ipv6, read_ipv6)):
         try:
             found = read(path.read_text())
-        except OSError:
+        except (OSError, ValueError):  # absent, or of another form than we know
             continue
         if found is not None:
             return found

@@ -155,8 +155,10 @@ class DownloadServer:
         self._all = _bucket(allowance.total_bytes_per_second)
         self._place = place
         self._loaded: tuple[int, int] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tls = self._open_tls() if place.encrypted else None
         self._socket = _listen(place.host, place.port)
+        self._socket.most = allowance.responses * CONNECTIONS_PER_RESPONSE
         self._server = uvicorn.Server(self._settings())
         self._thread = Thread(target=self._run, name="downloads", daemon=True)
 
@@ -180,11 +182,9 @@ class DownloadServer:
     def renew(self, authority: Authority) -> None:
         """Take who may grant from now on, and a certificate that was replaced on the disk."""
         self._authority = authority
-        if self._tls is not None:
-            try:
-                self._load_certificate(self._tls)
-            except (OSError, ssl.SSLError) as why:  # half replaced; the old one serves on
-                LOG.warning("downloads certificate=%s why=%s", self._place.certificate, why)
+        if self._tls is not None and self._loop is not None:
+            # handshakes read the context on that thread
+            self._loop.call_soon_threadsafe(self._reload_certificate, self._tls)
 
     def bar(self, device: str) -> None:
         """Honour no grant of a device any longer."""
@@ -304,7 +304,6 @@ class DownloadServer:
             access_log=False,
             server_header=False,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            limit_concurrency=self._allowance.responses * CONNECTIONS_PER_RESPONSE,
         )
         config.load()
         config.ssl = self._tls
@@ -322,6 +321,12 @@ class DownloadServer:
             ) from why
         return context
 
+    def _reload_certificate(self, context: ssl.SSLContext) -> None:
+        try:
+            self._load_certificate(context)
+        except (OSError, ssl.SSLError) as why:  # half replaced; the old one serves on
+            LOG.warning("downloads certificate=%s why=%s", self._place.certificate, why)
+
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         place = self._place
         found = (place.certificate.stat().st_mtime_ns, place.key.stat().st_mtime_ns)
@@ -333,22 +338,49 @@ class DownloadServer:
         # Signals belong to the manager's own thread.
         self._server.install_signal_handlers = _nothing
         try:
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            asyncio.run(self._serve())
         except Exception:  # the fleet goes on over MQTT
             LOG.exception("downloads end=unexpected")
 
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._loop = None
+
+
+class _Listener(socket.socket):
+    """Holds no more connections than there is room for, also before their TLS handshake.
+
+    Each of them is a descriptor of the manager's process, which has others to open.
+    """
+
+    most: int = 0
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self._open: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Take a connection, or turn it away as the event loop understands it."""
+        taken, peer = super().accept()
+        self._open = [one for one in self._open if one.fileno() >= 0]
+        if len(self._open) >= self.most:
+            taken.close()
+            raise ConnectionAbortedError
+        self._open.append(taken)
+        return taken, peer
+
 
 class _Impatient(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped here
-    """HTTP/1.1 that cuts whoever is not getting to the point, and keeps no crowd waiting."""
+    """HTTP/1.1 that cuts whoever is not getting to the point."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Take a connection, if there is room for it."""
+        """Give a connection its time for a request."""
         super().connection_made(transport)
-        if len(self.connections) > self.limit_concurrency:
-            transport.abort()
-            return
         peer = transport.get_extra_info("socket")
         with suppress(OSError):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -414,7 +446,7 @@ def _bucket(bytes_per_second: float) -> Bucket:
     return Bucket(bytes_per_second=bytes_per_second, burst_bytes=burst, level=burst)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> _Listener:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=128)
@@ -423,7 +455,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if why.errno == errno.EADDRINUSE:
             raise ConflictError(f"{told}; set downloads.port to a free one") from why
         raise ConfigError(f"{told}; set downloads.bind and downloads.port") from why
-    return listener
+    return _Listener(listener.detach())
 
 
 def _nothing() -> None:

@@ -346,6 +346,8 @@ def test_the_link_is_that_of_the_default_route_with_the_lowest_metric(tmp_path: 
     assert default_interface(ipv4, ipv6) == "wlan0"
     ipv4.write_text(ROUTES.splitlines()[0])
     assert default_interface(ipv4, ipv6) == "wlan1"
+    ipv4.write_text("Iface\neth0 x y z 0 0 0 0\n")
+    assert default_interface(ipv4, ipv6) == "wlan1"
     ipv6.unlink()
     assert default_interface(ipv4, ipv6) is None
 

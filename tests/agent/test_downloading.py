@@ -221,6 +221,7 @@ def test_an_unreachable_server_goes_on_over_mqtt_and_is_left_alone_for_a_while(t
     device = Device(tmp_path, base=f"http://127.0.0.1:{free_port()}")
     device.fetch()
     assert (device.http, device.plain >= ARTIFACT.count) == (0, True)
+    assert device.alarms == ["link"]
     (device.disk.root / "store" / ARTIFACT.digest).unlink()
     device.fetch()
     assert device.asked_leave == [ARTIFACT.digest]

@@ -35,6 +35,7 @@ from agent.contract.envelope import (
     stamp_report,
 )
 from agent.contract.frames import Piece, pack_parcel, split_file, unpack_parcel
+from agent.contract.grants import read_grant
 from agent.contract.histogram import LogHistogram
 from agent.contract.manifest import Release, decode_release, encode_release
 from agent.contract.marks import require_distinct_keys, view_root
@@ -258,6 +259,18 @@ def test_no_bytes_break_any_decoder(payload):
     survives(lambda: decode_release(payload))
     survives(lambda: view_root(payload))
     survives(lambda: decode_message(payload))
+
+
+@quick
+@example("Bearer d-1." + "A" * 20_000)
+@example("Bearer d-1.é=")
+@given(st.one_of(st.text(max_size=200), st.text(max_size=200).map("Bearer d-1.{}".format)))
+def test_no_header_breaks_the_reader_of_grants(shown):
+    key = "ab" * 32
+    authority = Authority(
+        fleet="demo", director_epoch=1, director_keys=(key,), enrolment_keys=(key,)
+    )
+    survives(lambda: read_grant(shown, authority=authority, digest=DIGEST, now_ms=1))
 
 
 @quick

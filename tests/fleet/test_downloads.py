@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -286,7 +286,30 @@ def test_more_connections_than_there_is_room_for_are_turned_away(tmp_path: Path)
         finally:
             for one in crowd:
                 one.close()
-        eventually(lambda: get(server, Authorization=a_grant(), Range="bytes=0-0")[0] == 206)
+
+        def served() -> bool:
+            try:
+                return get(server, Authorization=a_grant(), Range="bytes=0-0")[0] == 206
+            except (ConnectionError, http.client.RemoteDisconnected):
+                return False
+
+        eventually(served)
+
+
+def test_connections_that_never_begin_tls_take_no_more_descriptors_than_there_is_room_for(
+    tmp_path: Path,
+):
+    create_dev_tls(tmp_path / "tls")
+    with serving(tmp_path, tls=True, responses=2) as server:
+        crowd = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(30)]
+        try:
+            crowd[-1].settimeout(10)
+            with suppress(ConnectionResetError):
+                assert crowd[-1].recv(1) == b""
+            assert len([one for one in server._socket._open if one.fileno() >= 0]) <= 8
+        finally:
+            for one in crowd:
+                one.close()
 
 
 def test_tls_is_served_by_the_certificate_on_the_disk_also_after_it_was_replaced(tmp_path: Path):
