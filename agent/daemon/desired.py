@@ -139,7 +139,7 @@ class Desired:
             monotonic=around.monotonic,
             answer_seconds=answer_seconds,
         )
-        self._puzzled = self._unexplained = False
+        self._puzzles: dict[str, Callable[[], object]] = {}
         self._refreshing: tuple[str, ...] | None = None
         self._then: Callable[[trust.Refreshed | AgentError], None] | None = None
         self._nonces: deque[str] = deque(maxlen=MAX_QUESTIONS)
@@ -243,8 +243,7 @@ class Desired:
             fresh = self._believe_fresh(payload)
             self._believe_time(fresh, fresh.nonce)
         except (UnsignedError, MismatchError) as why:
-            log.info(event("fresh-held", why=why))
-            self._explain()
+            self._puzzle("signed-time", why, lambda: self._nonces and self._believe_fresh(payload))
         except AgentError as why:
             self._refuse("signed-time", why, alarmed=not self._misled)
             self._misled = True
@@ -306,20 +305,15 @@ class Desired:
     def take_ack(self, payload: bytes) -> Ack | None:
         """Return an acknowledgement that the director signed, or None."""
         try:
-            ack = believe_ack(payload, authority=self._authority, device=self._device)
+            return self._believe_ack(payload)
         except UnsignedError as why:
-            if self._unexplained:
-                self._refuse("acknowledgement", why)
-            else:  # perhaps of a director that only newer metadata names
-                log.info(event("ack-puzzles", why=why))
-            self._puzzled = True
-            self._explain()
+            self._puzzle("acknowledgement", why, partial(self._believe_ack, payload))
         except AgentError as why:
             self._refuse("acknowledgement", why)
-        else:
-            self._puzzled = self._unexplained = False
-            return ack
         return None
+
+    def _believe_ack(self, payload: bytes) -> Ack:
+        return believe_ack(payload, authority=self._authority, device=self._device)
 
     def take_task(self, payload: bytes, run: str) -> tuple[Task, bytes] | None:
         """Return a task that the director signed, with its attachment, or None."""
@@ -439,7 +433,6 @@ class Desired:
         self._authority = news.state.who_directs()
         self._vouch(news)
         self._refreshed = (news.state.root_version, self.versions.get("targets", 0))
-        self._unexplained, self._puzzled = self._puzzled, False
         log.info(event("trusted", root=news.state.root_version, targets=len(news.targets)))
         if then is not None:
             then(news)
@@ -495,11 +488,23 @@ class Desired:
             self._around.accepted()
         self.raise_wishes()
 
+    def _puzzle(self, what: str, why: AgentError, judge: Callable[[], object]) -> None:
+        """Keep a question for after a refresh: perhaps only newer metadata names its director."""
+        log.info(event("puzzles", what=what, why=why))
+        self._puzzles[what] = judge
+        self._explain()
+
     def _explain(self) -> None:
         if self._refreshing is None:
             self._gathering.begin_at_our_pace()
 
     def _retry_held(self) -> None:
+        puzzles, self._puzzles = self._puzzles, {}
+        for what, judge in puzzles.items():
+            try:
+                judge()
+            except AgentError as why:
+                self._refuse(what, why)
         for _ in range(len(self._held)):
             if not self._held:
                 return  # settling one raises the wishes, which may try the rest
