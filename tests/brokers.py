@@ -65,6 +65,7 @@ class Mosquitto:
         key: Path | None = None,
         backend: Backend = Backend.DYNSEC,
         websockets: bool = False,
+        clients: Path | None = None,
     ) -> None:
         assert PROGRAM, "mosquitto is not installed"
         self.topics = topics
@@ -79,6 +80,7 @@ class Mosquitto:
             key=key,
             user="root" if os.geteuid() == 0 else None,
             backend=backend,
+            clients=clients,
         )
         self.accounts: Accounts = prepare_broker(self.layout, topics)
         self._child: subprocess.Popen[bytes] | None = None

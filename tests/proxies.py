@@ -47,7 +47,11 @@ class HttpProxy:
             except OSError:
                 return
             self._open.append(stream)
-            threading.Thread(target=self._answer_one, args=(stream,), daemon=True).start()
+            threading.Thread(target=self._serve_one, args=(stream,), daemon=True).start()
+
+    def _serve_one(self, stream: socket.socket) -> None:
+        with suppress(OSError):  # the other side may hang up at any moment
+            self._answer_one(stream)
 
     def _answer_one(self, stream: socket.socket) -> None:
         asked = b""

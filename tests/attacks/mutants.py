@@ -38,6 +38,7 @@ BELIEF, MARKS = "agent/contract/belief.py", "agent/contract/marks.py"
 ENVELOPE, REFRESH = "agent/contract/envelope.py", "agent/update/refresh.py"
 CLOCK, FETCH = "agent/identity/clock.py", "agent/link/fetch.py"
 ENROLMENT, ADMIT = "fleet/signing/enrolment.py", "fleet/release/admit.py"
+CERTIFIED = "fleet/ingest/certified_accounts.py"
 ONNX_FILE = "agent/infer/onnx_file.py"
 
 MUTANTS = (
@@ -104,6 +105,16 @@ MUTANTS = (
            "use_username_as_clientid true", "use_username_as_clientid false"),
     Mutant("19", "that a revoked device stays out", ENROLMENT,
            '(state == "revoked", f"device', '(False, f"device'),
+    Mutant("18", "that a certificate says who somebody is", "fleet/ingest/mosquitto.py",
+           "use_identity_as_username true", "use_identity_as_username false"),
+    Mutant("19", "that a certificate is asked for", "fleet/ingest/mosquitto.py",
+           "require_certificate true", "require_certificate false"),
+    Mutant("19", "that a revoked certificate is listed", "fleet/ingest/client_authority.py",
+           "        self._add_to_list(ours, now)\n        return bool", "        return bool"),
+    Mutant("19", "that the broker reads the list of revocations", CERTIFIED,
+           "            if self._authority.required:\n", "            if False:\n"),
+    Mutant("19", "that no device is told a password beside its certificate", CERTIFIED,
+           "None if self._authority.required else password", "password"),
     Mutant("20", "that a request is answered once", ENROLMENT,
            "request.nonce != nonce or seen(nonce),", "False,"),
     Mutant("20", "how often a token is used", ENROLMENT,
