@@ -67,7 +67,7 @@ class Admitting:
         return missing
 
     def _require_quota(self, missing: tuple[Artifact, ...]) -> None:
-        need = sum(a.size for a in missing)
+        need = sum(map(_room_for, missing))
         if self._quota_bytes is None or not need:
             return
         on_the_way = {f.digest for a in missing for f in (a, *a.sources)}

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.contract.manifest import Artifact
 from agent.contract.messages import Assigned, Assignment
 from agent.daemon import spool
@@ -189,18 +191,21 @@ class Bundles:
 
     def _verified(self, news: trust.Refreshed | AgentError) -> None:
         carried = self._carried
-        if carried is None or carried.content is None or carried.content.assignment is None:
+        if carried is None or carried.content is None:
             return
+        assignment = carried.content.assignment or b""
         if isinstance(news, AgentError):
             self._refuse(news, alarmed=False)  # who refused it raised the alarm
             return
+        names = dict.fromkeys(carried.content.metadata, b"")  # its bytes are not needed again
+        carried.content = replace(carried.content, metadata=names)
         try:
             for refusal in news.refused.values():
                 raise trust.error_of(refusal)
             for manifest in news.targets.values():
                 self._store.put(sha256(manifest).hexdigest(), manifest)
             self._around.hurry()
-            said = self._around.obey(carried.content.assignment)
+            said = self._around.obey(assignment)
             carried.awaited = self._concerned(said)
         except AgentError as why:
             self._refuse(why)

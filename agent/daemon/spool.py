@@ -14,7 +14,7 @@ Rule 3: one hand at a time; the lock dies with its process.
 import fcntl
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
 from agent.contract.bundle import BLOCK_BYTES
@@ -115,6 +115,15 @@ def outcome_of(disk: Disk, number: str) -> BundleOutcome | None:
 
     """
     return read_versioned(disk, f"{FOLDER}/{number}.json", BundleOutcome)
+
+
+def told(disk: Disk) -> Iterator[tuple[str, BundleOutcome]]:
+    """Yield the outcomes that are kept, by number; one that cannot be read is left out."""
+    for match in filter(None, map(_OUTCOME.fullmatch, disk.names(FOLDER))):
+        with suppress(StoreError):
+            outcome = outcome_of(disk, match[1])
+            if outcome is not None:
+                yield match[1], outcome
 
 
 def _sweep(disk: Disk) -> None:

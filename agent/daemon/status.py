@@ -11,9 +11,10 @@ from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.contract.messages import SlotReport
+from agent.daemon import spool
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.moments import awake_seconds
 from agent.daemon.state import describe_slot
@@ -66,6 +67,8 @@ class Status(Struct, frozen=True, kw_only=True):
         budget: What artifacts cost on each class of links that has a limit a day.
         trusted_floor_ms: A moment that has certainly passed, ms since 1970.
         now_ms: The best time there is without asking the fleet.
+        bundles: What became of the last update bundles, by number, and which wait or are
+            being applied.
 
     """
 
@@ -83,6 +86,7 @@ class Status(Struct, frozen=True, kw_only=True):
     budget: dict[str, BudgetStatus] = {}
     trusted_floor_ms: int
     now_ms: int
+    bundles: dict[str, str] = field(default_factory=dict)
 
 
 def read_status(state_dir: Path) -> Status:
@@ -119,6 +123,7 @@ def read_status(state_dir: Path) -> Status:
         budget=_budget(disk),
         trusted_floor_ms=clock.floor_ms,
         now_ms=clock.now_ms(),
+        bundles=_bundles(disk),
     )
 
 
@@ -142,11 +147,18 @@ def describe(status: Status) -> str:
         f"reports    {outbox.appended} made, {outbox.acknowledged} acknowledged,"
         f" {outbox.pending} waiting, {outbox.dropped} dropped"
     )
+    lines += [f"bundle     {number}: {why}" for number, why in status.bundles.items()]
     lines += [
         f"budget     {name}: {one.spent} of {one.limit} bytes on {_date(one.day)}"
         for name, one in status.budget.items()
     ]
     return "\n".join(lines)
+
+
+def _bundles(disk: Disk) -> dict[str, str]:
+    """Return what is to be said about the last bundles, in a few words each."""
+    found = {number: f"[{o.code}] {o.why}" if o.code else o.why for number, o in spool.told(disk)}
+    return dict(sorted({**found, **dict.fromkeys(spool.waiting(disk), "is being applied")}.items()))
 
 
 def _date(day: int) -> str:

@@ -131,6 +131,8 @@ def test_a_running_agent_without_a_network_applies_a_bundle_and_says_so(site: Si
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout == f"motion runs {built.release.target}\n"
         assert site.runs() == built.digest
+        said = command("status", "--state-dir", site.state).stdout
+        assert f"bundle     00000001: motion runs {built.release.target}\n" in said
         assert agent.stop() == 0
     assert spool.waiting(Disk(site.state)) == ()
     assert not list((site.state / "bundles").glob("*.part"))
@@ -143,6 +145,7 @@ def test_a_stopped_agent_applies_it_at_its_next_start_and_reports_it_when_the_ne
     ended = site.apply(site.write(built))
     assert ended.returncode == 0
     assert "applied at its next start" in ended.stdout
+    assert read_status(site.bench.folder).bundles == {"00000001": "is being applied"}
     assert site.runs() is None
     with site.running() as agent:
         eventually(lambda: site.runs() == built.digest, 40)

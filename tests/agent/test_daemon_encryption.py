@@ -52,10 +52,15 @@ def alarmed(bench: Bench, code: str) -> bool:
     return any(e.code == code for e in bench.heard.events("update"))
 
 
-def test_an_encrypted_release_runs_and_only_its_sealed_streams_travelled(tmp_path, manager):
+def test_an_encrypted_release_runs_and_only_its_sealed_streams_travelled(
+    tmp_path, manager, monkeypatch
+):
     bench = Bench(tmp_path, manager)
     model = grown(classifier(0), "one")
     built = manager.publish(model, placement(1), encrypt=True)
+    sent: list[bytes] = []
+    send = manager.send
+    monkeypatch.setattr(manager, "send", lambda a, p, **o: (sent.append(p), send(a, p, **o)))
     with bench.run() as agent:
         bench.install(agent, built)
         lines = fetched(agent)
@@ -63,6 +68,9 @@ def test_an_encrypted_release_runs_and_only_its_sealed_streams_travelled(tmp_pat
     assert lines
     assert all("source=sealed-full-zstd" in line for line in lines)
     assert model in stored(bench, built).values()
+    chunks = [payload for payload in sent if payload.startswith(b"FFP")]
+    assert sum(map(len, chunks)) > 200_000
+    assert not any(model[at : at + 64] in p for p in sent for at in range(0, len(model), 20_000))
     streams = {source.digest for a in built.release.artifacts for source in a.sources}
     assert not any((bench.folder / "state" / "store" / digest).exists() for digest in streams)
     assert bench.heard.outcome_of(built.digest) == ["succeeded"]

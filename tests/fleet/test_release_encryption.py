@@ -27,6 +27,7 @@ from fleet.release.candidate import read_head, with_head
 from fleet.release.delta import offer
 from fleet.service import contents, releases
 from fleet.service.desk import Desk, open_desk
+from fleet.service.doctor import Found, examine
 from fleet.service.loop import RunningManager
 from fleet.service.publication import Described, describe_candidate, read_described, sign_release
 from fleet.service.views import CandidateView, Publication
@@ -290,3 +291,22 @@ def test_a_content_that_does_not_compress_is_sealed_as_it_is():
     (sealed,) = offered.files.values()
     assert content[:100] not in sealed
     assert opened(offered.artifact, sealed, offered.key) == content
+
+
+def test_the_doctor_names_a_lost_key_and_a_lost_stream(desk: Desk):
+    publication = signed(desk)
+    releases.publish(desk, publication)
+    desk.registry.close()
+
+    def artifacts_say() -> str:
+        place = {"home": desk.config.home, "running": False, "status": None, "environment": {}}
+        checkup = examine(Found(config=desk.config, now_ms=desk.now_ms(), **place))
+        return next(check.why for check in checkup.checks if check.name == "artifacts")
+
+    assert "everything behind" in artifacts_say()
+    name = name_of_key(artifacts(publication)[0])
+    for folder in ("artifacts", "content-keys"):
+        path = desk.config.home / folder / name
+        path.rename(desk.config.home / "aside")
+        assert f"{folder}/{name}" in artifacts_say()
+        (desk.config.home / "aside").rename(path)

@@ -25,6 +25,7 @@ from agent.contract.limits import CHUNK_BYTES, MAX_DOCUMENT_BYTES
 from agent.contract.manifest import (
     Artifact,
     Release,
+    Source,
     Tensor,
     Variant,
     describe_artifact,
@@ -381,6 +382,17 @@ def release(counter: int, **changes: object) -> Release:
     return msgspec.structs.replace(plain, **changes)
 
 
+def encrypted(base: str | None = None) -> bytes:
+    """Return the manifest of an encrypted release: no hash of a chunk of what is inside."""
+    stream = describe_artifact(contents.STREAM)
+    kind = "sealed-patch-zstd" if base else "sealed-full"
+    source = Source(**msgspec.structs.asdict(stream), kind=kind, base=base)
+    inside = msgspec.json.decode(written(describe_artifact(contents.CONTENT)))
+    golden = {**inside, "chunks": "", "sources": [lean(source)]}
+    plain = msgspec.json.decode(written(release(5)))
+    return msgspec.json.encode({**plain, "golden": golden})
+
+
 def releases() -> list[Vector]:
     """Manifests for a slot."""
     plain, old = release(5), release(2)
@@ -425,6 +437,8 @@ def releases() -> list[Vector]:
         of("older, and permitted", "accepted", back, running=permits, floor=5, **older),
         of("older, and running already", "accepted", back, running=old, floor=5, **older),
         of("older, with a permit", "accepted", back, floor=5, permitted=True, **older),
+        of("encrypted, with its full stream", "accepted", encrypted()),
+        of("encrypted, with deltas only", "malformed", encrypted(base="ab" * 32)),
         of("below the floor", "rollback", manifest, floor=6),
         of("a permit for another slot's", "mismatch", manifest, slot="sound", permitted=True),
         of("older, not permitted", "rollback", back, running=plain, floor=5, **older),
