@@ -40,6 +40,7 @@ CLOCK, FETCH = "agent/identity/clock.py", "agent/link/fetch.py"
 ENROLMENT, ADMIT = "fleet/signing/enrolment.py", "fleet/release/admit.py"
 CERTIFIED = "fleet/ingest/certified_accounts.py"
 ONNX_FILE = "agent/infer/onnx_file.py"
+SCRUTINY = "fleet/signing/scrutiny.py"
 
 MUTANTS = (
     Mutant("01", "hash and length of a chunk", "agent/contract/manifest.py",
@@ -155,6 +156,27 @@ MUTANTS = (
            "                _require_inside(member.filename)\n", "                pass\n"),
     Mutant("27", "that a file is examined before it is loaded", "agent/worker/child.py",
            "        examine(variant, model)\n", ""),
+    Mutant("07", "that people and manager keep other keys", SCRUTINY,
+           "    if both:\n", "    if False:\n"),
+    Mutant("07", "of which fleet an authority is", REFRESH,
+           "if state.authority is not None and new.fleet", "if False and new.fleet"),
+    Mutant("08", "that an id is the hash of its key", SCRUTINY,
+           "Ed25519Key.of(key.verify_key).keyid != keyid", "not keyid"),
+    Mutant("08", "that a difference is one to the last version", SCRUTINY,
+           "    if after != before + 1:\n", "    if False:\n"),
+    Mutant("12", "what may be delegated", SCRUTINY,
+           "if role.paths != wanted or role.path_hash_prefixes or not role.terminating:",
+           "if False:"),
+    Mutant("12", "hash bins over all names", SCRUTINY,
+           "if delegations.succinct_roles is not None or", "if False or"),
+    Mutant("12", "names that are shown to who signs", SCRUTINY,
+           "        if not fullmatch(TARGET_PATTERN, name):\n", "        if False:\n"),
+    Mutant("17", "that what lies about is taken away", "fleet/service/loop.py",
+           "            if forgotten is not None:\n", "            if False:\n"),
+    Mutant("22", "that the next director is learnt from what has run out", REFRESH,
+           "state=learnt or walk.salvage()", "state=walk.salvage()"),
+    Mutant("22", "that it is a later one", REFRESH,
+           "if new.director_epoch <= job.state.who_directs().director_epoch:", "if False:"),
 )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def size_of(folder: Path) -> int:
 def test_attack_21_poison_that_is_retained_on_every_topic_stops_no_device(tmp_path, manager):
     bench = Bench(tmp_path, manager)
     built = manager.publish(classifier(0), placement(1))
-    newer = manager.publish(classifier(1), placement(2))
+    newer = manager.publish(classifier(0), placement(2))  # as good as the one before
     with bench.run() as agent:
         bench.install(agent, built)
         before = size_of(bench.folder / "state")
