@@ -9,7 +9,6 @@ Rule 3: other threads ask; they touch nothing.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,21 +17,13 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from typing import TypeVar, assert_never
 
-from agent.contract.codec import encode
-from agent.contract.messages import ManagerPresence
-from agent.contract.topics import ASSIGNMENT, MANAGER_PRESENCE, Address
+from agent.contract.topics import ASSIGNMENT
 from agent.errors import AgentError
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, RegistryError, SigningError, UnreachableError
 from fleet.ingest import dispatch
-from fleet.ingest.broker import BrokerLink
-from fleet.ingest.certified_accounts import CertifiedAccounts
-from fleet.ingest.client_authority import find_identity
-from fleet.ingest.file_accounts import FileAccounts
 from fleet.ingest.litter import take_away
-from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News
-from fleet.ingest.mosquitto import MANAGER_USER, PROVISIONER_USER, Backend, backend_of
-from fleet.ingest.provision import Provisioner
+from fleet.ingest.mail import Arrived, Connected, Disconnected, News
 from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
 from fleet.service import (
@@ -40,6 +31,7 @@ from fleet.service import (
     inbox,
     membership,
     overview,
+    reaching,
     retention,
     rollouts,
     runs,
@@ -47,7 +39,7 @@ from fleet.service import (
 )
 from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.downloads import open_downloads
-from fleet.service.errands import Accounts, ErrandRunner, NoAccounts
+from fleet.service.errands import ErrandRunner
 from fleet.service.occupancy import occupy
 
 LOG = logging.getLogger(__name__)
@@ -81,8 +73,8 @@ class RunningManager:
         self._desk = open_desk(config, passphrase, self._heard)
         self._chunks = ChunkServer(self._desk.artifacts)
         self._downloads = open_downloads(config)
-        self._link = self._open_link()
-        self._errands = ErrandRunner(self._accounts, self.post)
+        self._link = reaching.open_link(self._desk)
+        self._errands = ErrandRunner(lambda: reaching.open_accounts(self._desk), self.post)
         self._unsignable: dict[str, float] = {}
         self._ticked = self._checked_metadata = self._prune_next = 0.0
         self._failed = ""
@@ -270,7 +262,7 @@ class RunningManager:
         desk.connected = True
         LOG.info("broker url=%s", desk.config.broker.url)
         desk.outgoing.clear()
-        desk.send(MANAGER_PRESENCE.at(desk.config.manager), _presence(desk, "online"))
+        self._link.publish(reaching.presence(desk, "online"))
         for device in desk.registry.devices.listing(DeviceState.ENROLLED):
             kept = desk.registry.devices.assignment(device.id)
             if kept is not None:
@@ -292,42 +284,10 @@ class RunningManager:
             return
         while desk.outgoing and self._link.unsent_bytes < _MAX_UNSENT_BYTES:
             waiting = desk.outgoing.popleft()
-            self._link.publish(self._message(waiting.address, waiting.payload))
+            self._link.publish(reaching.message(desk, waiting.address, waiting.payload))
         room = _MAX_UNSENT_CHUNK_BYTES - self._link.unsent_bytes
         for address, payload in self._chunks.ready(time.monotonic(), room_bytes=room):
-            self._link.publish(self._message(address, payload))
-
-    def _message(self, address: Address, payload: bytes) -> Message:
-        channel = address.channel
-        return Message(
-            topic=self._desk.topics.write(address),
-            payload=payload,
-            qos=channel.qos,
-            retain=channel.retain,
-            expiry_seconds=channel.expiry_seconds,
-            content_type="application/json" if payload[:1] == b"{" else "application/octet-stream",
-        )
-
-    def _open_link(self) -> BrokerLink:
-        desk = self._desk
-        gone = self._message(MANAGER_PRESENCE.at(desk.config.manager), _presence(desk, "offline"))
-        return BrokerLink(
-            _connection(desk.config, MANAGER_USER, "manager-password"),
-            subscriptions=tuple((topic, 1) for topic in desk.topics.of_manager()),
-            will=gone,
-        )
-
-    def _accounts(self) -> Accounts:
-        config = self._desk.config
-        if config.broker.kind == "embedded":
-            return NoAccounts()
-        connection = _connection(config, PROVISIONER_USER, "provisioner-password")
-        if backend_of(config.broker_folder) is Backend.ACL_FILE:
-            return FileAccounts(config.broker_folder, connection)
-        provisioner, clients = Provisioner(connection, self._desk.topics), self._desk.clients
-        if clients is None:
-            return provisioner
-        return CertifiedAccounts(provisioner, clients, config.broker_folder)
+            self._link.publish(reaching.message(desk, address, payload))
 
     def _heard(self, run: str, word: object) -> None:
         self.post(lambda desk: runs.heard(desk, run, word))
@@ -341,28 +301,6 @@ class RunningManager:
         if self._downloads is not None:
             self._downloads.stop()
         self._errands.stop()
-        self._link.close(
-            self._message(
-                MANAGER_PRESENCE.at(self._desk.config.manager), _presence(self._desk, "offline")
-            )
-        )
+        self._link.close(reaching.presence(self._desk, "offline"))
         self._desk.registry.close()
         self._lock.close()
-
-
-def _connection(config: FleetConfig, user: str, secret: str) -> Connection:
-    password = config.secret(secret)
-    return Connection(
-        url=config.broker.url,
-        ca_file=config.broker_folder / "ca.pem",
-        username=user if password else None,
-        password=password,
-        client_id=user,
-        proxies=config.broker.proxies(os.environ),
-        identity=find_identity(config.broker_folder, user),
-    )
-
-
-def _presence(desk: Desk, s: str) -> bytes:
-    served = s == "online" and bool(desk.config.downloads.url)
-    return encode(ManagerPresence(s=s, epoch=desk.epoch, downloads=served))
