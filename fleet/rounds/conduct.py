@@ -20,17 +20,16 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import assert_never
 
-from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.messages import Task, TaskAnswer
 from agent.errors import ContractError
 from fleet.errors import RefusedError
 from fleet.rounds import engine
+from fleet.rounds.answers import judgement_of, tasks_of
 from fleet.rounds.doors import Doors, Heard
 from fleet.rounds.events import (
     FINAL,
     Answered,
     ChildFinished,
-    Evaluated,
     EvaluationClosed,
     Failed,
     NotEvaluated,
@@ -52,8 +51,6 @@ __all__ = ["Conductor", "Doors", "HeadArrays"]
 
 MAX_RESTARTS = 3
 OFFER_AGAIN_MS = 5_000
-MAX_MESSAGE_BYTES = MAX_PAYLOAD_BYTES - 8 * 1024
-"""A Flower message travels in one MQTT message, beside its signed task."""
 
 
 class Conductor:
@@ -228,26 +225,16 @@ class Conductor:
         self._child = self._launch(begin_word(self._plan, self._head, nodes), put)
 
     def _pushed(self, push: Push, now_ms: int) -> None:
-        tasks = []
         open_now = {t.task for t in self._open_tasks()}
         self._messages = {t: m for t, m in self._messages.items() if t in open_now}
-        for instruction in push.instructions:
-            device, kind = self._devices.get(instruction.node), instruction.kind.partition(".")[0]
-            size = len(instruction.content)
-            if device is None or kind not in ("train", "evaluate") or size > MAX_MESSAGE_BYTES:
-                why = (
-                    f"the Flower app sends {size} bytes of {instruction.kind!r} to node "
-                    f"{instruction.node}; devices take train and evaluate, "
-                    f"at most {MAX_MESSAGE_BYTES} bytes"
-                )
-                self._happen(Failed(why=why[:500], at_ms=now_ms), now_ms)
-                return
-            task = engine.task_name(self._plan.run, push.ordinal, device)
-            self._messages[task] = instruction.content
-            digest = sha256(instruction.content).hexdigest()
-            tasks.append(Posted(task=task, device=device, kind=kind, digest=digest))
+        try:
+            tasks = tasks_of(self._plan.run, push, self._devices)
+        except RefusedError as why:
+            self.fail(str(why), now_ms)
+            return
+        self._messages |= {posted.task: message for posted, message in tasks}
         self._waits_for = push.ordinal
-        event = Pushed(ordinal=push.ordinal, tasks=tuple(tasks), at_ms=now_ms)
+        event = Pushed(ordinal=push.ordinal, tasks=tuple(t for t, _ in tasks), at_ms=now_ms)
         self._happen(event, now_ms)
         self._answer_for_the_gone(now_ms)
 
@@ -275,9 +262,7 @@ class Conductor:
     def _gone(self, why: str, now_ms: int) -> None:
         self.close()
         if self._children > MAX_RESTARTS:
-            self._happen(
-                Failed(why=f"it died {self._children} times: {why}"[:500], at_ms=now_ms), now_ms
-            )
+            self.fail(f"it died {self._children} times: {why}", now_ms)
         elif isinstance(self._state.phase, engine.Driving):
             self._start_child()
 
@@ -355,22 +340,7 @@ class Conductor:
         if answer.outcome == "deferred":
             self._offer_again[answer.task] = now_ms + OFFER_AGAIN_MS
             return "deferred"
-        decide, withheld = answer.decide, answer.withheld
-        decide_running, withheld_running = answer.decide_running, answer.withheld_running
-        event: RunEvent
-        if decide and withheld and decide_running and withheld_running and answer.outcome == "done":
-            event = Evaluated(
-                device=device,
-                decide=decide,
-                withheld=withheld,
-                decide_running=decide_running,
-                withheld_running=withheld_running,
-                at_ms=now_ms,
-            )
-        else:
-            why = answer.why or f"{answer.outcome} without all figures"
-            event = NotEvaluated(device=device, why=why[:500], at_ms=now_ms)
-        self._happen(event, now_ms)
+        self._happen(judgement_of(device, answer, now_ms), now_ms)
         return "counted"
 
     def _counted_out(self, known: bool) -> str:  # noqa: FBT001 -- one private caller's word
