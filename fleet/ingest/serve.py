@@ -77,7 +77,7 @@ class ChunkServer:
         *,
         device_bytes_per_second: float = 256e6,
         total_bytes_per_second: float = 256e6,
-        cast_bytes_per_second: float = 32e6,
+        cast_bytes_per_second: float = 96e6,
     ) -> None:
         self._artifacts = artifacts
         self._rate = device_bytes_per_second
