@@ -258,8 +258,9 @@ class DownloadServer:
         at, end = part.first, part.first + part.length
         bucket = self._bucket_of(device)
         while at < end and not gone.done():
-            await self._take_turn(bucket)
-            block = os.pread(file.fileno(), min(BLOCK_BYTES, end - at), at)
+            size = min(BLOCK_BYTES, end - at)
+            await self._take_turn(bucket, size)
+            block = os.pread(file.fileno(), size, at)
             if not block:  # cut short on the disk: the connection ends before the promise
                 return
             at += len(block)
@@ -270,18 +271,18 @@ class DownloadServer:
                 LOG.info("download device=%s why=unread", device)
                 return
 
-    async def _take_turn(self, bucket: Bucket) -> None:
-        """Wait until a block may leave by both budgets."""
+    async def _take_turn(self, bucket: Bucket, size_bytes: int) -> None:
+        """Wait until so much may leave by both budgets."""
         both = (bucket, self._all)
         while True:
             for each in both:
                 each.refill(time.monotonic())
-            lacking = max((BLOCK_BYTES - b.level) / b.bytes_per_second for b in both)
+            lacking = max((size_bytes - b.level) / b.bytes_per_second for b in both)
             if lacking <= 0:
                 break
             await asyncio.sleep(lacking)
         for each in both:
-            each.level -= BLOCK_BYTES
+            each.level -= size_bytes
 
     def _bucket_of(self, device: str) -> Bucket:
         """Return a device's bucket; those that are full again are forgotten."""

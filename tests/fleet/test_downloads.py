@@ -221,9 +221,11 @@ def test_a_key_that_no_longer_directs_grants_nothing(tmp_path: Path):
 
 
 def test_a_device_has_so_many_answers_at_once_and_no_more(tmp_path: Path):
-    with serving(tmp_path, device_bytes_per_second=70_000.0, device_responses=1) as server:
+    digest = Artifacts(tmp_path / "artifacts").put(os.urandom(40 * 1024 * 1024))
+    large = a_grant(a=digest, url=artifact_url("https://fleet.example", digest))
+    with serving(tmp_path, device_bytes_per_second=1e6, device_responses=1) as server:
         first = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-        first.request("GET", f"/v1/artifacts/{DIGEST}", headers={"Authorization": a_grant()})
+        first.request("GET", f"/v1/artifacts/{digest}", headers={"Authorization": large})
         assert first.getresponse().status == 200  # the rest waits for the budget
         status, told, body = get(server, Authorization=a_grant())
         assert (status, json.loads(body)["code"], told["retry-after"]) == (429, "busy", "1")
