@@ -81,6 +81,7 @@ class Desk:
         strangers, joining, reading, certifying, resuming: How often anybody is told why it may
             not join, a device is answered about joining, is sent metadata, is given a
             certificate, and is followed to versions above our own.
+        telling: How many bytes of what a device says are recorded.
 
     """
 
@@ -103,6 +104,9 @@ class Desk:
     joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
     reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))
     certifying: Turnstile = field(default_factory=lambda: Turnstile(at_once=4, per_second=0.01))
+    telling: Turnstile = field(
+        default_factory=lambda: Turnstile(at_once=64 * 1024 * 1024, per_second=8 * 1024)
+    )
     resuming: Turnstile = field(default_factory=lambda: Turnstile(at_once=3, per_second=1 / 600))
     clients: ClientAuthority | None = None
 

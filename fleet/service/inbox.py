@@ -44,6 +44,8 @@ from fleet.signing.assignment import sign_ack, sign_fresh
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
+_RECORDED = (Presence, Inventory, Reported, Telemetry, Event, Unreadable)
+_ROW_BYTES = 512  # what a record takes beside its payload
 
 
 def take(desk: Desk, arrived: Iterable[Arrived], chunks: ChunkServer) -> None:
@@ -52,7 +54,7 @@ def take(desk: Desk, arrived: Iterable[Arrived], chunks: ChunkServer) -> None:
     with desk.registry.transaction():
         for message in arrived:
             said = _alone(desk, message.topic, partial(_read, desk, message))
-            if said is None:
+            if said is None or not _has_room(desk, said, len(message.payload)):
                 continue
             taken = _alone(desk, message.topic, partial(_take, desk, said, chunks))
             if said.spooled and said.stamp is not None:
@@ -75,6 +77,21 @@ def _alone(desk: Desk, topic: str, take_one: Callable[[], R]) -> R | None:
     except Exception:  # a bug; delivered again at every start, it would keep the manager down
         LOG.exception("dropped topic=%s", topic)
     return None
+
+
+def _has_room(desk: Desk, said: Said, size_bytes: int) -> bool:
+    """Return whether this is to be recorded now.
+
+    Of a device that says more than any outbox holds, the rest stays unacknowledged: it comes
+    again, later. Otherwise one stolen device would fill the disk under all of them.
+    """
+    if not isinstance(said.body, _RECORDED):
+        return True
+    if desk.telling.lets(said.device, desk.now_ms(), size_bytes + _ROW_BYTES):
+        return True
+    if desk.telling.begins_to_refuse(said.device):
+        LOG.warning("device=%s says more than is recorded; it will say it again", said.device)
+    return False
 
 
 def _count_unusable(desk: Desk, said: Said) -> None:

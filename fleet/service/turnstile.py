@@ -1,4 +1,4 @@
-"""How often somebody may make the manager work: so many at once, so many a second after.
+"""How much somebody may make the manager work: so much at once, so much a second after.
 
 Rule 1: whoever is turned away gets no answer, since that is what costs; who is honest asks
         again, later.
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-MAX_NAMES: Final = 10_000
+MAX_NAMES: Final = 50_000
 EVERYBODY: Final = ""
 
 
@@ -26,8 +26,8 @@ class Turnstile:
     """Counts by name.
 
     Args:
-        at_once: How many pass without a pause.
-        per_second: How many pass in the long run.
+        at_once: How much passes without a pause.
+        per_second: How much passes in the long run.
 
     """
 
@@ -36,8 +36,8 @@ class Turnstile:
         self._per_second = per_second
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def lets(self, who: str, now_ms: int) -> bool:
-        """Return whether one more passes; a clock that went back lets nobody pass sooner."""
+    def lets(self, who: str, now_ms: int, much: int = 1) -> bool:
+        """Return whether so much more passes; a clock that went back lets nobody pass sooner."""
         bucket = self._buckets.setdefault(who, _Bucket(float(self._at_once), now_ms))
         self._buckets.move_to_end(who)
         while len(self._buckets) > MAX_NAMES:
@@ -45,9 +45,9 @@ class Turnstile:
         waited = max(now_ms - bucket.at_ms, 0) / 1000
         bucket.level = min(self._at_once, bucket.level + waited * self._per_second)
         bucket.at_ms = now_ms
-        if bucket.level < 1:
+        if bucket.level < much:
             return False
-        bucket.level -= 1
+        bucket.level -= much
         bucket.turned_away = False
         return True
 

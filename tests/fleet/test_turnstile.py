@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 from nacl.signing import SigningKey
 
-from agent.contract.messages import MetaRequest, Reported
-from agent.contract.topics import ENROL_REPLY, META, META_REQUEST, REPORTED
+from agent.contract.messages import Event, MetaRequest, Reported
+from agent.contract.topics import ENROL_REPLY, EVENT, META, META_REQUEST, REPORTED
 from fleet.service import membership
 from fleet.service.desk import Desk
 from fleet.service.turnstile import MAX_NAMES, Turnstile
@@ -87,6 +87,27 @@ def test_a_device_that_counts_up_versions_is_followed_so_many_times(desk: Desk):
     seen = desk.repository.published().timestamp.version + 5
     report(honest, 1, seen)
     assert desk.repository.published().timestamp.version > seen
+
+
+def test_a_device_that_says_too_much_is_recorded_later_and_loses_nothing(desk: Desk):
+    desk.telling = Turnstile(at_once=8_000, per_second=1_000)
+    liar, honest = join(desk), join(desk)
+    said = [liar.says(desk, EVENT.at(liar.id, "alarm"), an_alarm(number)) for number in range(30)]
+    recorded = desk.registry.reports.totals(liar.id).accepted
+    assert 5 <= recorded <= 12
+    assert desk.registry.reports.recorded_up_to(liar.id, liar.boot) == recorded
+    honest.says(desk, EVENT.at(honest.id, "alarm"), an_alarm(1))
+    assert desk.registry.reports.totals(honest.id).accepted == 1
+    for seconds in range(60):  # as its outbox says it again
+        desk.now_ms = lambda at=NOW + 1_000 * seconds: at
+        liar.deliver(desk, *said[desk.registry.reports.recorded_up_to(liar.id, liar.boot) :])
+    assert desk.registry.reports.totals(liar.id).accepted == 30
+    assert desk.registry.reports.totals(liar.id).missing == 0
+    assert desk.registry.reports.recorded_up_to(liar.id, liar.boot) == 30
+
+
+def an_alarm(number: int) -> Event:
+    return Event(id=f"{number:032x}", type="alarm", ts=1, up=1, code="x", why="y" * 300)
 
 
 def test_a_clock_that_goes_back_lets_nobody_pass_sooner_and_locks_nobody_out():
