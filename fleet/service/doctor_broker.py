@@ -44,6 +44,7 @@ from fleet.ingest.password_file import (
     render_acl,
 )
 from fleet.ingest.rights import CONTROL_TOPIC, MANAGER_USER, PROVISIONER_USER, Hashed
+from fleet.service.doctor_certificates import check_client_certificates
 from fleet.service.views import StatusView
 
 PATIENCE_SECONDS: Final = 8.0
@@ -67,7 +68,9 @@ def check_broker(
         yield _accounts(config.broker_folder)
         yield _configuration(config)
         if BrokerUrl.parse(config.broker.url).secure:
-            yield check_certificate(config, datetime.fromtimestamp(now_ms / 1000, UTC))
+            now = datetime.fromtimestamp(now_ms / 1000, UTC)
+            yield check_certificate(config, now)
+            yield from check_client_certificates(config, now)
     if isinstance(status, StatusView):
         yield _as_told(config, status)
     elif not running:

@@ -16,7 +16,7 @@ import pytest
 
 from agent.config import load_config
 from agent.contract.checkup import Checkup
-from agent.contract.messages import Finding, Hosted
+from agent.contract.messages import ClientCertificate, Finding, Hosted
 from agent.contract.topics import EVENT
 from agent.daemon.accepted import ACCEPTED
 from agent.disk import Disk
@@ -24,7 +24,8 @@ from agent.doctor.examine import examine
 from agent.doctor.facts import Facts, Held, NoPort, NoProxy, NotTried, Open
 from agent.doctor.gather import gather, tried, why_no_samples
 from agent.doctor.reach import FAR_PORT
-from agent.errors import AgentError, CorruptError
+from agent.errors import AgentError, CorruptError, StoreError
+from agent.identity.certificate import CertificateFile
 from agent.identity.clock import CLOCK
 from agent.identity.device_key import next_boot
 from agent.link.ledger import Totals
@@ -96,6 +97,13 @@ def opened(name: str, mode: int) -> Plant:
 
 def seen(**changes: object) -> Plant:
     return lambda disk: facts_of(disk, **changes)
+
+
+def certified(*, ends_ms: int) -> CertificateFile:
+    """Return a certificate that was issued two years ago and ends at a moment from now."""
+    now = now_ms()
+    certificate = ClientCertificate(pem="", issued_ms=now - 730 * DAY_MS, expires_ms=now + ends_ms)
+    return CertificateFile(seed="00" * 32, certificate=certificate)
 
 
 def held(**changes: object) -> Plant:
@@ -262,6 +270,27 @@ FAULTS = [
         "source:motion",
         "fail",
         "[pipeline.motion]",
+    ),
+    (
+        "a certificate for the broker that ran out",
+        held(certificate=certified(ends_ms=-DAY_MS)),
+        "certificate",
+        "fail",
+        "ran out on",
+    ),
+    (
+        "a certificate for the broker that was not replaced",
+        held(certificate=certified(ends_ms=DAY_MS)),
+        "certificate",
+        "warn",
+        "should have been",
+    ),
+    (
+        "a certificate for the broker that cannot be read",
+        held(certificate=StoreError("certificate.json does not parse")),
+        "certificate",
+        "fail",
+        "enrol this device again",
     ),
     (
         "a proxy variable that is for other programs",

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from agent.contract.topics import Topics
 from fleet.cli.program import fieldfare
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, UnreachableError
+from fleet.ingest.client_authority import ClientAuthority, clients_folder
 from fleet.ingest.mosquitto import Backend, BrokerLayout, write_broker
 from fleet.ingest.password_file import read_dynamic_security
 from fleet.ingest.rights import MANAGER_USER
@@ -197,6 +198,33 @@ def unreadable_settings(config: FleetConfig) -> Found:
 
 SILENT = UnreachableError("no manager answers on the socket")
 
+
+def clients(
+    lost: str = "",
+    *,
+    of_another: bool = False,
+    required: bool = False,
+    age: timedelta = timedelta(0),
+) -> Plant:
+    """Make an authority for client certificates, and spoil it."""
+
+    def plant(config: FleetConfig) -> Found:
+        folder, begun = clients_folder(config.broker_folder), datetime.now(UTC) - age
+        ClientAuthority.create(folder, "demo", begun)
+        if lost:
+            (folder / lost).unlink()
+        if of_another:
+            other = ClientAuthority.create(config.home / "other", "demo", begun)
+            shutil.copy(other.folder / lost, folder / lost)
+            shutil.rmtree(other.folder)
+        if required:
+            path = config.broker_folder / "mosquitto.conf"
+            path.write_text(path.read_text() + "\nrequire_certificate true\n")
+        return found_of(config)
+
+    return plant
+
+
 FAULTS = [
     # what, how it is planted, the check, its state, words of its sentence
     ("no settings", unreadable_settings, "config", "fail", "fieldfare init"),
@@ -321,6 +349,41 @@ FAULTS = [
     ),
     ("no broker configuration", removed("broker/mosquitto.conf"), "broker-config", "fail", "read"),
     ("no certificate", removed("broker/server.pem"), "tls", "fail", "restore"),
+    (
+        "an authority for clients without its key",
+        clients("ca.key"),
+        "client-certificates",
+        "fail",
+        "restore",
+    ),
+    (
+        "no list of revoked certificates",
+        clients("revoked.pem"),
+        "client-certificates",
+        "fail",
+        "will not start",
+    ),
+    (
+        "a list of revoked certificates by another authority",
+        clients("revoked.pem", of_another=True),
+        "client-certificates",
+        "fail",
+        "was not signed",
+    ),
+    (
+        "an authority for clients that runs out",
+        clients(age=timedelta(days=3000)),
+        "client-certificates",
+        "warn",
+        "runs out in",
+    ),
+    (
+        "a manager without its certificate",
+        clients(required=True),
+        "client-certificates",
+        "fail",
+        "fieldfare-manager has no certificate",
+    ),
     ("a damaged certificate", written("broker/server.pem", "x"), "tls", "fail", "PEM"),
     ("a certificate for another host", certificate(host="a.example"), "tls", "fail", "not name"),
     (
