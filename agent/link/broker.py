@@ -1,4 +1,4 @@
-"""One connection to the broker. Only this module of the device imports the MQTT library.
+"""One connection to the broker. Only ``client`` beside it also imports the MQTT library.
 
 Rule 1: callbacks only hand bytes on; nothing is acknowledged to the broker before its
         reader settles it.
@@ -7,9 +7,7 @@ Rule 2: every connection has a client of its own: a fresh Will, nothing queued f
         daemon, which publishes its state anew on ``Connected``).
 Rule 3: a receipt belongs to one connection, because the broker reuses its numbers.
 Rule 4: topics of other shapes are counted and dropped.
-Rule 5: packets are cut out of the stream here (``packets``), and chunks are read here; every
-        other packet is handed to the library, and a WebSocket's whole stream is its own.
-Rule 6: one thread owns the socket and polls it; every wait has an end. ``publish``,
+Rule 5: one thread owns the socket and polls it; every wait has an end. ``publish``,
         ``settle`` and ``wake`` may be called by other threads.
 
 MQTT 5 throughout (OASIS, 2019).
@@ -18,7 +16,6 @@ MQTT 5 throughout (OASIS, 2019).
 import logging
 import select
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,29 +30,25 @@ from paho.mqtt.client import (
     MQTTMessage,
     WebsocketConnectionError,
 )
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.contract.broker_url import connect_failure, hung_up_at_login, no_websocket
-from agent.contract.dial import dial
-from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.topics import Address, Topics
 from agent.errors import LinkError, MalformedError
+from agent.link.client import MAX_PACKET_BYTES, DiallingClient
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Receipt
-from agent.link.packets import Publish, Stream, read_publish
+from agent.link.packets import Publish
 from agent.link.secure import tls_context
 
 RECEIVE_MAXIMUM = 100
-MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 8 * 1024
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
-SPARE_BYTES = 256 * 1024
-"""Received at once beside the largest packet."""
 RECEIVES = 16
 """In one turn, before what we have to say is said."""
 
@@ -68,87 +61,6 @@ class End:
 
     why: str
     code: int | None = None
-
-
-class _Dialling(Client):
-    """A client of the library that reaches its broker as we do: also through a proxy."""
-
-    def __init__(self, connection: Connection) -> None:
-        address = connection.address
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=connection.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            transport="tcp" if address.path is None else "websockets",
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
-        if address.path is not None:
-            self.ws_set_options(path=address.path)
-        self._ours = connection
-        self._opened: socket.socket | None = None
-        self._stream = Stream(packet_bytes=MAX_PACKET_BYTES, spare_bytes=SPARE_BYTES)
-        self._packet: bytes | None = None
-        self._failure: OSError | None = None
-
-    def receive(self, take: Callable[[Publish], None]) -> bool:
-        """Receive once and deal with every packet that is whole; whether more may wait.
-
-        Raises:
-            MalformedError: The stream is not one of packets that we take.
-
-        """
-        if self._opened is None or self._sock is None:
-            return False
-        try:
-            count = self._opened.recv_into(self._stream.room())
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError as why:
-            count, self._failure = 0, why
-        if count == 0:
-            self._give(b"")  # the library notices the end, and says so
-            return False
-        self._stream.received(count)
-        while (packet := self._stream.next()) is not None and self._sock is not None:
-            publish = read_publish(packet)
-            if publish is None:
-                self._give(bytes(packet))
-            else:
-                take(publish)
-        return self._sock is not None
-
-    def _give(self, packet: bytes) -> None:
-        self._packet = packet
-        self.loop_read()
-        self._packet = None
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        """Serve the library from the packet that it is given."""
-        if self.transport == "websockets":
-            return super()._sock_recv(bufsize)
-        if self._failure is not None:
-            raise self._failure
-        if self._packet is None:
-            raise BlockingIOError
-        taken = self._packet[:bufsize]
-        self._packet = self._packet[bufsize:] or None
-        return taken
-
-    def _create_socket_connection(self) -> socket.socket:
-        limit = self._ours.connect_timeout_seconds
-        self._opened = dial(self._ours.address, self._ours.proxies, limit)
-        return self._opened
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        wrapped = super()._ssl_wrap_socket(tcp_sock)
-        self._opened = wrapped
-        return wrapped
-
-    def abandon(self) -> None:
-        """Close what was opened for a connection that did not come about."""
-        if self._opened is not None:
-            self._opened.close()
 
 
 class Wire:
@@ -339,8 +251,8 @@ class Wire:
             if self._arrivals == before or self._client.socket() is None:
                 return
 
-    def _make_client(self, will: Outgoing | None) -> "_Dialling":
-        client = _Dialling(self._connection)
+    def _make_client(self, will: Outgoing | None) -> "DiallingClient":
+        client = DiallingClient(self._connection)
         client.connect_timeout = self._connection.connect_timeout_seconds
         client.username_pw_set(self._connection.username, self._connection.password)
         if self._connection.address.secure:

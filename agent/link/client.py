@@ -1,0 +1,106 @@
+"""The MQTT library's client, as this device uses it: its way to the broker, and its stream.
+
+Rule 1: the connection is made as ``dial`` makes it, also through a proxy.
+Rule 2: what comes is received here, once for many packets: the library asks the system for
+        each of the first bytes of a packet, and copies a payload four times.
+Rule 3: a packet that ``read_publish`` does not know is handed to the library whole. A
+        WebSocket's stream is the library's own.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from agent.contract.dial import dial
+from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.link.connection import Connection
+from agent.link.packets import Publish, Stream, read_publish
+
+MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 8 * 1024
+SPARE_BYTES: Final = 256 * 1024
+"""Received at once beside the largest packet."""
+
+
+class DiallingClient(Client):
+    """A client of the library that reaches its broker as we do: also through a proxy."""
+
+    def __init__(self, connection: Connection) -> None:
+        address = connection.address
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=connection.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            transport="tcp" if address.path is None else "websockets",
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        if address.path is not None:
+            self.ws_set_options(path=address.path)
+        self._ours = connection
+        self._opened: socket.socket | None = None
+        self._stream = Stream(packet_bytes=MAX_PACKET_BYTES, spare_bytes=SPARE_BYTES)
+        self._packet: bytes | None = None
+        self._failure: OSError | None = None
+
+    def receive(self, take: Callable[[Publish], None]) -> bool:
+        """Receive once and deal with every packet that is whole; whether more may wait.
+
+        Raises:
+            MalformedError: The stream is not one of packets that we take.
+
+        """
+        if self._opened is None or self._sock is None:
+            return False
+        try:
+            count = self._opened.recv_into(self._stream.room())
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as why:
+            count, self._failure = 0, why
+        if count == 0:
+            self._give(b"")  # the library notices the end, and says so
+            return False
+        self._stream.received(count)
+        while (packet := self._stream.next()) is not None and self._sock is not None:
+            publish = read_publish(packet)
+            if publish is None:
+                self._give(bytes(packet))
+            else:
+                take(publish)
+        return self._sock is not None
+
+    def _give(self, packet: bytes) -> None:
+        self._packet = packet
+        self.loop_read()
+        self._packet = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Serve the library from the packet that it is given."""
+        if self.transport == "websockets":
+            return super()._sock_recv(bufsize)
+        if self._failure is not None:
+            raise self._failure
+        if self._packet is None:
+            raise BlockingIOError
+        taken = self._packet[:bufsize]
+        self._packet = self._packet[bufsize:] or None
+        return taken
+
+    def _create_socket_connection(self) -> socket.socket:
+        limit = self._ours.connect_timeout_seconds
+        self._opened = dial(self._ours.address, self._ours.proxies, limit)
+        return self._opened
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        wrapped = super()._ssl_wrap_socket(tcp_sock)
+        self._opened = wrapped
+        return wrapped
+
+    def abandon(self) -> None:
+        """Close what was opened for a connection that did not come about."""
+        if self._opened is not None:
+            self._opened.close()
