@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, Config, load_config
-from agent.contract.plain_text import plain
+from agent.contract.plain_text import plain, plain_json
 from agent.contract.proxy import Proxies
 from agent.errors import AgentError, ConfigError
 
@@ -218,7 +218,7 @@ def status(state_dir: Path | None, config_file: Path | None, output: str) -> Non
     from agent.daemon.status import describe, read_status
 
     found = read_status(_state_dir(state_dir, config_file))
-    click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
+    click.echo(_json(found) if output == "json" else describe(found))
 
 
 @cli.command()
@@ -254,7 +254,7 @@ def doctor(
     with suppress(ConfigError):  # the checkup will say it
         become_owner(_state_dir(state_dir, config_file))
     found = examine(gather(state_dir, config_file, os.environ))
-    click.echo(msgspec.json.encode(found).decode() if output == "json" else describe(found))
+    click.echo(_json(found) if output == "json" else describe(found))
     if found.failed:
         context.exit(1)
 
@@ -291,6 +291,10 @@ def verify(context: click.Context, files: tuple[Path, ...]) -> None:
     click.echo(f"{judged} vectors, {differ} answers differ", err=True)
     if differ:
         context.exit(1)
+
+
+def _json(found: msgspec.Struct) -> str:
+    return plain_json(msgspec.json.encode(found).decode())
 
 
 def _state_dir(state_dir: Path | None, config_file: Path | None) -> Path:

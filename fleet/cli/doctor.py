@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from agent.contract.plain_text import plain_json
 from fleet.cli.client import ManagerClient
 from fleet.cli.output import home_option, output_option
 from fleet.config import FleetConfig
@@ -45,7 +46,7 @@ def doctor(context: click.Context, home: Path, output: str) -> None:
         )
     )
     if output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        click.echo(plain_json(msgspec.json.format(msgspec.json.encode(found), indent=2).decode()))
     else:
         click.echo(describe(found))
     if found.failed:
