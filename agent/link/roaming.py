@@ -226,8 +226,7 @@ def _onwards(state: Roaming, *, at_once: bool) -> tuple[Roaming, tuple[Effect, .
 
 
 def _proved(state: Roaming) -> tuple[Roaming, tuple[Effect, ...]]:
-    listed = state.at in state.listed or not state.listed
-    moved = listed and state.at != state.home
+    moved = state.at != state.home  # and then it is listed: nothing else is known beside home
     after = replace(
         state,
         home=state.at if moved else state.home,

@@ -63,3 +63,5 @@ def resume(held: "Published", settle: Settle) -> None:
         click.echo(f"no device has seen more than targets version {view.versions['targets']}")
         return
     settle(propose_lift(held, view.seen["targets"], datetime.now(UTC)))
+    if settle.file is None:
+        click.echo("next: publish again what the list lacks, and roll it out")

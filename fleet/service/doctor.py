@@ -23,6 +23,7 @@ from fleet.registry.content_keys import ContentKeys
 from fleet.registry.database import Database
 from fleet.registry.schema import STEPS, refuse_newer, version_of
 from fleet.registry.sqlite import Registry
+from fleet.service import resumption
 from fleet.service.doctor_broker import check_broker
 from fleet.service.doctor_downloads import check_downloads
 from fleet.service.doctor_trust import check_clock, check_keys, check_repository
@@ -205,12 +206,28 @@ def _registry(registry: Registry, config: FleetConfig, held: Published | None) -
             told += f"; {archives} archives, of which {away} lie elsewhere and were not looked at"
         yield well("registry", told)
     yield _artifacts(registry, Artifacts(config.artifacts), ContentKeys(config.content_keys), held)
+    yield from _forgotten(registry, held)
     apart = [d for d in registry.devices.listing() if d.quarantined_why is not None]
     if apart:
         yield doubt(
             "quarantine",
             f"{len(apart)} devices are passed over, {apart[0].id} because of "
             f"{apart[0].quarantined_why}",
+        )
+
+
+def _forgotten(registry: Registry, held: Published | None) -> Iterator[Check]:
+    ahead = resumption.seen(registry, held) if held else {}
+    for role, version in sorted(ahead.items()):
+        again = (
+            "publish the change of root again, `fieldfare keys root publish` with its proposal"
+            if role == "root"
+            else "`fieldfare repo resume` has them signed above, and says what to do then"
+        )
+        yield ill(
+            f"forgotten:{role}",
+            f"devices have seen {role} version {version}, which this manager has not: it was "
+            f"restored from an older copy; {again}",
         )
 
 

@@ -24,8 +24,10 @@ from agent.contract.messages import Reported
 from fleet.errors import SigningError
 from fleet.ingest.dispatch import MAX_REPORTED_SEQUENCE
 from fleet.registry.devices import DeviceState
+from fleet.registry.sqlite import Registry
 from fleet.service.desk import Desk
 from fleet.signing.lifting import MAX_AHEAD
+from fleet.signing.published import Published
 
 LOG = logging.getLogger(__name__)
 _OFFLINE: Final = ("root", "targets")
@@ -38,12 +40,11 @@ def take_up(desk: Desk, device: str, reported: Reported) -> None:
     _resume_reports(desk, device, reported)
 
 
-def seen(desk: Desk) -> dict[str, int]:
+def seen(registry: Registry, held: Published) -> dict[str, int]:
     """Return, of the roles that people sign, the versions that devices saw and we do not hold."""
-    held = desk.repository.published()
     own = {"root": held.root.version, "targets": held.targets.version}
     found: dict[str, int] = {}
-    for device in desk.registry.devices.listing(DeviceState.ENROLLED):
+    for device in registry.devices.listing(DeviceState.ENROLLED):
         versions = device.reported.versions if device.reported else {}
         for role in _OFFLINE:
             version = versions.get(role, 0)

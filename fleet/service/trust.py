@@ -69,7 +69,7 @@ def show(desk: Desk) -> TrustView:
         },
         root_digest=desk.repository.root_digest(),
         director_epoch=held.authority.director_epoch,
-        seen=resumption.seen(desk),
+        seen=resumption.seen(desk.registry, held),
     )
 
 

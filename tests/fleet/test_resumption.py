@@ -149,4 +149,4 @@ def test_what_devices_saw_counts_only_while_they_are_enrolled(desk):
     device = join(desk)
     reports(desk, device, versions={"targets": 5})
     desk.registry.devices.revoke(device.id, at_ms=1)
-    assert resumption.seen(desk) == {}
+    assert resumption.seen(desk.registry, desk.repository.published()) == {}

@@ -92,6 +92,7 @@ def test_a_manager_restored_from_a_copy_before_the_last_assignments_is_obeyed_by
                 eventually(lambda: fleet.online() == DEVICES, 60)
                 eventually(lambda: all(sequence(a) > before[a.id] for a in agents), 60)
                 assert all_run(fleet, "motion v2") is False  # it has forgotten that name
+                assert "devices have seen targets version 3" in fleet.tries("doctor")[1]
                 said = fleet("repo", "resume", "--yes")
                 assert "targets version 2 → 4" in said
                 assert "after a restore; nothing else changes" in said
