@@ -1,6 +1,7 @@
 """What ``scripts/fuzz`` calls: every parser of untrusted bytes, with honest inputs to begin from.
 
-Rule 1: a parser may raise ``ContractError`` or ``TrustError``; anything else is a crash.
+Rule 1: a parser may raise ``ContractError``, ``ModelError`` or ``TrustError``; anything else is
+        a crash.
 Rule 2: seeds are the published vectors and one honest example of each other kind.
 Rule 3: where a signature stands before a parser, the fuzzed bytes are signed, or nothing
         behind the signature would ever be reached.
@@ -55,7 +56,10 @@ from agent.contract.sources import FULL, SEALED
 from agent.contract.tensors import FlowerMessage, Metadata, decode_message, encode_message
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
 from agent.contract.vectors import read_vectors
-from agent.errors import ContractError, TrustError
+from agent.errors import ContractError, ModelError, TrustError
+from agent.infer.arrays import read_npz, write_npz
+from agent.infer.onnx import PROBE_MODEL
+from agent.infer.onnx_file import examine_content
 from agent.update.refresh import refresh
 from agent.update.trust import RefreshJob, RefreshResult, TrustState, pin
 from tests.signed_fleet import SignedFleet
@@ -304,6 +308,21 @@ def tensors() -> tuple[Parser, list[bytes]]:
     return parse, [encode_message(message), records.encode_record("arrays", arrays)]
 
 
+def models() -> tuple[Parser, list[bytes]]:
+    """Model files, before a library opens them, and archives of golden vectors."""
+    folder = Path(__file__).parent / "base_model"
+    golden = write_npz({"v": np.array(1), "in.x": np.ones((1, 3), np.float32)})
+
+    def parse(content: bytes) -> None:
+        each(
+            lambda: examine_content(memoryview(content), "the model"),
+            lambda: read_npz(content, limit_bytes=MAX_INPUT_BYTES),
+        )
+
+    small = (folder / "motion-int8.onnx").read_bytes()[: MAX_INPUT_BYTES // 2]
+    return parse, [PROBE_MODEL, small, golden]
+
+
 PARSERS: dict[str, Callable[[], tuple[Parser, list[bytes]]]] = {
     "envelope": envelopes,
     "manifest": manifests,
@@ -315,6 +334,7 @@ PARSERS: dict[str, Callable[[], tuple[Parser, list[bytes]]]] = {
     "bundle": bundles,
     "topic": topics,
     "tensors": tensors,
+    "model": models,
 }
 
 
@@ -328,5 +348,5 @@ def refused(call: Callable[[], object]) -> None:
     """Make a call that may refuse what it is given."""
     try:
         call()
-    except (ContractError, TrustError):
+    except (ContractError, ModelError, TrustError):
         return

@@ -27,6 +27,7 @@ NAMES = (
     "bundle",
     "topic",
     "tensors",
+    "model",
 )
 ROUNDS = 5
 MAX_GROWTH_BYTES = 8 * 1024 * 1024

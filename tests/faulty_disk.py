@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agent.disk import Disk
+from tests.power_cuts import STAGE, Operation, area_of_state
 
 
 class PowerCutError(BaseException):
@@ -19,7 +20,8 @@ class FaultyDisk(Disk):
     def __init__(self, root: Path, good: int = 10**9) -> None:
         super().__init__(root)
         self.good = good
-        self.log: list[str] = []
+        self.log: list[Operation] = []
+        self._slot_area = STAGE
         self._unsynced: dict[str, list[tuple[int, int]]] = {}
 
     @property
@@ -27,6 +29,8 @@ class FaultyDisk(Disk):
         return len(self.log)
 
     def write(self, name: str, content: bytes) -> None:
+        if name.startswith("slots/"):
+            self._slot_area = area_of_state(content)
         if self._power_fails(f"write {name}"):
             self._make_parent(name)
             self.path(name).write_bytes(content[: len(content) // 2])
@@ -72,7 +76,8 @@ class FaultyDisk(Disk):
         self._unsynced.pop(name, None)
 
     def _power_fails(self, operation: str) -> bool:
-        self.log.append(operation)
+        what, _, name = operation.partition(" ")
+        self.log.append(Operation.of(what, name, self._slot_area))
         if self.used <= self.good:
             return False
         for name, patches in self._unsynced.items():

@@ -32,6 +32,7 @@ from agent.update.slot import Idle
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer
 from tests.faulty_disk import FaultyDisk, PowerCutError
+from tests.power_cuts import Operation
 from tests.releases import Published
 
 SLOT, DEVICE = "motion", "d-aaaaaaaaaaaaaaaa"
@@ -255,7 +256,7 @@ def prepare(story: Story, home: Path) -> None:
         life.outbox.flush()
 
 
-def healthy_operations(story: Story, seed: Path, home: Path, disk_of: DiskOf) -> list[str]:
+def healthy_operations(story: Story, seed: Path, home: Path, disk_of: DiskOf) -> list[Operation]:
     """Live the story without a cut and return every durable operation, in order."""
     shutil.copytree(seed, home)
     disk = disk_of(home, 10**9)
@@ -292,7 +293,7 @@ def _require_tidy(story: Story, life: Life) -> None:
 
 def cut_everywhere(
     story: Story, seed: Path, tmp_path: Path, disk_of: DiskOf, cuts: int = 1
-) -> Iterator[tuple[str, BaseException | None]]:
+) -> Iterator[tuple[Operation | str, BaseException | None]]:
     """Cut the power at every operation, and yield where, and what then went wrong."""
     for good, operation in enumerate(
         healthy_operations(story, seed, tmp_path / f"{story.name}-healthy", disk_of)
@@ -304,8 +305,8 @@ def cut_everywhere(
 
 
 def _cut_and_go_on(
-    story: Story, home: Path, at: tuple[str, int], disk_of: DiskOf, cuts: int
-) -> Iterator[tuple[str, BaseException | None]]:
+    story: Story, home: Path, at: tuple[Operation, int], disk_of: DiskOf, cuts: int
+) -> Iterator[tuple[Operation | str, BaseException | None]]:
     operation, good = at
     director = Director(story.wishes)
     wrong = _one_life(story, disk_of(home, good), director)

@@ -7,6 +7,8 @@ is compared with the bytes that are there.
 
 import math
 from io import BytesIO
+from lzma import LZMAError
+from struct import error as StructError  # noqa: N812 -- it is an exception class
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError  # noqa: N812 -- it is an exception class
@@ -19,6 +21,19 @@ from agent.errors import MalformedError
 from agent.refusals import ArchivePathError, ArraySizeError, OversizedError, PickledArrayError
 
 MAX_MEMBERS = 256
+_DAMAGED = (
+    BadZipFile,
+    ZlibError,
+    LZMAError,
+    StructError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+)
+"""What ``zipfile`` is seen to raise for damaged files."""
 
 _npy: Any = numpy.lib.format
 """Its functions carry no types before numpy 2."""
@@ -49,7 +64,7 @@ def read_npz(content: bytes, *, limit_bytes: int) -> dict[str, NDArray[Any]]:
                 )
                 for member in members
             }
-    except (BadZipFile, ZlibError, NotImplementedError, RuntimeError, EOFError, OSError) as why:
+    except _DAMAGED as why:
         raise MalformedError(f"not an .npz file, or a damaged one: {why}") from why
 
 

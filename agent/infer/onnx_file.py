@@ -76,10 +76,16 @@ def examine_onnx(path: Path) -> None:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as why:
         raise StoreError(f"{what} cannot be read: {why.strerror or why}") from why
-    _examine(view, what)
+    examine_content(view, what)
 
 
-def _examine(view: memoryview, what: str) -> None:
+def examine_content(view: memoryview, what: str) -> None:
+    """Return if the bytes of a file claim nothing that a device must not load.
+
+    Raises:
+        ModelError: As for ``examine_onnx``.
+
+    """
     for magic, (kind, name) in MAGIC.items():
         if bytes(view[: len(magic)]) == magic:
             raise kind(f"{what} is {name}, not an ONNX file")

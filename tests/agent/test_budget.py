@@ -20,6 +20,7 @@ from agent.link.budget import BUDGET, DAY_MS, LOOK_SECONDS, Budget
 from agent.link.fetch import Fetch, Fetched, Fetching
 from agent.link.route import default_interface, read_ipv4, read_ipv6
 from tests.faulty_disk import FaultyDisk, PowerCutError
+from tests.power_cuts import count_cuts
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "budget-v1.json"
 CHUNK = 65_536
@@ -214,6 +215,7 @@ def test_a_power_cut_at_any_moment_forgets_no_byte(
     healthy = live(tmp_path / "healthy", 10**9)
     for cut in range(healthy.used):
         live(tmp_path / f"cut-{cut}", cut)
+    count_cuts(record_property, healthy.log)
     record_property("measured", f"power cut: budget, at each of {healthy.used} durable operations")
 
 

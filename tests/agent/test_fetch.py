@@ -27,6 +27,7 @@ from agent.link.fetch import (
     Progress,
 )
 from tests.faulty_disk import FaultyDisk, PowerCutError
+from tests.power_cuts import count_cuts
 
 CHUNK = 1024
 SLOW = 100_000.0  # bytes a second: 64 chunks take longer than half a second
@@ -365,4 +366,5 @@ def test_a_power_cut_at_every_operation_costs_at_most_one_stretch(
         assert Disk(root).names("store") == [later.artifact.digest], f"cut at {cut.log[-1]}"
         assert len(later.asked) <= 150 - arrived + PERSIST_CHUNKS + 1
         shutil.rmtree(root)
+    count_cuts(record_property, healthy.log)
     record_property("measured", f"power cut: fetch, at each of {healthy.used} durable operations")

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.errors import InputRefusedError, MalformedError, ModelError
+from agent.errors import ContractError, InputRefusedError, MalformedError, ModelError
 from agent.infer.arrays import read_npz, write_npz
-from agent.infer.golden import check_golden, make_golden
+from agent.infer.golden import check_golden, make_golden, require_golden
 from agent.infer.onnx import OnnxRuntime
 from tests.small_models import SAMPLES, adder, classifier, failing
 
@@ -164,3 +164,19 @@ def claimed(shape):
 def test_an_npz_that_lies_is_refused_before_it_is_believed(content, sentence):
     with pytest.raises(MalformedError, match=sentence):
         read_npz(content, limit_bytes=10**6)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"v": np.array("one")}, id="a version in words"),
+        pytest.param({"v": np.array(1), "in.x": np.array(1.0)}, id="a tensor without vectors"),
+        pytest.param({"v": np.array(1), "in.x": np.array(["a"])}, id="words for numbers"),
+        pytest.param({"v": np.array(1)}, id="nothing"),
+    ],
+)
+def test_a_hostile_golden_file_is_a_refusal_and_no_crash(members):
+    content = write_npz(members)
+    with pytest.raises((ContractError, ModelError)):
+        require_golden(content)
+    assert not check_golden(OnnxRuntime(classifier()), content, 1e-3).held

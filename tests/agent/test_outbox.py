@@ -14,6 +14,8 @@ from agent.disk import Disk
 from agent.errors import DiskFullError, NewerStateError, StoreError
 from agent.link.outbox import MAX_QUARANTINED, Outbox, Record, read_totals
 from tests.faulty_disk import FaultyDisk, PowerCutError
+from tests.power_cuts import Record as Record_
+from tests.power_cuts import count_cuts
 
 KEY = SigningKey(bytes(32))
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "outbox-v1"
@@ -310,7 +312,7 @@ def live_twice(disk: FaultyDisk, promised: dict[tuple[int, int], bytes], fleet: 
 
 
 def test_a_power_cut_at_every_operation_loses_no_promise_and_doubles_no_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record_
 ) -> None:
     # what is cut here is the order of operations; waiting for the medium adds only minutes
     monkeypatch.setattr("os.fsync", lambda _: None)
@@ -337,7 +339,8 @@ def test_a_power_cut_at_every_operation_loses_no_promise_and_doubles_no_number(
         totals = box.totals()
         assert totals.appended == totals.acknowledged + totals.dropped
         shutil.rmtree(root)
-    print(f"cut the power at {healthy.used} operations of the outbox")
+    count_cuts(record_property, healthy.log)
+    record_property("measured", f"power cut: outbox, at each of {healthy.used} durable operations")
 
 
 def test_an_append_costs_little(tmp_path: Path) -> None:

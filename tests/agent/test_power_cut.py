@@ -1,6 +1,7 @@
 """The power is cut at every durable operation of an update, and one release is always whole."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from agent.errors import CorruptError, MismatchError
 from agent.update import machine
 from agent.update.store import Store
 from tests.faulty_disk import FaultyDisk
+from tests.power_cuts import ACTIVATE, COMMIT, FETCH, OUTBOX, STAGE, Operation, Record, count_cuts
 from tests.releases import Published
 from tests.slot_life import (
     DiskOf,
@@ -87,25 +89,27 @@ STORIES = (
     ),
 )
 BY_NAME = {story.name: story for story in STORIES}
-Record = Callable[[str, object], None]
 
 
 def wrongs(
     story: Story, tmp_path: Path, disk_of: DiskOf = FaultyDisk, cuts: int = 1
-) -> tuple[int, list[str]]:
-    """Return how often the power was cut, and what went wrong after which cut."""
+) -> tuple[list[Operation | str], list[str]]:
+    """Return where the power was cut, and what went wrong after which cut."""
     seed = tmp_path / f"{story.name}-seed"
     seed.mkdir()
     prepare(story, seed)
     results = list(cut_everywhere(story, seed, tmp_path, disk_of, cuts))
-    return len(results), [f"{at}: {wrong!r}" for at, wrong in results if wrong is not None]
+    return [at for at, _ in results], [
+        f"{at}: {wrong!r}" for at, wrong in results if wrong is not None
+    ]
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 def test_a_cut_at_any_operation_leaves_one_whole_release_and_one_report(
     story: Story, tmp_path: Path, record_property: Record
 ):
-    count, wrong = wrongs(story, tmp_path)
+    cuts, wrong = wrongs(story, tmp_path)
+    count = count_cuts(record_property, (at for at in cuts if isinstance(at, Operation)))
     record_property("measured", f"power cut: {story.name}, at each of {count} durable operations")
     assert wrong == []
     assert count > 10
@@ -115,10 +119,11 @@ def test_a_cut_at_any_operation_leaves_one_whole_release_and_one_report(
 def test_a_second_cut_anywhere_in_the_recovery_changes_nothing(
     name: str, tmp_path: Path, record_property: Record
 ):
-    count, wrong = wrongs(BY_NAME[name], tmp_path, cuts=2)
-    record_property("measured", f"power cut: {name}, and again while recovering: {count} pairs")
+    cuts, wrong = wrongs(BY_NAME[name], tmp_path, cuts=2)
+    pairs = len(cuts)
+    record_property("measured", f"power cut: {name}, and again while recovering: {pairs} pairs")
     assert wrong == []
-    assert count > 200
+    assert pairs > 200
 
 
 def test_every_kind_of_durable_operation_is_among_the_cuts(tmp_path: Path):
@@ -131,6 +136,9 @@ def test_every_kind_of_durable_operation_is_among_the_cuts(tmp_path: Path):
     places = {re.split("[/.]", line.split()[1])[0] for line in log}
     assert any(line.startswith("rename") and line.endswith(".map") for line in log)
     assert places == {"boot", "outbox", "slots", "store"}
+    areas = Counter(line.area for line in log)
+    assert {FETCH, STAGE, ACTIVATE, COMMIT, OUTBOX} <= set(areas)
+    assert areas.total() > 60
 
 
 class InPlace(FaultyDisk):

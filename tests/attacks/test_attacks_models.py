@@ -4,6 +4,7 @@ import io
 import pickle
 import re
 import zipfile
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
@@ -204,6 +205,17 @@ def test_attack_27_no_member_of_an_archive_is_written_anywhere(tmp_path, monkeyp
     assert not check_golden(OnnxRuntime(classifier()), slipping(), 1e-3).held
     assert not Path("../../slipped.npy").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attack_27_no_damage_to_an_archive_ends_in_anything_but_a_refusal():
+    whole = write_npz({"v": np.array(1), "in.x": np.ones((4, 3), np.float32)})
+    rng = np.random.default_rng(27)
+    for at in range(len(whole)):
+        spoiled = bytearray(whole)
+        spoiled[at] ^= int(rng.integers(1, 256))
+        for content in (whole[:at], whole[at:], bytes(spoiled)):
+            with suppress(ContractError):
+                read_npz(content, limit_bytes=10**6)
 
 
 def test_attack_27_no_array_is_unpickled_or_larger_than_its_bytes():
