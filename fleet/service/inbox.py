@@ -102,9 +102,9 @@ def _count_unusable(desk: Desk, said: Said) -> None:
 
 
 def _read(desk: Desk, message: Arrived) -> Said | None:
-    address = desk.topics.read(message.topic)
     if not message.payload:
         return None  # somebody cleared a retained topic
+    address = desk.topics.read(message.topic)
     if address.channel is ENROL_REQUEST:
         membership.ask_to_join(desk, address.who, message.payload)
         return None
