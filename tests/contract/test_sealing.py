@@ -3,6 +3,7 @@
 from io import BytesIO
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl import bindings
@@ -17,7 +18,7 @@ from agent.contract.sealing import (
     unwrap_key,
     wrap_key,
 )
-from agent.contract.sources import PLAIN, SEALED
+from agent.contract.sources import FULL, PLAIN, SEALED
 from agent.errors import ContractError, CorruptError, TrustError
 from agent.refusals import (
     BadStreamError,
@@ -114,6 +115,24 @@ def test_parts_two_and_three_in_the_other_order_are_refused():
     assert opened(head + first + second + third) == content
     with pytest.raises(DisorderedStreamError):
         opened(head + first + third + second)
+
+
+def test_a_last_part_before_the_end_is_refused():
+    state = bindings.crypto_secretstream_xchacha20poly1305_state()
+    frame = seal_stream(bytes(PART_BYTES + 1), KEY)[:FRAME]
+    push = bindings.crypto_secretstream_xchacha20poly1305_push
+    final = bindings.crypto_secretstream_xchacha20poly1305_TAG_FINAL
+    header = bindings.crypto_secretstream_xchacha20poly1305_init_push(state, KEY)
+    parts = (push(state, content, frame, final) for content in (bytes(PART_BYTES), b"!"))
+    with pytest.raises(DisorderedStreamError, match="not its last"):
+        opened(b"".join((frame, header, *parts)))
+
+
+def test_bytes_after_a_compressed_artifact_are_refused():
+    packed = zstandard.compress(b"abc") + b"something more"
+    sealed = BytesIO(seal_stream(packed, KEY))
+    with pytest.raises(CorruptError):
+        list(expand_source(SEALED + FULL, sealed, None, 3, KEY))
 
 
 def test_another_key_is_told_from_a_damaged_stream():

@@ -14,9 +14,12 @@ from agent.contract.sources import (
     FULL,
     MAX_PATCHED_BYTES,
     PATCH,
+    PLAIN,
+    SEALED,
     SUBTRACT,
     WINDOW_LOG,
     choose_source,
+    full_source,
 )
 from agent.errors import CorruptError, MalformedError, UnsupportedError
 
@@ -135,3 +138,35 @@ def test_a_frame_that_wants_a_larger_window_than_ours_is_refused():
 def test_a_difference_longer_than_its_base_keeps_its_end():
     difference = bytes((c - b) % 256 for c, b in zip(CONTENT[:100], b"\7" * 100, strict=True))
     assert out(SUBTRACT, packed(difference + CONTENT[100:]), b"\7" * 100) == CONTENT
+
+
+def encrypted(*sources: Source) -> Artifact:
+    return msgspec.structs.replace(describe_artifact(CONTENT), chunks="", sources=sources)
+
+
+def test_an_encrypted_artifact_is_made_from_its_sealed_sources_and_nothing_else():
+    plain, delta = source(FULL, 900), source(SEALED + SUBTRACT, 100, BASE)
+    full = source(SEALED + PLAIN, len(CONTENT) + 60)
+    artifact = encrypted(plain, delta, full)
+    assert choose_source(artifact, {BASE: 5}.get, ()) == delta
+    assert choose_source(artifact, {}.get, ()) == full
+    assert choose_source(artifact, {}.get, {full.digest}) is None
+    assert full_source(encrypted(delta, full)) == full
+
+
+def test_an_artifact_that_is_not_encrypted_is_not_made_from_a_sealed_source():
+    assert choose_source(wanted(source(SEALED + FULL, 900)), {}.get, ()) is None
+    assert choose_source(wanted(source(PLAIN, 900)), {}.get, ()) is None
+
+
+def test_a_source_at_hand_goes_before_a_smaller_one():
+    full, delta = source(FULL, 900), source(SUBTRACT, 100, BASE)
+    assert choose_source(wanted(full, delta), {BASE: 5, full.digest: 900}.get, ()) == full
+    assert choose_source(wanted(full, delta), {BASE: 5, full.digest: 899}.get, ()) == delta
+
+
+def test_an_encrypted_artifact_without_a_full_stream_cannot_be():
+    with pytest.raises(ValueError, match="one hash for each chunk"):
+        encrypted(source(SEALED + PATCH, 90, BASE))
+    with pytest.raises(ValueError, match="one hash for each chunk"):
+        encrypted()

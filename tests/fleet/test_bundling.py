@@ -82,10 +82,12 @@ def test_each_device_gets_an_assignment_that_it_would_believe_and_the_fleet_says
 
 def test_the_next_bundle_is_newer_and_lasts_as_long(desk):
     device = add(desk, 1)
-    first, second = make(desk), make(desk)
+    first, later_ms = make(desk), desk.now_ms() + 3 * DAY_MS
+    desk.now_ms = lambda: later_ms
+    second = make(desk)
     assert first.assignments[device] != second.assignments[device]
     assert desk.registry.devices.assignment(device).sequence == 2
-    assert second.until_ms >= first.until_ms
+    assert second.until_ms - later_ms > 6 * DAY_MS
 
 
 def test_what_else_a_device_is_wanted_to_run_and_does_not_yet_is_carried_too(desk):
