@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from agent.contract.frames import Piece
+from agent.contract.frames import Piece, split_file
 from agent.contract.limits import MAX_CHUNKS_PER_REQUEST, MAX_OUTSTANDING_BYTES
 from agent.contract.manifest import Artifact, describe_artifact
 from agent.contract.messages import ChunkRequest
@@ -321,6 +321,29 @@ def test_a_killed_process_costs_only_what_was_on_its_way(tmp_path: Path) -> None
     later = link(300)
     assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
     assert len(later.asked) == 100
+
+
+def test_a_killed_process_costs_nothing_where_chunks_came_from_the_end(tmp_path: Path) -> None:
+    path = link(3 * MAX_UNPERSISTED_CHUNKS)
+    begun = fetch(Disk(tmp_path), path)
+    pieces = split_file(bytes.fromhex(path.artifact.digest[:16]), path.body, CHUNK)
+    late = pieces[2 * MAX_UNPERSISTED_CHUNKS :]
+    for piece in late[:-1]:  # others asked for them: they travel for everybody
+        begun.take(piece, 0.0)
+    later = link(3 * MAX_UNPERSISTED_CHUNKS)
+    assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
+    assert stored(tmp_path, later) == later.body
+    assert len(later.asked) <= 2 * MAX_UNPERSISTED_CHUNKS + 1
+
+
+def test_a_lost_map_costs_time_and_no_chunk(tmp_path: Path) -> None:
+    path = link(2 * MAX_UNPERSISTED_CHUNKS)
+    path.carry(fetch(Disk(tmp_path), path), pieces=2 * MAX_UNPERSISTED_CHUNKS - 5)
+    for left in (tmp_path / "store").glob("*.map"):
+        left.unlink()
+    later = link(2 * MAX_UNPERSISTED_CHUNKS)
+    assert isinstance(later.carry(fetch(Disk(tmp_path), later)), Fetched)
+    assert len(later.asked) <= 5 + 1
 
 
 def test_on_a_fast_link_the_map_is_still_written_every_so_many_chunks(tmp_path: Path) -> None:
