@@ -8,6 +8,9 @@ Rule 4: small packets are sent at once.
 """
 
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Timer
 from time import monotonic
 
 from agent.contract.broker_url import BrokerUrl
@@ -51,6 +54,31 @@ def dial(address: BrokerUrl, proxies: Proxies, timeout_seconds: float) -> socket
         stream.close()
         raise
     return stream
+
+
+@contextmanager
+def hung_up_after(seconds: float, opened: Callable[[], socket.socket | None]) -> Iterator[None]:
+    """Hang up in the middle of what takes longer: for those who wait for each byte anew.
+
+    Args:
+        seconds: How long it may take.
+        opened: Returns the connection, once there is one.
+
+    """
+    timer = Timer(seconds, _hang_up, (opened,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hang_up(opened: Callable[[], socket.socket | None]) -> None:
+    stream = opened()
+    if stream is not None:
+        with suppress(OSError):
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 def _open_tunnel(stream: socket.socket, proxy: Proxy, address: BrokerUrl, deadline: float) -> None:

@@ -108,21 +108,14 @@ class Wire:
             LinkError: The broker cannot be reached.
 
         """
-        address = self._connection.address
-        expiry = self._connection.session_expiry_seconds
         wanted = _new_properties(PacketTypes.CONNECT)
-        wanted.SessionExpiryInterval = expiry
+        wanted.SessionExpiryInterval = self._connection.session_expiry_seconds
         wanted.ReceiveMaximum = RECEIVE_MAXIMUM
         wanted.MaximumPacketSize = MAX_PACKET_BYTES
         near = Random().uniform(0.9, 1.1)  # noqa: S311 - spreads pings, keeps no secret
         try:
-            self._client.connect(
-                address.host,
-                address.port,
-                keepalive=max(1, round(self._connection.keepalive_seconds * near)),
-                clean_start=expiry == 0,
-                properties=wanted,
-            )
+            keepalive = max(1, round(self._connection.keepalive_seconds * near))
+            self._client.connect_in_time(keepalive, wanted)
         except WebsocketConnectionError as why:
             self._client.abandon()
             raise LinkError(no_websocket(self._connection.url)) from why

@@ -14,8 +14,9 @@ from typing import Final
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
 
-from agent.contract.dial import dial
+from agent.contract.dial import dial, hung_up_after
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.link.connection import Connection
 from agent.link.packets import Publish, Stream, read_publish
@@ -99,6 +100,18 @@ class DiallingClient(Client):
         wrapped = super()._ssl_wrap_socket(tcp_sock)
         self._opened = wrapped
         return wrapped
+
+    def connect_in_time(self, keepalive_seconds: int, properties: Properties) -> None:
+        """Connect; the library waits anew for each byte of a WebSocket's handshake."""
+        address, expiry = self._ours.address, self._ours.session_expiry_seconds
+        with hung_up_after(2 * self._ours.connect_timeout_seconds, lambda: self._opened):
+            self.connect(
+                address.host,
+                address.port,
+                keepalive=keepalive_seconds,
+                clean_start=expiry == 0,
+                properties=properties,
+            )
 
     def abandon(self) -> None:
         """Close what was opened for a connection that did not come about."""

@@ -36,8 +36,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.contract.broker_url import connect_failure, no_websocket
-from agent.contract.dial import dial
+from agent.contract.broker_url import connect_failure, hung_up_at_login, no_websocket
+from agent.contract.dial import dial, hung_up_after
 from agent.errors import ProxyError
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News, Receipt
 
@@ -102,6 +102,18 @@ class _Dialling(Client):
         self._opened = wrapped
         return wrapped
 
+    def connect_in_time(self, keepalive_seconds: int, properties: Properties) -> None:
+        """Connect; the library waits anew for each byte of a WebSocket's handshake."""
+        address, expiry = self._ours.address, self._ours.session_expiry_seconds
+        with hung_up_after(2 * self._ours.connect_timeout_seconds, lambda: self._opened):
+            self.connect(
+                address.host,
+                address.port,
+                keepalive=keepalive_seconds,
+                clean_start=expiry == 0,
+                properties=properties,
+            )
+
     def abandon(self) -> None:
         """Close what was opened for a connection that did not come about."""
         if self._opened is not None:
@@ -124,7 +136,7 @@ class BrokerLink:
         self._client: _Dialling | None = None
         self._epoch = 0
         self._subscribed = False
-        self._session_present = False
+        self._session_present = self._welcome = False
         self._end: str | None = None
         self._failures = 0
         self._next_attempt = 0.0
@@ -255,24 +267,16 @@ class BrokerLink:
 
     def _connect(self) -> None:
         self._epoch += 1
-        self._subscribed = False
+        self._subscribed = self._welcome = False
         self._end = None
-        expiry = self._connection.session_expiry_seconds
         wanted = _new_properties(PacketTypes.CONNECT)
-        wanted.SessionExpiryInterval = expiry
+        wanted.SessionExpiryInterval = self._connection.session_expiry_seconds
         wanted.ReceiveMaximum = RECEIVE_MAXIMUM
         wanted.MaximumPacketSize = MAX_PACKET_BYTES
-        address = self._connection.address
         self._deadline = monotonic() + 2 * self._connection.connect_timeout_seconds
         try:
             client = self._client = self._make_client()
-            client.connect(
-                address.host,
-                address.port,
-                keepalive=self._connection.keepalive_seconds,
-                clean_start=expiry == 0,
-                properties=wanted,
-            )
+            client.connect_in_time(self._connection.keepalive_seconds, wanted)
         except ProxyError as why:
             self._end = str(why)
         except WebsocketConnectionError:
@@ -353,6 +357,7 @@ class BrokerLink:
         if reason.is_failure:
             self._end = f"the broker refused the manager: {reason.getName()}"
             return
+        self._welcome = True
         self._session_present = flags.session_present
         if not self._subscriptions:
             self._on_subscribe(client, None, 0, [], None)
@@ -385,10 +390,13 @@ class BrokerLink:
         self,
         _client: Client,
         _data: object,
-        _flags: DisconnectFlags,
+        flags: DisconnectFlags,
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
+        ours = self._connection
+        if ours.address.secure and not (self._welcome or flags.is_disconnect_packet_from_server):
+            self._end = self._end or hung_up_at_login(ours.url)
         self._end = self._end or f"the connection ended: {reason.getName()}"
 
     def _on_publish(

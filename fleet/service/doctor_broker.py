@@ -313,6 +313,8 @@ def _login(
 def _advice(said: str) -> str:
     if said.startswith("proxy "):
         return "the proxy is set in [broker] proxy of fleet.toml, or in HTTPS_PROXY"
+    if "hung up during the login" in said:
+        return "see the check of client-certificates"
     if "not believed" in said:
         return "see the check of tls"
     if "reached" in said:

@@ -3,8 +3,9 @@
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -248,6 +249,31 @@ def test_a_web_server_is_told_from_a_broker(place: Place) -> None:
         assert "not with MQTT over WebSocket" in refusal(place.device(url))
         assert "not with MQTT over WebSocket" in manager_refusal(place.manager(url))
         thread.join()
+
+
+def drip(server: socket.socket, enough: Event) -> None:
+    """Answer each connection with a byte now and then, and never come to an end."""
+    with suppress(OSError):
+        while not enough.is_set():
+            stream, _ = server.accept()
+            with stream, suppress(OSError):
+                while not enough.wait(0.05):
+                    stream.sendall(b"x")
+
+
+def test_a_server_that_drips_its_answer_is_left_in_time(place: Place) -> None:
+    enough = Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=drip, args=(server, enough))
+        thread.start()
+        url = f"ws://127.0.0.1:{server.getsockname()[1]}/mqtt"
+        try:
+            assert "not with MQTT over WebSocket" in refusal(place.device(url))
+            assert "not with MQTT over WebSocket" in manager_refusal(place.manager(url))
+        finally:
+            enough.set()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize("url", ["ws://broker.example/mqtt", "wss://b.example/a b", "wss://b?x=1"])
