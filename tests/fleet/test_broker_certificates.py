@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from nacl.signing import SigningKey
 
+from agent.contract.broker_url import BrokerUrl
 from agent.contract.topics import Topics
 from fleet.config import FleetConfig
 from fleet.errors import RefusedError, UnreachableError
@@ -29,7 +30,7 @@ from fleet.service.client_certificates import ClientCertificates
 from fleet.service.desk import wall_clock_ms
 from fleet.service.doctor_broker import check_broker
 from fleet.service.founding import Ports, found_dev
-from tests.brokers import eventually, free_port
+from tests.brokers import accepts, eventually, free_port
 from tests.small_fleet import add_device
 
 pytestmark = pytest.mark.broker
@@ -151,6 +152,30 @@ def test_the_doctor_knows_the_lines_that_ask_for_certificates(config: FleetConfi
     set_up_broker(config, BrokerWish(certificates=REQUIRE))
     found = check_broker(config, running=True, status=None, now_ms=wall_clock_ms())
     assert {check.name: check.why for check in found if check.state != "ok"} == {}
+
+
+def test_the_doctor_logs_in_with_the_certificates_of_the_fleets_own(config: FleetConfig):
+    set_up_broker(config, BrokerWish(certificates=REQUIRE))
+    program = ["mosquitto", "-c", str(config.broker_folder / "mosquitto.conf")]
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    with subprocess.Popen(
+        program, env={**os.environ, "PATH": path}, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            eventually(lambda: accepts(BrokerUrl.parse(config.broker.url).port))
+            found = check_broker(config, running=False, status=None, now_ms=wall_clock_ms())
+            said = {check.name: (check.state, check.why) for check in found}
+            assert said["broker"][0] == said["provisioner"][0] == "ok"
+            other = ClientAuthority.create(config.home / "other", "demo", datetime.now(UTC))
+            strange = other.own_identity("fieldfare-manager", datetime.now(UTC))
+            shutil.copy(strange, clients_folder(config.broker_folder) / strange.name)
+            found = check_broker(config, running=False, status=None, now_ms=wall_clock_ms())
+            said = {check.name: (check.state, check.why) for check in found}
+            assert said["broker"][0] == "fail"
+            assert "hung up during the login" in said["broker"][1]
+            assert "see the check of client-certificates" in said["broker"][1]
+        finally:
+            child.terminate()
 
 
 @contextmanager
