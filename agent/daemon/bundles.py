@@ -55,6 +55,7 @@ class Surroundings:
         states: Of every slot.
         slots: Those that the configuration names.
         download: Fetches what is still missing: (slot, digest, artifacts).
+        take_at_hand: The same where most of it lies in the store now.
         alarm: Something is refused: (code, sentence).
         monotonic: Seconds.
 
@@ -72,6 +73,7 @@ class Surroundings:
     states: Callable[[], Mapping[str, machine.State]]
     slots: tuple[str, ...]
     download: Callable[[str, str, tuple[Artifact, ...]], None]
+    take_at_hand: Callable[[str, str, tuple[Artifact, ...]], None]
     alarm: Callable[[str, str], None]
     monotonic: Callable[[], float]
 
@@ -167,7 +169,7 @@ class Bundles:
             log.warning(event("not-unpacked", slot=slot, code=answer.code, why=answer))
         if carried.waiting.get(slot) == (digest, missing):
             del carried.waiting[slot]
-            self._around.download(slot, digest, missing)
+            self._around.take_at_hand(slot, digest, missing)
         self._unpack_next(carried)
 
     def ended(self, slot: str, outcome: machine.Outcome) -> None:

@@ -506,6 +506,7 @@ class Rooms:
             states=lambda: self.updating.states,
             slots=self.inference.slots,
             download=self.transfers.begin,
+            take_at_hand=self.transfers.take_at_hand,
             alarm=self.reporting.alarm,
             monotonic=time.monotonic,
         )

@@ -132,6 +132,18 @@ class Transfers:
         self._orders.append(_Order(slot=slot, release=release, artifacts=deque(artifacts)))
         self._agenda.at("chunks", self._around.monotonic(), self._ask)
 
+    def take_at_hand(self, slot: str, release: str, artifacts: tuple[Artifact, ...]) -> None:
+        """Do the same before what others wait for: what was brought by hand needs no network."""
+        self.stop(slot)
+        order = _Order(slot=slot, release=release, artifacts=deque(artifacts))
+        if self._orders and self._orders[0].rebuilding:
+            self._orders.insert(1, order)
+        else:
+            if self._orders:  # it is opened again, where it was
+                self._orders[0].active, self._orders[0].source = None, None
+            self._orders.appendleft(order)
+        self._agenda.at("chunks", self._around.monotonic(), self._ask)
+
     def stop(self, slot: str) -> None:
         """Give up what a slot fetches; what arrived of it is kept for another try."""
         if any(order.slot == slot for order in self._orders):

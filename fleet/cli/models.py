@@ -122,6 +122,7 @@ def show_model(client: ManagerClient, output: str, release: str) -> None:
             ("digest", view.digest),
             ("slot", f"{view.slot}, counter {view.counter}"),
             ("bytes", view.size),
+            ("encrypted", "yes" if view.encrypted else "no"),
             ("parents", ", ".join(view.parents) or "none"),
             ("made by", f"run {view.run}, {view.rounds} rounds" if view.run else "a publisher"),
             ("runs on", ", ".join(view.runs_on) or "no device"),

@@ -45,3 +45,29 @@ def test_an_order_whose_end_the_disk_refuses_leaves_the_next_one_running(tmp_pat
     for piece in split_file(bytes.fromhex(OTHER.model.digest[:16]), content, 1024):
         transfers.take(piece)
     assert done == ["first", "second"]
+
+
+def test_what_was_brought_by_hand_does_not_wait_for_what_the_network_does_not_bring(
+    tmp_path: Path,
+):
+    agenda, asked, done = Agenda(), list[str](), list[str]()
+    around = Surroundings(
+        ask=lambda request: bool(asked.append(request.a) or True),
+        done=lambda slot, _: done.append(slot),
+        failed=lambda *_: None,
+        monotonic=lambda: 0.0,
+    )
+    disk = Disk(tmp_path)
+    transfers = Transfers(disk, agenda, around, stall_seconds=60.0)
+    transfers.begin("slow", OTHER.digest, (OTHER.model,))
+    agenda.due(0.0)[0]()
+    assert asked == [OTHER.model.digest]
+    disk.write(f"store/{ONE.model.digest}", ONE.files[ONE.model.digest])
+    transfers.take_at_hand("carried", ONE.digest, (ONE.model,))
+    agenda.due(0.0)[0]()
+    assert done == ["carried"]
+    assert asked == [OTHER.model.digest] * 2  # and goes on with the other one
+    content = OTHER.files[OTHER.model.digest]
+    for piece in split_file(bytes.fromhex(OTHER.model.digest[:16]), content, 1024):
+        transfers.take(piece)
+    assert done == ["carried", "slow"]
