@@ -210,6 +210,7 @@ class Downloading:
         self, artifact: Artifact, url: str, renew_at: float, shown: str, held: set[int]
     ) -> None:
         self._number += 1
+        self._agenda.cancel("downloading")
         self._around.hush()
         reader = self._around.open(artifact, url, shown, self._number)
         reading = _Reading(artifact, reader, url, renew_at)

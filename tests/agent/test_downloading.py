@@ -241,6 +241,9 @@ def test_after_its_rest_http_is_tried_again(tmp_path: Path, monkeypatch: pytest.
         device.downloading.ask(ChunkRequest(a=ARTIFACT.digest, r=((1, 1),)))
         while not device.http:
             device.turn()
+        late = Piece(name=bytes(8), index=1, total=ARTIFACT.count, content=b"late")
+        assert device.downloading.takes(Chunk(reader=1, piece=late)) is None
+        assert device.downloading.takes(Chunk(reader=2, piece=late)) is late
     assert len(device.asked_leave) == 2
 
 

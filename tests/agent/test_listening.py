@@ -27,6 +27,7 @@ class Link:
     asked: list[ChunkRequest] = field(default_factory=list)
     heard: set[Address] = field(default_factory=set)
     agenda: Agenda = field(default_factory=Agenda)
+    paced: bool = False
 
     def listening(self) -> Listening:
         around = Surroundings(
@@ -34,6 +35,7 @@ class Link:
             listen=self.listen,
             unlisten=self.heard.discard,
             monotonic=lambda: self.now,
+            paced=lambda: self.paced,
         )
         return Listening(self.agenda, around)
 
@@ -111,3 +113,14 @@ def test_a_topic_left_from_an_earlier_life_is_given_up() -> None:
     listening.heard(cast_address(OTHER), 3)
     assert link.heard == set()
     assert link.asked == []
+
+
+def test_on_a_link_with_a_pace_of_its_own_nothing_is_heard_that_others_pace() -> None:
+    link = Link()
+    listening = link.listening()
+    listening.ask(request())
+    assert link.heard == {cast_address(DIGEST)}
+    link.paced = True  # it changed from Wi-Fi to cellular
+    assert listening.ask(request())
+    assert link.heard == set()
+    assert [r.g for r in link.asked] == [True, False]
