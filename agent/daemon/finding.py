@@ -132,7 +132,7 @@ class Finding:
         match effect:
             case roaming.Go(to, at_once):
                 self._place += 1
-                log.info(event("endpoint", url=to.url, at_once=at_once))
+                log.info(event("endpoint", url=to.url, authorities=_marks(to), at_once=at_once))
                 self._around.redirect(to, self._place, at_once)
             case roaming.Keep(home):
                 self._keep(home)
@@ -149,7 +149,8 @@ class Finding:
             case roaming.TryLater():
                 return
             case roaming.Moved(before, after, planned):
-                log.info(event("endpoint-moved", before=before.url, after=after.url))
+                marks = _marks(after)
+                log.info(event("endpoint-moved", to=after.url, authorities=marks, by_try=planned))
                 if not planned:
                     self._tell(f"the fleet answers at {after.url}, no longer at {before.url}")
                 self._around.changed()
@@ -169,3 +170,7 @@ class Finding:
 
     def _tell(self, sentence: str) -> None:
         self._around.alarm(EndpointError.code, sentence)
+
+
+def _marks(endpoint: Endpoint) -> str:
+    return ",".join(mark[:16] for mark in endpoint.fingerprints) or "of-the-system"

@@ -111,7 +111,7 @@ def tell(view: "EndpointsView") -> None:
     else:
         click.echo("no list is signed: devices keep to what their enrolment said")
     for each in view.endpoints:
-        used = f"; {each.used_by} device(s) use it as it is" if view.version else ""
+        used = f"; {len(each.users)} device(s) reach the fleet by it" if view.version else ""
         click.echo(f"  {each.url}{used}")
         for mark in each.fingerprints:
             click.echo(f"    believes authority sha256 {mark}")

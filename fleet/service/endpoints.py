@@ -3,8 +3,8 @@
 Rule 1: a device has confirmed a list when it reports, signed, that it holds exactly this list
         and that a director answered it through an endpoint of it.
 Rule 2: what leaves the list leaves nobody behind: an address or authority is struck only when
-        every enrolled device has confirmed the list before, or somebody says that the others
-        may be lost.
+        every enrolled device has confirmed the list before, and none reaches the fleet by that
+        address; or somebody says that the others may be lost.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,17 @@ NAMED = 20
 
 
 class EndpointView(Struct, frozen=True, kw_only=True):
-    """One endpoint of the list."""
+    """One endpoint of the list.
+
+    Attributes:
+        users: Enrolled devices that the fleet answered last at this address, as they say.
+
+    """
 
     url: str
     cas: tuple[str, ...]
     fingerprints: tuple[str, ...]
-    used_by: int = 0
+    users: tuple[str, ...] = ()
 
 
 class Straggler(Struct, frozen=True, kw_only=True):
@@ -78,7 +83,7 @@ def show(desk: Desk) -> EndpointsView:
     content = desk.repository.target(ENDPOINTS_TARGET)
     digest = sha256(content).hexdigest() if content is not None else None
     late = tuple(_straggler(d) for d in enrolled if not has_confirmed(_report(d), digest))
-    used = [r for d in enrolled if (r := _report(d)) is not None]
+    homes = {d.id: r.url for d in enrolled if (r := _report(d)) is not None}
     return EndpointsView(
         version=held.version if held else 0,
         endpoints=tuple(
@@ -86,7 +91,7 @@ def show(desk: Desk) -> EndpointsView:
                 url=endpoint.url,
                 cas=endpoint.cas,
                 fingerprints=endpoint.fingerprints,
-                used_by=sum((r.url, r.cas) == (endpoint.url, endpoint.fingerprints) for r in used),
+                users=tuple(device for device, url in homes.items() if url == endpoint.url),
             )
             for endpoint in in_force(desk.config, held)
         ),
@@ -132,7 +137,7 @@ def require_nobody_left(view: EndpointsView, new: Sequence[Endpoint]) -> None:
 
     Raises:
         RefusedError: It strikes an address or an authority that some of them may still need,
-            or shares nothing with the list in force.
+            or an address that some use, or shares nothing with the list in force.
 
     """
     struck = struck_by(view, new)
@@ -147,12 +152,21 @@ def require_nobody_left(view: EndpointsView, new: Sequence[Endpoint]) -> None:
             "not find out. Publish both first; strike the old when all devices have confirmed. "
             "--force does it anyway"
         )
-    if view.stragglers:
+    late = [s.device for s in view.stragglers]
+    if late:
         raise RefusedError(
-            f"{_names(view.stragglers)} of {enrolled} have not confirmed list version "
-            f"{view.version}, and may need {', '.join(struck)} to find the fleet again. Wait for "
+            f"{_names(late)} of {enrolled} have not confirmed list version {view.version}, and may need {', '.join(struck)} to find the fleet again. Wait for "
             "them, or revoke them; --force strikes it anyway, and whoever of them still needs it "
             "must then be enrolled anew, by hand"
+        )
+    gone = {e.url for e in view.endpoints} - {e.url for e in new}
+    users = [device for e in view.endpoints if e.url in gone for device in e.users]
+    if users:
+        raise RefusedError(
+            f"{_names(users)} of {enrolled} reach the fleet by {', '.join(sorted(gone))}, and what "
+            "is listed before has not led them to it: see 'fieldfare fleet alarms'. --force "
+            "strikes it anyway; they keep to it until another one answers, and no longer than it "
+            "is there"
         )
 
 
@@ -184,7 +198,7 @@ def _straggler(device: Device) -> Straggler:
     )
 
 
-def _names(stragglers: Sequence[Straggler]) -> str:
-    shown = ", ".join(s.device for s in stragglers[:NAMED])
-    more = len(stragglers) - NAMED
+def _names(devices: Sequence[str]) -> str:
+    shown = ", ".join(devices[:NAMED])
+    more = len(devices) - NAMED
     return f"{shown} and {more} more" if more > 0 else shown

@@ -167,7 +167,8 @@ def test_a_device_confirms_by_exactly_this_list_and_an_endpoint_of_it(desk):
         assert [s.device for s in endpoints.show(desk).stragglers] == [device.id]
     reports(device, desk, content, BOTH, listed=True)
     view = endpoints.show(desk)
-    assert (view.confirmed, view.stragglers, view.endpoints[0].used_by) == (1, (), 1)
+    assert (view.confirmed, view.stragglers) == (1, ())
+    assert view.endpoints[0].users == (device.id,)
 
 
 def test_nothing_is_struck_that_a_device_may_need(desk):
@@ -187,6 +188,16 @@ def test_a_list_is_never_replaced_by_one_that_shares_nothing(desk):
     reports(device, desk, content, OLD, listed=True)
     with pytest.raises(RefusedError, match="nothing in common"):
         endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
+
+
+def test_an_address_that_a_device_uses_is_not_struck_although_it_has_confirmed(desk):
+    device = join(desk)
+    content = publish(desk, NEW, BOTH)
+    reports(device, desk, content, BOTH, listed=True)
+    with pytest.raises(RefusedError, match=f"{device.id} of 1 reach the fleet by {URL}"):
+        endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
+    reports(device, desk, content, NEW, listed=True)
+    endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
 
 
 def test_what_is_only_added_strikes_nothing(desk):

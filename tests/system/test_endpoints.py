@@ -56,6 +56,9 @@ def test_an_endpoint_that_cannot_be_reached_is_left_told_and_tried_again(fleet, 
             assert {a["code"] for a in fleet.alarms()} == {"endpoint"}
             assert all(f"{moved} is not used" in a["why"] for a in fleet.alarms())
             assert {agent.url for agent in agents} == {url}
+            status, _, refusal = fleet.tries("endpoint", "change", moved, "--yes")
+            assert status == 4
+            assert all(agent.id in refusal for agent in agents)
 
 
 def test_an_endpoint_where_no_manager_of_the_fleet_answers_is_left(fleet, monkeypatch):
