@@ -115,6 +115,10 @@ def _add_fleet(app: FastAPI, ask: Ask) -> None:
     async def approve(device: str) -> Response:
         return await _answer(ask, lambda desk: membership.approve(desk, device))
 
+    @app.post("/api/v1/devices/{device}/readmit")
+    async def readmit(device: str) -> Response:
+        return await _answer(ask, lambda desk: membership.readmit(desk, device))
+
     @app.post("/api/v1/devices/{device}/revoke")
     async def revoke(device: str) -> Response:
         return await _answer(ask, lambda desk: membership.revoke(desk, device))

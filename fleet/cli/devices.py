@@ -117,7 +117,7 @@ def list_tokens(client: ManagerClient, output: str) -> None:
 
 @click.group()
 def device() -> None:
-    """Devices: list, show, approve, revoke."""
+    """Devices: list, show, approve, readmit, revoke."""
 
 
 @device.command("list")
@@ -149,6 +149,18 @@ def approve(client: ManagerClient, output: str, device_id: str) -> None:
     """Let a pending device in."""
     view = client.post(path_of("devices", device_id, "approve"), None, DeviceView)
     show(view, output, lambda: click.echo(f"{view.id} is {view.state}"))
+
+
+@device.command()
+@click.argument("device_id")
+@click.confirmation_option(
+    prompt="Its clone was factory-reset or switched off, and only one device has this identity?"
+)
+@with_manager
+def readmit(client: ManagerClient, output: str, device_id: str) -> None:
+    """End a device's quarantine, once its clone is gone."""
+    view = client.post(path_of("devices", device_id, "readmit"), None, DeviceView)
+    show(view, output, lambda: click.echo(f"{view.id} takes part in rollouts and runs again"))
 
 
 @device.command()

@@ -164,6 +164,27 @@ class Devices(DesiredState):
             self._database.write("UPDATE devices SET quarantined_why = ? WHERE id = ?", why, device)
             self._events.record("device.quarantined", device, {"why": why}, at_ms=at_ms)
 
+    def readmit(self, device: str, *, at_ms: int) -> Device:
+        """End a quarantine: the life that reports next is the device, whatever its counter.
+
+        Raises:
+            NotFoundError: There is none with this id.
+            ConflictError: It is not in quarantine.
+
+        """
+        with self._database.joined():
+            if self.require(device).quarantined_why is None:
+                raise ConflictError(f"{device} is not in quarantine")
+            self._database.write("DELETE FROM boots WHERE device = ?", device)
+            self._database.write(
+                "UPDATE devices SET presence_boot = NULL, presence_epoch = 0, "
+                "inventory_counter = NULL, inventory_rev = NULL, "
+                "reported_counter = NULL, reported_rev = NULL WHERE id = ?",
+                device,
+            )
+            self.quarantine(device, None, at_ms=at_ms)
+            return self.require(device)
+
     def saw(self, device: str, at_ms: int) -> None:
         """Remember when the device was last heard; not an event of the log.
 

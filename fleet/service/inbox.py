@@ -185,7 +185,8 @@ def _present(desk: Desk, device: str, boot: Boot, presence: Presence) -> None:
         devices.quarantine(
             device,
             "two lives of one identity: its boot counter went back, as when a card is cloned or "
-            "restored from an image; factory-reset one of them, it becomes a new device",
+            "restored from an image; factory-reset one of them, it becomes a new device, then let "
+            f"the other one back: fieldfare device readmit {device}",
             at_ms=now_ms,
         )
     if devices.presence(device, boot, presence.epoch, presence.s, at_ms=now_ms):

@@ -113,6 +113,17 @@ def approve(desk: Desk, device_id: str) -> DeviceView:
         return _view(desk, approved)
 
 
+def readmit(desk: Desk, device_id: str) -> DeviceView:
+    """End a device's quarantine, once its other life is gone; a clone that lives begins it anew.
+
+    Raises:
+        NotFoundError, ConflictError: Unknown, or not in quarantine.
+
+    """
+    with desk.registry.transaction():
+        return _view(desk, desk.registry.devices.readmit(device_id, at_ms=desk.now_ms()))
+
+
 def revoke(desk: Desk, device_id: str) -> DeviceView:
     """Shut a device out for good: its broker account goes and its connection is cut.
 

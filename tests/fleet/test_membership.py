@@ -16,7 +16,7 @@ from agent.contract.topics import (
     TELEMETRY,
 )
 from agent.errors import UnsignedError
-from fleet.errors import NotFoundError
+from fleet.errors import ConflictError, NotFoundError
 from fleet.service import membership
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.views import TokenWish
@@ -153,6 +153,34 @@ def test_a_cloned_card_is_quarantined_with_a_sentence(desk: Desk):
         body = Presence(s="online", boot=str(device.boot), epoch=1)
         device.says(desk, PRESENCE.at(device.id), body, sequence=2**40)
     assert "cloned" in (membership.device(desk, device.id).quarantined_why or "")
+
+
+def test_a_device_whose_clone_is_gone_is_let_back_and_one_whose_clone_lives_is_not(desk: Desk):
+    device = join(desk)
+    salts = iter(f"{n:02x}" * 8 for n in range(1, 99))
+
+    def lives(counter: int) -> None:
+        device.boot = type(device.boot)(counter, next(salts))
+        body = Presence(s="online", boot=str(device.boot), epoch=1)
+        device.says(desk, PRESENCE.at(device.id), body, sequence=2**40)
+
+    def why() -> str:
+        return membership.device(desk, device.id).quarantined_why or ""
+
+    with pytest.raises(ConflictError, match="not in quarantine"):
+        membership.readmit(desk, device.id)
+    lives(50)
+    lives(4)
+    assert f"fieldfare device readmit {device.id}" in why()
+    view = membership.readmit(desk, device.id)
+    assert view.quarantined_why is None
+    lives(5)  # the survivor has the lower counter
+    assert why() == ""
+    assert membership.device(desk, device.id).presence == "online"
+    lives(6)
+    assert why() == ""
+    lives(6)
+    assert "cloned" in why()
 
 
 def test_presence_of_another_boot_than_its_stamp_is_not_believed(desk: Desk):
