@@ -98,7 +98,14 @@ class Place:
         ]
         self._start("manager", serve)
         log = self.folder / "manager.log"
-        wait_until(lambda: "broker url=" in log.read_text(), f"the manager ({log})")
+
+        def came_up() -> bool:
+            said = log.read_text()
+            if self._children[-1].poll() is not None:
+                raise SystemExit(f"transfer: the manager ended: {said.strip()[-300:]}")
+            return "broker url=" in said
+
+        wait_until(came_up, f"the manager ({log})")
         return self
 
     def __exit__(self, *_: object) -> None:
