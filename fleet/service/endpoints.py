@@ -155,9 +155,10 @@ def require_nobody_left(view: EndpointsView, new: Sequence[Endpoint]) -> None:
     late = [s.device for s in view.stragglers]
     if late:
         raise RefusedError(
-            f"{_names(late)} of {enrolled} have not confirmed list version {view.version}, and may need {', '.join(struck)} to find the fleet again. Wait for "
-            "them, or revoke them; --force strikes it anyway, and whoever of them still needs it "
-            "must then be enrolled anew, by hand"
+            f"{_names(late)} of {enrolled} have not confirmed list version {view.version}, and "
+            f"may need {', '.join(struck)} to find the fleet again. Wait for them, or revoke "
+            "them; --force strikes it anyway, and whoever of them still needs it must then be "
+            "enrolled anew, by hand"
         )
     gone = {e.url for e in view.endpoints} - {e.url for e in new}
     users = [device for e in view.endpoints if e.url in gone for device in e.users]
