@@ -118,6 +118,7 @@ def test_an_enrolment_file_is_secret_and_never_overwritten(command: Command, tmp
 def test_what_does_not_exist_is_named(command: Command):
     for words in (
         ("device", "show", "d-nobody"),
+        ("device", "readmit", "--yes", "d-nobody"),
         ("rollout", "create", "motion/v9"),
         ("run", "show", "run-9"),
     ):
