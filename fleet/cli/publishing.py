@@ -6,6 +6,7 @@ Rule 3: deltas are made here, from what devices run; what the manager hands out 
         counts only with the digest by which it was asked for.
 """
 
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
@@ -100,11 +101,16 @@ def write_signed(folder: Path, built: "BuiltRelease", publication: Publication) 
         folder.mkdir(parents=True, mode=0o700)
         for digest, content in built.artifacts.items():
             (folder / digest).write_bytes(content)
-        (folder / PUBLICATION_FILE).write_bytes(msgspec.json.encode(publication))
+        with open(folder / PUBLICATION_FILE, "xb", opener=_private) as file:
+            file.write(msgspec.json.encode(publication))
     except FileExistsError as why:
         raise ConflictError(f"{folder} exists already: choose another") from why
     except OSError as why:
         raise ConfigError(f"{folder} cannot be written: {why.strerror or why}") from why
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def publish_signed(client: ManagerClient, folder: Path) -> ReleaseView:

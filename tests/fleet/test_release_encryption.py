@@ -259,7 +259,9 @@ def test_a_release_signed_elsewhere_brings_its_keys_in_a_folder_for_its_owner(tm
     held = running.ask(releases.targets)
     built, publication = sign_release(described(), held, keys, version=None, encrypt=True)
     write_signed(tmp_path / "signed", built, publication)
-    assert stat.S_IMODE((tmp_path / "signed").stat().st_mode) == 0o700
+    folder = tmp_path / "signed"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "publication.json").stat().st_mode) == 0o600
     view = publish_signed(client, tmp_path / "signed")
     assert view.encrypted
     for digest in publication.keys:
