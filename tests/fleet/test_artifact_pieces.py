@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import pytest
@@ -14,7 +15,7 @@ from fleet.api.socket import SocketServer
 from fleet.cli.client import ManagerClient, RefusedByManagerError
 from fleet.errors import ConfigError, DiskFullError, RegistryError
 from fleet.registry.artifacts import Artifacts
-from fleet.registry.room import free_bytes, require_room
+from fleet.registry.room import require_room
 
 PIECE = os.urandom(1024) * 1024
 
@@ -147,19 +148,28 @@ def test_a_full_disk_refuses_an_upload_before_it_begins_and_names_what_helps(tmp
     assert place.left() == []
 
 
-def test_a_disk_that_fills_on_the_way_refuses_the_rest(tmp_path: Path):
-    reserve = free_bytes(tmp_path) - 12 * len(PIECE)
-    artifacts = Artifacts(tmp_path / "artifacts", reserve_bytes=reserve)
+def test_a_disk_that_fills_on_the_way_refuses_the_rest(tmp_path: Path, monkeypatch):
+    free = [20 * len(PIECE), 12 * len(PIECE), 4 * len(PIECE)]  # somebody else writes as well
+    told = SimpleNamespace(f_frsize=1)
+
+    def statvfs(_: Path) -> SimpleNamespace:
+        told.f_bavail = free.pop(0)
+        return told
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    artifacts = Artifacts(tmp_path / "artifacts", reserve_bytes=8 * len(PIECE))
+    wrote = []
 
     def fill() -> None:
         with artifacts.receive("00" * 32) as upload:
-            while True:
+            for number in range(40):
                 upload.write(PIECE)
+                wrote.append(number)
 
-    with pytest.raises(DiskFullError, match="MB free"):
+    with pytest.raises(DiskFullError, match="4 MB free"):
         fill()
 
-    assert list((tmp_path / "artifacts").iterdir()) == []
+    assert (len(wrote), list((tmp_path / "artifacts").iterdir())) == (17, [])
 
 
 def test_room_is_asked_for_with_what_will_come(tmp_path: Path):
