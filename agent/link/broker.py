@@ -49,7 +49,7 @@ RECEIVE_MAXIMUM = 100
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
-RECEIVES = 16
+RECEIVES = 32
 """In one turn, before what we have to say is said."""
 
 log = logging.getLogger("agent.link")

@@ -10,6 +10,7 @@ Rule 3: a packet that ``read_publish`` does not know is handed to the library wh
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from paho.mqtt.client import Client
@@ -66,6 +67,8 @@ class DiallingClient(Client):
             self._give(b"")  # the library notices the end, and says so
             return False
         self._stream.received(count)
+        with self._msgtime_mutex:  # else a link busy with chunks is taken for a dead one
+            self._last_bytes_received = monotonic()
         while (packet := self._stream.next()) is not None and self._sock is not None:
             publish = read_publish(packet)
             if publish is None:

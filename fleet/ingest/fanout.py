@@ -109,8 +109,8 @@ class Fanout:
         cast.seen_at = now
         if device not in cast.members:
             self._join(cast, device, min(indexes), now, last=max(indexes) == total - 1)
-        elif heard is None:  # it asks when nothing comes any more
-            cast.members[device] = _Member(cast.sent, now)
+        elif heard is None and now - cast.members[device].at >= REPAIR_SECONDS:
+            cast.members[device] = _Member(cast.sent, now)  # it asks, for nothing comes any more
         elif heard in cast.place_of:
             cast.members[device] = _Member(cast.place_of[heard], now)
         if heard is not None:  # it has that one

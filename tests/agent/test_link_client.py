@@ -35,7 +35,9 @@ def said(address: Address, payload: bytes, number: int = 0) -> bytes:
 
 
 @contextmanager
-def broker_that_says(*parts: bytes) -> Iterator[Inbox]:
+def broker_that_says(
+    *parts: bytes, pace_seconds: float = 0.0, keepalive_seconds: int = 60
+) -> Iterator[Inbox]:
     """Connect a link to a broker that welcomes it, says these parts, and hangs up."""
 
     def serve(server: socket.socket) -> None:
@@ -49,17 +51,18 @@ def broker_that_says(*parts: bytes) -> Iterator[Inbox]:
             connected.wait(20)
             for part in parts:
                 channel.sendall(part)
+                over.wait(pace_seconds)
             channel.shutdown(socket.SHUT_WR)
             while channel.recv(4096):
                 pass
 
-    inbox, connected = Inbox(), Event()
+    inbox, connected, over = Inbox(), Event(), Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = Thread(target=serve, args=(server,), daemon=True)
         thread.start()
         url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
         link = Broker(
-            Connection(url=url, client_id=DEVICE),
+            Connection(url=url, client_id=DEVICE, keepalive_seconds=keepalive_seconds),
             TOPICS,
             inbox,
             subscriptions=("one",),
@@ -72,6 +75,7 @@ def broker_that_says(*parts: bytes) -> Iterator[Inbox]:
             yield inbox
         finally:
             connected.set()
+            over.set()
             link.stop()
             thread.join(20)
 
@@ -106,6 +110,15 @@ def test_many_chunks_at_once_are_all_read() -> None:
     with broker_that_says(said(CHUNKS, b"c" * 10_000) * count) as inbox:
         arrived = [item for item in everything(inbox) if isinstance(item, Arrived)]
     assert len(arrived) == count
+
+
+def test_a_link_that_is_slowly_fed_is_not_taken_for_dead_though_no_ping_is_answered() -> None:
+    """Keep-alive is 1 s here, and the chunk comes in 2.5 s."""
+    chunk = said(CHUNKS, b"c" * 1000)
+    parts = [chunk[at : at + 100] for at in range(0, len(chunk), 100)]
+    with broker_that_says(*parts, pace_seconds=0.25, keepalive_seconds=1) as inbox:
+        arrived = [item for item in everything(inbox) if isinstance(item, Arrived)]
+    assert [a.payload for a in arrived] == [b"c" * 1000]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from fleet.ingest.fanout import (
     ABANDONED_SECONDS,
     AHEAD_CHUNKS,
     FORGET_SECONDS,
+    REPAIR_SECONDS,
     SILENT_SECONDS,
     SLOWEST_SECONDS,
     Fanout,
@@ -147,6 +148,17 @@ def test_a_cast_waits_for_the_slowest_of_its_members() -> None:
     assert cast(fanout, now=1.01) == []
     tell(fanout, "d-3", 15, 1.02)
     assert len(cast(fanout, now=1.02)) == 16
+
+
+def test_what_a_member_asked_for_before_it_heard_the_cast_is_no_word_of_how_far_it_came() -> None:
+    fanout = long_cast(1.0)
+    assert len(cast(fanout, now=1.0)) == AHEAD_CHUNKS
+    for device in ("d-1", "d-2", "d-3"):
+        assert fanout.take(device, DIGEST, [1, 2], 1000, 1.01) == []
+    assert cast(fanout, now=1.02) == []
+    for device in ("d-1", "d-2", "d-3"):
+        fanout.take(device, DIGEST, [1], 1000, 1.01 + REPAIR_SECONDS)
+    assert len(cast(fanout, now=1.01 + REPAIR_SECONDS)) == AHEAD_CHUNKS, "now it waits for more"
 
 
 def test_a_silent_member_is_not_waited_for() -> None:
