@@ -115,13 +115,16 @@ def is_usable(endpoint: Endpoint) -> bool:
 
 
 def split_authorities(pem: str) -> tuple[str, ...]:
-    """Return the certificates of a PEM text, one by one.
+    """Return the certificates of a PEM text, one by one; none of a blank one.
 
     Raises:
-        MalformedError: One of them is not base64 between its two lines.
+        MalformedError: One of them is not base64 between its two lines, or a text that is
+            not blank holds none: nobody means to believe the system's authorities by that.
 
     """
     _, *parts = pem.split(_BEGIN)
+    if pem.strip() and not parts:
+        raise MalformedError("expected certificates in PEM, found none")
     found = tuple(f"{_BEGIN}{part.partition(_END)[0]}{_END}\n" for part in parts)
     for each in found:
         fingerprint(each)

@@ -286,7 +286,14 @@ class Desired:
         root, targets = self._refreshed
         if (fresh.root > root or fresh.targets > targets) and not self._agenda.holds(FOLLOW):
             later = SystemRandom().uniform(0.0, self._jitter_seconds)
-            self._agenda.at(FOLLOW, self._around.monotonic() + later, self.refresh)
+            self._agenda.at(FOLLOW, self._around.monotonic() + later, self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._refreshing is None:
+            self._gathering.begin()
+        else:  # what is being verified was collected before we heard of the change
+            later = self._around.monotonic() + self._answer_seconds
+            self._agenda.at(FOLLOW, later, self._catch_up)
 
     def _believe_fresh(self, payload: bytes) -> Fresh:
         read = partial(believe_fresh, payload, authority=self._authority, device=self._device)

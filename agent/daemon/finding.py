@@ -18,6 +18,7 @@ from agent.contract.endpoints import (
     Endpoint,
     EndpointReport,
     believe_endpoints,
+    is_usable,
     usable,
 )
 from agent.daemon.agenda import Agenda
@@ -118,7 +119,7 @@ class Finding:
             version=held.version if held else 0,
             digest=sha256(self._content).hexdigest() if held and self._content else None,
             url=home.url,
-            cas=home.fingerprints,
+            cas=home.fingerprints if is_usable(home) else (),
             listed=held is not None and home in held.endpoints,
         )
 

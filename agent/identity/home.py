@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from agent.contract.codec import Versioned, encode
 from agent.contract.endpoints import Endpoint, split_authorities
 from agent.disk import Disk, read_versioned
-from agent.errors import MalformedError, StoreError
-from agent.identity.enrol import CREDENTIALS, Credentials
+from agent.errors import MalformedError
+from agent.identity.enrol import Credentials
 
 HOME = "endpoint.json"
 
@@ -25,9 +25,12 @@ class HomeFile(Versioned, frozen=True, kw_only=True):
 def load_home(disk: Disk, credentials: Credentials) -> Endpoint:
     """Return the endpoint that led to the fleet last.
 
+    What enrolment said is returned also where its authority is no certificate: nobody is
+    believed there, the link says so, and what runs goes on running.
+
     Raises:
         NewerStateError: A newer agent wrote it.
-        StoreError: It cannot be read, or the authority of the enrolment does not parse.
+        StoreError: It cannot be read.
 
     """
     file = read_versioned(disk, HOME, HomeFile)
@@ -35,8 +38,8 @@ def load_home(disk: Disk, credentials: Credentials) -> Endpoint:
         return file.home
     try:
         cas = split_authorities(credentials.broker_ca)
-    except MalformedError as why:
-        raise StoreError(f"{CREDENTIALS}: broker_ca: {why}; enrol this device again") from why
+    except MalformedError:
+        cas = (credentials.broker_ca,)
     return Endpoint(url=credentials.broker_url, cas=cas)
 
 

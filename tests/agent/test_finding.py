@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.contract.codec import encode
 from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoint, Endpoints, split_authorities
@@ -33,6 +34,7 @@ class Device:
     """The room, its link and its clock."""
 
     disk: Disk
+    credentials: Credentials = CREDENTIALS
     now: float = 0.0
     went: list[tuple[str | bool, ...]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Device:
                 monotonic=lambda: self.now,
             ),
             fleet="demo",
-            home=load_home(self.disk, CREDENTIALS),
+            home=load_home(self.disk, self.credentials),
             patience=Patience(proof=120.0, again=3600.0, jitter=5.0),
         )
 
@@ -211,6 +213,18 @@ def test_a_second_refusal_before_the_time_is_not_tried(device):
     device.room.listed(a_list(OLD, NEW, version=2))
     device.wait(5.0)
     assert device.went == []
+
+
+@pytest.mark.parametrize("ca", ["nonsense", "-----BEGIN CERTIFICATE-----\nx"])
+def test_an_enrolment_with_a_broken_authority_believes_nobody_and_starts_all_the_same(tmp_path, ca):
+    broken = replace(CREDENTIALS, broker_ca=ca)
+    home = load_home(Disk(tmp_path), broken)
+    assert (home.url, home.ca) == (OLD.url, ca)
+    device = Device(Disk(tmp_path), broken)
+    assert device.room.report().cas == ()
+    device.room.listed(a_list(NEW))
+    device.room.refused(Refused(reason="not PEM", code=None, retry_seconds=1.0, place=0))
+    assert device.went == [(NEW.url, False)]
 
 
 class Life:
