@@ -94,7 +94,7 @@ def switch(force: bool, home: Path) -> None:
     config = FleetConfig.load(home)
     rotation.switch(config, _view(config), force=force)
     click.echo(f"wrote {config.broker_folder / 'server.pem'}")
-    _tell_broker()
+    _tell_broker(config)
     click.echo("then, when all have confirmed: fieldfare broker rotate-ca retire")
 
 
@@ -125,7 +125,7 @@ def retire(force: bool, held: "Published", settle: Settle) -> None:
             return
     rotation.finish(config, found)
     click.echo("the old authority is forgotten: enrolment and manager believe the new one alone")
-    _tell_broker()
+    _tell_broker(config)
 
 
 def _view(config: FleetConfig) -> "EndpointsView":
@@ -139,7 +139,13 @@ def _is_in_force(view: "EndpointsView", wanted: tuple[Endpoint, ...]) -> bool:
     return [(e.url, e.cas) for e in view.endpoints] == [(e.url, e.cas) for e in wanted]
 
 
-def _tell_broker() -> None:
+def _tell_broker(config: FleetConfig) -> None:
+    if config.broker.wss_url:
+        click.echo(
+            "next: start the broker anew: mosquitto reads the certificate of a WebSocket listener "
+            "only then"
+        )
+        return
     click.echo(
         "next: have the broker read it: send mosquitto a SIGHUP (systemctl reload mosquitto), "
         "which ends no connection, or start it anew"
