@@ -89,10 +89,11 @@ class Ed25519Key(Key):
             VerificationError: The signature is malformed.
 
         """
-        if not _SIGNATURE.fullmatch(signature.signature):
+        text: object = signature.signature  # whatever the metadata had there
+        if not isinstance(text, str) or not _SIGNATURE.fullmatch(text):
             raise VerificationError(f"signature by {self.keyid} is not 128 hex digits")
         try:
-            self.verify_key.verify(data, bytes.fromhex(signature.signature))
+            self.verify_key.verify(data, bytes.fromhex(text))
         except BadSignatureError as why:
             raise UnverifiedSignatureError(f"not signed by {self.keyid}") from why
         except NaclError as why:

@@ -29,6 +29,7 @@ from fleet.errors import SigningError
 from fleet.signing import keys
 from fleet.signing.metadata import (
     LIFETIMES,
+    check_target,
     first_targets,
     next_snapshot,
     next_timestamp,
@@ -142,15 +143,18 @@ def found(proposal: Proposal, ring: Ring, repo_dir: Path, now: datetime) -> Onli
     if proposal.root_before or set(proposal.files) != {AUTHORITY_TARGET}:
         raise SigningError("this proposal changes a fleet, it does not found one")
     require_complete(proposal)
-    content, targets = proposal.files[AUTHORITY_TARGET], proposal.metadata["targets"]
-    root = parse(Root, proposal.root).signed
+    content, targets = proposal.files[AUTHORITY_TARGET], proposal.metadata.get("targets", b"")
+    root, signed = parse(Root, proposal.root).signed, parse(Targets, targets).signed
+    if set(signed.targets) != {AUTHORITY_TARGET}:
+        raise SigningError(f"a founding signs {AUTHORITY_TARGET}, and nothing else")
     scrutinise_root(root)
-    scrutinise_targets("targets", parse(Targets, targets).signed)
-    scrutinise_owners(root, parse(Targets, targets).signed, parse_authority(content))
+    scrutinise_targets("targets", signed)
+    scrutinise_owners(root, signed, parse_authority(content))
     online = choose_online(ring, root, parse_authority(content))
     snapshot = next_snapshot(None, targets, online.snapshot, now)
     timestamp = next_timestamp(None, snapshot, online.timestamp, now)
-    file = parse(Targets, targets).signed.targets[AUTHORITY_TARGET]
+    file = signed.targets[AUTHORITY_TARGET]
+    check_target(file, content)
     write_whole(repo_dir / "targets" / stored_name(file), content)
     write_whole(repo_dir / "metadata" / "1.root.json", proposal.root)
     write_whole(repo_dir / "metadata" / "1.targets.json", targets)

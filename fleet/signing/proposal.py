@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from msgspec import field
 from msgspec.structs import replace
 from securesystemslib.signer import Key, Signer
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Role, Root, Targets
 
 from agent.contract.codec import Versioned, decode, encode
@@ -274,7 +275,7 @@ def _valid(
 ) -> set[str]:
     try:
         found = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-    except ValueError as why:
+    except (RepositoryError, ValueError) as why:
         raise SigningError(f"{role} is nobody's to sign: {why}") from why
     return set(found.signed)
 
@@ -305,8 +306,11 @@ def _delegation(proposal: Proposal, role: str) -> Role:
 
 def _signed(kind: type[S], content: bytes, signer: Signer) -> bytes:
     metadata = parse(kind, content)
-    metadata.sign(signer, append=True)
-    return metadata.to_bytes()
+    try:
+        metadata.sign(signer, append=True)
+        return metadata.to_bytes()
+    except RepositoryError as why:
+        raise SigningError(f"{kind.type} metadata cannot be signed as it is: {why}") from why
 
 
 def _role(root: Root, name: str) -> Role:

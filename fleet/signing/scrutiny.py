@@ -7,7 +7,8 @@ Rule 1: a key's id is the hash of the key. Otherwise another key could stand und
         that the reader knows, and the difference would be empty.
 Rule 2: the only delegation is ``models-<family>`` for ``models/<family>/*``, terminating,
         and its owners delegate nothing on. python-tuf would follow any.
-Rule 3: names of targets obey ``TARGET_PATTERN``: they become paths, and are printed.
+Rule 3: names of targets obey ``TARGET_PATTERN``, and each has a SHA-256: they become paths,
+        and are printed.
 Rule 4: what follows has the next version, so that the difference is one to what is in force.
 Rule 5: a key that a person keeps and a key that the manager keeps are never the same one.
 """
@@ -20,7 +21,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 
 from agent.contract.keys import Ed25519Key
-from agent.contract.limits import TARGET_PATTERN, require_name
+from agent.contract.limits import DIGEST_PATTERN, TARGET_PATTERN, require_name
 from agent.contract.messages import Authority
 from agent.errors import ContractError
 from fleet.errors import SigningError
@@ -51,11 +52,13 @@ def scrutinise_targets(role: str, targets: Targets) -> None:
 
     """
     pattern = TARGET_PATTERN if role == "targets" else f"models/{_family(role)}/[^/]+"
-    for name in targets.targets:
+    for name, file in targets.targets.items():
         if not fullmatch(TARGET_PATTERN, name):
             raise SigningError(f"target {name!a} has no acceptable name")
         if not fullmatch(pattern, name):
             raise SigningError(f"{role} may not sign {name}")
+        if not _is_digest(file.hashes.get("sha256")):
+            raise SigningError(f"target {name} has no SHA-256")
     delegations = targets.delegations
     if delegations is None:
         return
@@ -93,13 +96,18 @@ def require_next(role: str, before: int, after: int) -> None:
         raise SigningError(f"{role} would go from version {before} to {after}, not to the next")
 
 
+def _is_digest(text: object) -> bool:
+    return isinstance(text, str) and fullmatch(DIGEST_PATTERN, text) is not None
+
+
 def _require_own_ids(keys: Mapping[str, Key], roles: Iterable[Role]) -> None:
     for keyid, key in keys.items():
         if not isinstance(key, Ed25519Key) or Ed25519Key.of(key.verify_key).keyid != keyid:
             raise SigningError(
                 f"the key under the id {keyid[:16]!a} is another: somebody changed this file"
             )
-    nobody = {keyid for role in roles for keyid in role.keyids} - set(keys)
+    named: list[object] = [keyid for role in roles for keyid in role.keyids]
+    nobody = [str(keyid) for keyid in named if not isinstance(keyid, str) or keyid not in keys]
     if nobody:
         raise SigningError(f"the id {min(nobody)[:16]!a} names no key")
 
@@ -110,11 +118,10 @@ def _require_family(role: DelegatedRole) -> None:
         raise SigningError(f"{role.name!a} is delegated more than {wanted[0]}, or not terminating")
 
 
-def _family(role: str) -> str:
+def _family(role: object) -> str:
+    name = role.removeprefix(_FAMILY) if isinstance(role, str) else ""
     try:
-        return require_name(
-            role.removeprefix(_FAMILY) if role.startswith(_FAMILY) else "", "family"
-        )
+        return require_name(name if role == f"{_FAMILY}{name}" else "", "family")
     except ContractError as why:
         raise SigningError(f"{role!a} is not a role of ours") from why
 

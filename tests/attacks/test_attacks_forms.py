@@ -28,7 +28,13 @@ from agent.contract.messages import (
     SignedRequest,
 )
 from agent.contract.topics import ASSIGNMENT
-from agent.errors import ContractError, MalformedError, MismatchError, UnsignedError
+from agent.errors import (
+    ContractError,
+    MalformedError,
+    MismatchError,
+    TrustError,
+    UnsignedError,
+)
 from agent.identity.device_key import DeviceKey
 from agent.identity.enrol import build_request
 from agent.update.trust import NotRefreshed, error_of
@@ -186,3 +192,15 @@ def test_attack_07_the_authority_of_a_second_fleet_of_the_same_people_directs_no
     assert isinstance(error_of(result.refusal), MismatchError)
     kept = result.state or state
     assert kept.who_directs() == state.who_directs()
+
+
+@pytest.mark.parametrize("text", [[], {}, 7, None, True, "", "zz" * 64, "0" * 128])
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_attack_25_a_signature_that_is_none_is_a_refusal_and_no_crash(tmp_path, role, text):
+    fleet = SignedFleet(tmp_path / "fleet")
+    files = fleet.repository.bundle(0, ())
+    said = json.loads(files[f"{role}.json"])
+    said["signatures"][0]["sig"] = text
+    result = run(pinned(fleet), {**files, f"{role}.json": json.dumps(said).encode()})
+    assert isinstance(result, NotRefreshed)
+    assert isinstance(error_of(result.refusal), TrustError | ContractError)
