@@ -113,25 +113,6 @@ class Artifacts:
             raise RegistryError(f"artifact {path} is damaged: restore it from a backup")
         return content
 
-    def read_range(
-        self, digest: str, first: int, count: int, chunk_size: int
-    ) -> tuple[int, list[bytes]]:
-        """Return the total number of chunks, and chunks ``first`` to ``first + count - 1``.
-
-        Chunks past the end are left out. Not checked against the digest: the reader checks
-        each by the signed manifest.
-
-        Raises:
-            NotFoundError: They are not kept here.
-
-        """
-        path = self._kept(digest)
-        with _named(path), path.open("rb") as file:
-            total = -(-os.fstat(file.fileno()).st_size // chunk_size)
-            file.seek(first * chunk_size)
-            last = min(first + count, total)
-            return total, [file.read(chunk_size) for _ in range(first, last)]
-
     def check(self, digest: str) -> None:
         """Read everything once, in pieces, against the digest.
 

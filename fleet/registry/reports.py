@@ -119,14 +119,6 @@ class Reports:
         )
         return row["up_to"] if row else 0
 
-    def boots(self, device: str) -> list[tuple[Boot, int]]:
-        """Return every boot that reported, with its ``recorded_up_to``, oldest first."""
-        rows = self._database.rows(
-            "SELECT boot, up_to FROM report_numbers WHERE device = ? ORDER BY counter, rowid",
-            device,
-        )
-        return [(Boot.parse(row["boot"]), row["up_to"]) for row in rows]
-
     def windows_add(self, device: str, boot: Boot, windows: Sequence[Window], *, at_ms: int) -> int:
         """Keep windows, unique on (device, boot, slot, number); returns how many were new."""
         with self._database.joined():

@@ -69,9 +69,6 @@ def test_artifacts_are_kept_by_digest_and_read_in_chunks(tmp_path):
     assert not artifacts.has("00" * 32)
     assert not artifacts.has("../artifacts")
     assert (artifacts.size(digest), artifacts.read(digest)) == (2560, content)
-    assert artifacts.read_range(digest, 1, 1, 1000) == (3, [content[1000:2000]])
-    assert artifacts.read_range(digest, 2, 9, 1000) == (3, [content[2000:]])
-    assert artifacts.read_range(digest, 3, 1, 1000) == (3, [])
     assert [path.name for path in artifacts.folder.iterdir()] == [digest]
 
 
@@ -79,11 +76,9 @@ def test_artifacts_are_kept_by_digest_and_read_in_chunks(tmp_path):
 def test_an_artifact_that_is_not_kept_is_not_found(tmp_path, digest):
     artifacts = Artifacts(tmp_path)
 
-    for read in (artifacts.read, artifacts.size):
+    for read in (artifacts.read, artifacts.size, artifacts.check, artifacts.open):
         with pytest.raises(NotFoundError):
             read(digest)
-    with pytest.raises(NotFoundError):
-        artifacts.read_range(digest, 0, 1, 1000)
 
 
 def test_a_damaged_artifact_is_named(tmp_path):

@@ -52,6 +52,7 @@ import os, sys
 from pathlib import Path
 from fleet.rounds.apart import leave_root
 home, readable = sys.argv[1], [Path(p) for p in sys.argv[2:]]
+os.setgroups([4321])
 groups = os.getgroups()
 print(leave_root(readable, home))
 print(os.getresuid(), os.getresgid(), os.getgroups() == groups)
