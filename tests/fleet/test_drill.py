@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.contract import marks
+from agent.errors import RollbackError
 from agent.update import refresh
 from agent.update.trust import NotRefreshed, Refreshed
 from fleet.errors import SigningError
@@ -37,7 +38,7 @@ def test_a_device_that_never_forgets_a_raced_mark_fails_the_drill(tmp_path, monk
     def advance(old: marks.Marks, new: marks.Marks) -> marks.Marks:
         for role, mark in new.items():
             if role in old and mark.version < old[role].version:
-                raise marks.RollbackError(f"{role} went back")
+                raise RollbackError(f"{role} went back")
         return {**old, **new}
 
     monkeypatch.setattr(refresh, "advance_marks", advance)
