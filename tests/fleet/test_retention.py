@@ -16,7 +16,13 @@ from fleet.config import RetentionConfig
 from fleet.errors import ConfigError, ConflictError, DiskFullError
 from fleet.registry.devices import DeviceState
 from fleet.rounds.engine import FINAL
-from fleet.rounds.events import RunPlan, Stopped, encode_event
+from fleet.rounds.events import (
+    ChildFinished,
+    EvaluationClosed,
+    RunPlan,
+    Stopped,
+    encode_event,
+)
 from fleet.service import publication, releases, retention, rollouts, runs
 from fleet.service.desk import Desk
 from fleet.service.views import ReleaseView, RolloutWish
@@ -236,6 +242,35 @@ def test_an_ended_run_is_shown_when_all_that_it_was_made_of_is_gone(desk: Desk):
     assert (shown.status, shown.why, shown.backbone) == ("stopped", "enough", "motion v1")
     with pytest.raises(ConflictError, match="no candidate: it is stopped"):
         runs.candidate(desk, "run-1")
+
+
+def test_a_candidate_whose_weights_are_gone_is_refused_with_the_reason(desk: Desk):
+    backbone = publish(desk)
+    a_run(desk, backbone.digest, active=True)
+    ended = [ChildFinished(digest="ab" * 32, at_ms=1), EvaluationClosed(at_ms=2)]
+    desk.registry.runs.advance(
+        "run-1",
+        events=[encode_event(event) for event in ended],
+        state=b"{}",
+        status="finished",
+        active=False,
+        at_ms=desk.now_ms(),
+    )
+    assert runs.show(desk, "run-1").status == "finished"
+    later = desk.now_ms() + 91 * DAY_MS
+    desk.now_ms = lambda: later
+    retention.prune(desk, dry_run=False)
+
+    with pytest.raises(ConflictError, match=r"removed 90 days after its end"):
+        runs.candidate(desk, "run-1")
+
+
+def test_the_spool_of_an_active_run_cannot_be_forgotten(desk: Desk):
+    a_run(desk, publish(desk).digest, active=True)
+
+    desk.registry.runs.forget_spool("run-1", but="")
+
+    assert desk.registry.runs.blob("run-1", FINAL) == b"the weights"
 
 
 def test_old_events_move_to_the_archive_and_the_manager_goes_on(desk: Desk):
