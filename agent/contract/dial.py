@@ -72,6 +72,7 @@ def hung_up_after(seconds: float, opened: Callable[[], socket.socket | None]) ->
         yield
     finally:
         timer.cancel()
+        timer.join()
 
 
 def _hang_up(opened: Callable[[], socket.socket | None]) -> None:
