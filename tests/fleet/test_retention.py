@@ -15,10 +15,13 @@ from agent.contract.messages import SlotReport
 from fleet.config import RetentionConfig
 from fleet.errors import ConfigError, ConflictError, DiskFullError
 from fleet.registry.devices import DeviceState
-from fleet.rounds.engine import FINAL
+from fleet.rounds.engine import FINAL, task_name
 from fleet.rounds.events import (
+    Answered,
     ChildFinished,
     EvaluationClosed,
+    Posted,
+    Pushed,
     RunPlan,
     Stopped,
     encode_event,
@@ -247,7 +250,14 @@ def test_an_ended_run_is_shown_when_all_that_it_was_made_of_is_gone(desk: Desk):
 def test_a_candidate_whose_weights_are_gone_is_refused_with_the_reason(desk: Desk):
     backbone = publish(desk)
     a_run(desk, backbone.digest, active=True)
-    ended = [ChildFinished(digest="ab" * 32, at_ms=1), EvaluationClosed(at_ms=2)]
+    task, digest = task_name("run-1", 1, "d-0000"), "ab" * 32
+    posted = Posted(task=task, device="d-0000", kind="train", digest=digest)
+    ended = [
+        Pushed(ordinal=1, tasks=(posted,), at_ms=1),
+        Answered(task=task, outcome="done", why="", at_ms=2),
+        ChildFinished(digest=digest, at_ms=3),
+        EvaluationClosed(at_ms=4),
+    ]
     desk.registry.runs.advance(
         "run-1",
         events=[encode_event(event) for event in ended],
