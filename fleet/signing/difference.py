@@ -120,7 +120,7 @@ def _keys(name: str, before: Role | None, after: Role | None) -> Iterator[str]:
         yield f"  · {name}: {needs} of {len(new)} must sign"
     elif had != needs or len(old) != len(new):
         yield f"  · {name}: {had} of {len(old)} must sign → {needs} of {len(new)}"
-    if had < len(old) and needs == len(new) > 1:
+    if (not before or had < len(old)) and needs == len(new) > 1:
         yield f"  ! from now on no {name} key may be lost: all {needs} must sign"
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from re import fullmatch
 from typing import Final
 
+from nacl.signing import VerifyKey
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 
@@ -134,6 +135,5 @@ def _publics(root: Root, roles: Collection[str]) -> set[str]:
 def _require_apart(people: set[str], machine: set[str]) -> None:
     both = people & machine
     if both:
-        raise SigningError(
-            f"key {min(both)[:16]} would be kept by a person and by the manager: use two"
-        )
+        keyid = Ed25519Key.of(VerifyKey(bytes.fromhex(min(both)))).keyid[:16]
+        raise SigningError(f"key {keyid} would be kept by a person and by the manager: use two")
