@@ -80,7 +80,8 @@ def test_a_signed_delta_that_makes_other_bytes_costs_bytes_and_nothing_else(
     old = manager.publish(grown(classifier(0), "one"), placement(1))
     base = old.release.variants[0].model.digest
 
-    def lie(content: bytes, _bases: object) -> Offered:
+    def lie(content: bytes, _bases: object, *, encrypt: bool) -> Offered:
+        assert not encrypt
         packed = zstandard.compress(bytes(len(content)))  # the base again, not the release
         described = msgspec.structs.asdict(describe_artifact(packed))
         source = Source(**described, kind=SUBTRACT, base=base)
