@@ -29,6 +29,9 @@ def rotate_ca() -> None:
     switch   let the broker show a certificate by the new one
     retire   when all devices have confirmed: have them believe the new one alone
 
+    \b
+    abandon  before the switch: go back to the old one
+
     'fieldfare endpoint show' says who has confirmed. Each step may be repeated.
     """  # noqa: D301 - click wants the control character, not a backslash
 
@@ -126,6 +129,29 @@ def retire(force: bool, held: "Published", settle: Settle) -> None:
     rotation.finish(config, found)
     click.echo("the old authority is forgotten: enrolment and manager believe the new one alone")
     _tell_broker(config)
+
+
+@rotate_ca.command("abandon")
+@settles
+def abandon(held: "Published", settle: Settle) -> None:
+    """Go back to the old authority alone, as long as the broker shows no other.
+
+    Enrolment files that were made meanwhile name both authorities, and go on working.
+    """
+    from fleet.service import rotation
+
+    config = manager_of(settle)
+    found = rotation.require_rotation(config)
+    rotation.require_not_switched(found)
+    view = _view(config)
+    wanted = rotation.without_new(view, found)
+    if view.version and not _is_in_force(view, wanted):
+        # Nobody needs the new authority: it has signed nothing that was ever shown.
+        settle_endpoints(settle, held, view, wanted, force=True)
+        if settle.file is not None:
+            return
+    rotation.abandon(config, found)
+    click.echo("the new authority is forgotten; the broker shows what it showed")
 
 
 def _view(config: FleetConfig) -> "EndpointsView":

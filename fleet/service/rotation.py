@@ -208,6 +208,39 @@ def require_switched(rotation: Rotation) -> None:
         )
 
 
+def require_not_switched(rotation: Rotation) -> None:
+    """Return if the broker has never shown the new certificate.
+
+    Raises:
+        RefusedError: It does.
+
+    """
+    if rotation.switched:
+        raise RefusedError(
+            "the broker shows the new certificate already: go on with 'fieldfare broker rotate-ca "
+            "retire'"
+        )
+
+
+def without_new(view: EndpointsView, rotation: Rotation) -> tuple[Endpoint, ...]:
+    """Return the list in force, without the new authority wherever an old one is believed."""
+    known = fingerprint(rotation.new)
+    return tuple(
+        replace(e, cas=tuple(pem for pem in e.cas if fingerprint(pem) != known))
+        if _believes(e, rotation.old)
+        else e
+        for e in _endpoints(view)
+    )
+
+
+def abandon(config: FleetConfig, rotation: Rotation) -> None:
+    """Forget the new authority, once no list names it any more."""
+    folder = config.broker_folder
+    replace_file(folder / "ca.pem", "".join(rotation.old))
+    for name in (NEXT_CA, NEXT_CA_KEY, NEXT_SERVER_KEY, NEXT_SERVER):
+        (folder / name).unlink(missing_ok=True)
+
+
 def finish(config: FleetConfig, rotation: Rotation) -> None:
     """Forget the old authority, once no list names it any more."""
     folder = config.broker_folder

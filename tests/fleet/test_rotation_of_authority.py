@@ -218,3 +218,22 @@ def test_a_broker_without_tls_has_no_authority_to_change(tmp_path):
 def test_without_a_change_there_is_nothing_to_switch(config):
     with pytest.raises(NotFoundError, match="rotate-ca begin"):
         rotation.switch(config, listed(config), force=False)
+
+
+def test_before_the_switch_there_is_a_way_back(config):
+    before, (old,) = shown(config), split(config, "ca.pem")
+    begun = rotation.begin(config, None, NOW)
+    assert rotation.without_new(listed(config), begun) == (
+        Endpoint(url=config.broker.url, cas=(old,)),
+    )
+    rotation.require_not_switched(begun)
+    rotation.abandon(config, begun)
+    assert (split(config, "ca.pem"), shown(config)) == ((old,), before)
+    assert rotation.find_rotation(config) is None
+
+
+def test_after_the_switch_there_is_none(config):
+    rotation.begin(config, None, NOW)
+    switched = rotation.switch(config, listed(config), force=False)
+    with pytest.raises(RefusedError, match="retire"):
+        rotation.require_not_switched(switched)

@@ -10,7 +10,7 @@ import pytest
 from fleet.config import FleetConfig
 from tests.brokers import eventually, free_port
 from tests.ceremonies import running
-from tests.home_fleet import HomeBroker, HomeFleet, home_fleet
+from tests.home_fleet import HomeBroker, HomeFleet, home_fleet, marks_in
 from tests.many_agents import jobs_on_threads, running_all
 
 pytestmark = [pytest.mark.broker, pytest.mark.system, pytest.mark.timeout(300)]
@@ -97,3 +97,21 @@ def test_a_fleet_moves_to_another_broker_with_its_manager(fleet, monkeypatch):
                 eventually(lambda: fleet.endpoints()["version"] == 2, 60)
                 eventually(lambda: fleet.endpoints()["confirmed"] == DEVICES, 60)
                 assert any(f"the fleet answers at {moved}" in a["why"] for a in fleet.alarms())
+
+
+def test_a_change_of_authority_is_abandoned_before_the_switch(fleet, monkeypatch):
+    (old,) = marks_in(fleet.config.broker_folder / "ca.pem")
+    with running(fleet.home, ""), jobs_on_threads(monkeypatch):
+        agents = fleet.enrol(DEVICES)
+        with running_all(agents):
+            eventually(lambda: fleet.online() == DEVICES, 60)
+            fleet("broker", "rotate-ca", "begin", "--yes")
+            eventually(lambda: fleet.endpoints()["confirmed"] == DEVICES, 60)
+            fleet("broker", "rotate-ca", "abandon", "--yes")
+            eventually(lambda: fleet.endpoints()["confirmed"] == DEVICES, 60)
+            assert {agent.believes for agent in agents} == {(old,)}
+            assert marks_in(fleet.config.broker_folder / "ca.pem") == (old,)
+            assert fleet.tries("broker", "rotate-ca", "abandon", "--yes")[0] == 4
+            fleet.broker.restart()
+            eventually(lambda: fleet.online() == DEVICES, 60)
+            assert fleet.alarms() == []
