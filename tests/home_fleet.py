@@ -59,6 +59,7 @@ class HomeFleet:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ports = Ports(devices=free_port(), enrolment=free_port())
         self.folder = folder
+        self.made = 0
         self.config = found_dev(folder / "home", "demo", kind="mosquitto", ports=ports)
         self.home = self.config.home
         self.person = Person(folder, capsys)
@@ -79,13 +80,19 @@ class HomeFleet:
 
     def enrol(self, count: int, settings: str = "") -> list[ThreadedAgent]:
         """Return so many enrolled devices with these settings, not yet running."""
-        token = self.folder / "fleet.enrol"
-        self("token", "create", "--file", token, "--uses", count)
-        folders = [self.folder / "devices" / f"{n:02}" for n in range(count)]
+        token = self.token(count)
+        folders = [self.folder / "devices" / f"{self.made + n:02}" for n in range(count)]
+        self.made += count
         agents = [ThreadedAgent(folder, settings) for folder in folders]
         enrol_all(agents, token)
         token.unlink()
         return agents
+
+    def token(self, uses: int) -> Path:
+        """Return a new enrolment file."""
+        token = self.folder / "fleet.enrol"
+        self("token", "create", "--file", token, "--uses", uses)
+        return token
 
     def online(self) -> object:
         return self.asks("fleet", "status")["online"]

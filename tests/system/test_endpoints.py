@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import LinkError
 from fleet.config import FleetConfig
 from tests.brokers import eventually, free_port
 from tests.ceremonies import running
 from tests.home_fleet import HomeBroker, HomeFleet, home_fleet, marks_in
-from tests.many_agents import jobs_on_threads, running_all
+from tests.many_agents import ThreadedAgent, jobs_on_threads, running_all
 
 pytestmark = [pytest.mark.broker, pytest.mark.system, pytest.mark.timeout(300)]
 DEVICES = 3
@@ -115,3 +116,25 @@ def test_a_change_of_authority_is_abandoned_before_the_switch(fleet, monkeypatch
             fleet.broker.restart()
             eventually(lambda: fleet.online() == DEVICES, 60)
             assert fleet.alarms() == []
+
+
+def test_devices_that_enrol_during_a_change_of_authority_are_told_what_is_right(fleet, monkeypatch):
+    shown = fleet.broker.shows()
+    with running(fleet.home, ""), jobs_on_threads(monkeypatch):
+        early = fleet.token(1).rename(fleet.folder / "early.enrol")
+        fleet("broker", "rotate-ca", "begin", "--yes")
+        agents = fleet.enrol(1)
+        fleet("broker", "rotate-ca", "switch")
+        fleet.broker.reload()
+        eventually(lambda: fleet.broker.shows() != shown)
+        agents += fleet.enrol(1)
+        with running_all(agents):
+            eventually(lambda: fleet.endpoints()["confirmed"] == len(agents), 60)
+            fleet("broker", "rotate-ca", "retire", "--yes")
+            fleet.broker.restart()
+            last = fleet.enrol(1)
+            assert last[0].believes == marks_in(fleet.config.broker_folder / "ca.pem")
+            with running_all(last):
+                eventually(lambda: fleet.endpoints()["confirmed"] == len(agents) + 1, 60)
+        with pytest.raises(LinkError, match="not believed"):
+            ThreadedAgent(fleet.folder / "devices" / "late").enrol(early)
