@@ -156,6 +156,7 @@ class DownloadServer:
         self._place = place
         self._loaded: tuple[int, int] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = ""
         self._tls = self._open_tls() if place.encrypted else None
         self._socket = _listen(place.host, place.port)
         self._socket.most = allowance.responses * CONNECTIONS_PER_RESPONSE
@@ -326,7 +327,9 @@ class DownloadServer:
         try:
             self._load_certificate(context)
         except (OSError, ssl.SSLError) as why:  # half replaced; the old one serves on
-            LOG.warning("downloads certificate=%s why=%s", self._place.certificate, why)
+            if str(why) != self._told:
+                LOG.warning("downloads certificate=%s why=%s", self._place.certificate, why)
+            self._told = str(why)
 
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         place = self._place

@@ -64,9 +64,11 @@ def serving(config: FleetConfig) -> Iterator[None]:
     thread = Thread(target=serve)
     thread.start()
     manager = opened.result(timeout=20)
-    yield
-    manager.stop()
-    thread.join(timeout=20)
+    try:
+        yield
+    finally:
+        manager.stop()
+        thread.join(timeout=20)
     assert not thread.is_alive()
 
 
