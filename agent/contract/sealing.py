@@ -25,6 +25,7 @@ from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.limits import MAX_ARTIFACT_BYTES
+from agent.errors import MalformedError
 from agent.refusals import (
     BadStreamError,
     DisorderedStreamError,
@@ -49,8 +50,16 @@ def new_key() -> bytes:
 
 
 def wrap_key(key: bytes, device: VerifyKey) -> bytes:
-    """Return a key in a box that only this device opens."""
-    return SealedBox(device.to_curve25519_public_key()).encrypt(key)
+    """Return a key in a box that only this device opens.
+
+    Raises:
+        MalformedError: Nothing can be sealed for the device's key.
+
+    """
+    try:
+        return SealedBox(device.to_curve25519_public_key()).encrypt(key)
+    except CryptoError as why:
+        raise MalformedError("the device's key is none that a box can be sealed for") from why
 
 
 def unwrap_key(box: bytes, device: SigningKey) -> bytes:

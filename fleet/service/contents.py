@@ -77,7 +77,7 @@ def with_keys(desk: Desk, assignment: Assignment) -> Assignment:
         try:
             stream = full_source(artifact).digest
             boxes[stream] = wrap_key(keys.find(stream), public)
-        except FleetError as why:
+        except (FleetError, AgentError) as why:
             LOG.warning("keyless device=%s why=%s", device.id, why)
     return replace(assignment, keys=boxes)
 

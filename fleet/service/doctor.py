@@ -34,7 +34,7 @@ from fleet.signing.published import Published, read_published
 NEEDED_BYTES: Final = 64 * 1024 * 1024
 SPARE_BYTES: Final = 1024 * 1024 * 1024
 _OTHERS: Final = 0o077
-_FOLDERS: Final = ("keys", "keys/online", "repository", "artifacts", "broker")
+_FOLDERS: Final = ("keys", "keys/online", "repository", "artifacts", "content-keys", "broker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

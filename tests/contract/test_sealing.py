@@ -7,7 +7,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl import bindings
-from nacl.signing import SigningKey
+from nacl.signing import SigningKey, VerifyKey
 
 from agent.contract.expand import expand_source
 from agent.contract.sealing import (
@@ -19,7 +19,7 @@ from agent.contract.sealing import (
     wrap_key,
 )
 from agent.contract.sources import FULL, PLAIN, SEALED
-from agent.errors import ContractError, CorruptError, TrustError
+from agent.errors import ContractError, CorruptError, MalformedError, TrustError
 from agent.refusals import (
     BadStreamError,
     DisorderedStreamError,
@@ -149,6 +149,12 @@ def test_a_stream_that_holds_more_than_its_artifact_is_refused():
     sealed = seal_stream(b"abc", KEY)
     with pytest.raises(CorruptError):
         list(expand_source(SEALED + PLAIN, BytesIO(sealed), None, 2, KEY))
+
+
+def test_nothing_is_sealed_for_a_key_that_is_no_point_of_the_curve_or_of_small_order():
+    for public in (bytes(32), b"\x02" * 32):
+        with pytest.raises(MalformedError):
+            wrap_key(KEY, VerifyKey(public))
 
 
 def test_a_key_opens_on_its_own_device_only():

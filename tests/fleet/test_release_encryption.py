@@ -236,6 +236,21 @@ def test_a_lost_key_is_left_out_and_the_rest_is_assigned_all_the_same(desk: Desk
     assert lost[:16] in caplog.text
 
 
+def test_a_device_whose_key_takes_no_box_is_assigned_without_and_stops_nobody(desk: Desk, caplog):
+    view = releases.publish(desk, signed(desk))
+    published = releases.find(desk, view.digest)
+    desk.registry.devices.add(
+        "d-0001", key="02" * 32, group="demo", hardware="generic-linux",
+        state=DeviceState.ENROLLED, at_ms=1,
+    )  # fmt: skip
+    plain = Assignment(
+        device="d-0001", fleet="demo", director_epoch=1, sequence=1,
+        slots={"motion": published.assigned}, issued_ms=1, expires_ms=2,
+    )  # fmt: skip
+    assert contents.with_keys(desk, plain).keys == {}
+    assert "keyless device=d-0001" in caplog.text
+
+
 def test_the_next_release_of_the_slot_is_encrypted_too_and_its_delta_is_sealed(manager):
     config, running, client = manager
     view = publish_described(config, client, described(), None, encrypt=True)
