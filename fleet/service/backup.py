@@ -12,6 +12,7 @@ Rule 3: a home is made beside its place and put there when all of it was checked
 Rule 4: a backup holds the manager's keys and its devices' secrets: it is for its owner only.
 """
 
+import errno
 import io
 import os
 import shutil
@@ -20,69 +21,33 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from msgspec import Struct
-
-from agent.contract.codec import Versioned, decode, encode
-from agent.contract.manifest import Digest, Name, Text
-from agent.contract.messages import Count
-from agent.errors import ContractError, UnsupportedError
+from agent.contract.codec import encode
 from fleet.config import FleetConfig
-from fleet.errors import ConfigError, ConflictError, FleetError, NewerStateError, RefusedError
+from fleet.errors import (
+    ConfigError,
+    ConflictError,
+    DiskFullError,
+    FleetError,
+    NewerStateError,
+    RefusedError,
+)
 from fleet.ingest.mosquitto import CONF_FILE
 from fleet.registry.copying import copy_registry
 from fleet.registry.room import MEGABYTE, require_room
 from fleet.registry.schema import refuse_newer, version_of
+from fleet.service.backup_list import LIST, BackupList, BackupView, Listed, read_list
 from fleet.service.desk import wall_clock_ms
 from fleet.signing.published import read_published
 
-LIST: Final = "backup.json"
-_MAX_LIST_BYTES: Final = 256 * 1024 * 1024
 _TIMESTAMP: Final = "repository/metadata/timestamp.json"
 _NOT_TAKEN: Final = ("lock", "fieldfare.sock", "registry.db-wal", "registry.db-shm", LIST)
 _UNFINISHED: Final = ".new-"
-_MEANWHILE_GONE: Final = "artifacts/"
-"""A file here is removed when nobody needs it, also while a backup is made."""
-
-
-class Listed(Struct, frozen=True, kw_only=True):
-    """One file of a backup."""
-
-    size: Count
-    sha256: Digest
-
-
-class BackupList(Versioned, frozen=True, kw_only=True):
-    """``backup.json``: what a backup holds.
-
-    Attributes:
-        home: Where the manager worked; its broker's configuration names this path.
-        last_event: Number of the newest event in the registry.
-        folders: Those that hold no file, because a broker wants them nevertheless.
-
-    """
-
-    fleet: Name
-    home: Text
-    made_ms: Count
-    last_event: Count
-    files: dict[str, Listed]
-    folders: tuple[str, ...] = ()
-
-
-class BackupView(Struct, frozen=True, kw_only=True):
-    """What was backed up or restored."""
-
-    fleet: str
-    file: str
-    home: str
-    made_ms: int
-    files: int
-    size_bytes: int
-    last_event: int
+_MEANWHILE_GONE: Final = ("artifacts/", "broker/")
+"""Here files go while a backup is made: what nobody needs, and what the broker renames."""
 
 
 def back_up(config: FleetConfig, out: Path) -> BackupView:
@@ -121,7 +86,9 @@ def back_up(config: FleetConfig, out: Path) -> BackupView:
             _sync(out.parent)
     except (OSError, tarfile.TarError) as why:
         reason = why.strerror if isinstance(why, OSError) and why.strerror else why
-        raise ConfigError(f"{out} cannot be written: {reason}") from why
+        full = isinstance(why, OSError) and why.errno in {errno.ENOSPC, errno.EDQUOT}
+        kind = DiskFullError if full else ConfigError
+        raise kind(f"{out} cannot be written: {reason}") from why
     return _view(made, out, config.home, size)
 
 
@@ -141,7 +108,7 @@ def restore(file: Path, home: Path) -> BackupView:
     building = home.with_name(f"{home.name}.restoring")
     try:
         with tarfile.open(file) as archive:
-            listed = _list_of(archive, file)
+            listed = read_list(archive, file)
             require_room(home.parent, sum(f.size for f in listed.files.values()), 0)
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True, mode=0o700)
@@ -247,33 +214,35 @@ class _Seen(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def _list_of(archive: tarfile.TarFile, file: Path) -> BackupList:
-    member = next((m for m in archive.getmembers() if m.name == LIST), None)
-    content = archive.extractfile(member) if member is not None and member.isreg() else None
-    if content is None or member is None or member.size > _MAX_LIST_BYTES:
-        raise RefusedError(f"{file} is no whole backup: {LIST} is missing")
-    try:
-        return decode(BackupList, content.read(), limit=_MAX_LIST_BYTES)
-    except UnsupportedError as why:
-        raise NewerStateError(f"{file}: {why}: use the newer program") from why
-    except ContractError as why:
-        raise RefusedError(f"{file} is no whole backup: {why}") from why
-
-
 def _require_whole(archive: tarfile.TarFile, listed: BackupList, file: Path) -> None:
     """Return if every listed file is in the archive, and nothing else."""
+    for name, _, known, content in _members(archive, listed, file):
+        while content.read(MEGABYTE):
+            pass
+        _require_same(name, content, known, file)
+
+
+def _members(
+    archive: tarfile.TarFile, listed: BackupList, file: Path
+) -> Iterator[tuple[str, int, Listed, "_Seen"]]:
+    """Yield name, mode and promised content of every file, to be read."""
     left = dict(listed.files)
     for member in archive.getmembers():
         if member.name == LIST:
             continue
-        _require_fits(member, left.pop(member.name, None), file)
+        known = left.pop(member.name, None)
+        _require_fits(member, known, file)
         content = archive.extractfile(member)
-        if content is None or file_digest(content, "sha256").hexdigest() != (  # type: ignore[arg-type]  # it reads
-            listed.files[member.name].sha256
-        ):
-            raise RefusedError(f"{file} is damaged: {member.name} is not what was backed up")
+        if content is None or known is None:
+            raise RefusedError(f"{file} is damaged: {member.name} cannot be read")
+        yield member.name, member.mode, known, _Seen(content)
     if left:
         raise RefusedError(f"{file} is damaged: {min(left)} is missing")
+
+
+def _require_same(name: str, seen: "_Seen", known: Listed, file: Path) -> None:
+    if seen.digest != known.sha256:
+        raise RefusedError(f"{file} is damaged: {name} is not what was backed up")
 
 
 def _require_fits(member: tarfile.TarInfo, listed: Listed | None, file: Path) -> None:
@@ -285,24 +254,13 @@ def _require_fits(member: tarfile.TarInfo, listed: Listed | None, file: Path) ->
 
 
 def _unpack(archive: tarfile.TarFile, listed: BackupList, building: Path, file: Path) -> None:
-    left = dict(listed.files)
-    for member in archive.getmembers():
-        if member.name == LIST:
-            continue
-        known = left.pop(member.name, None)
-        _require_fits(member, known, file)
-        path, content = building / member.name, archive.extractfile(member)
+    for name, mode, known, content in _members(archive, listed, file):
+        path = building / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if content is None:
-            raise RefusedError(f"{file} is damaged: {member.name} cannot be read")
-        seen = _Seen(content)
         with path.open("xb") as target:
-            os.fchmod(target.fileno(), member.mode & 0o700)
-            shutil.copyfileobj(seen, target, MEGABYTE)
-        if known is None or seen.digest != known.sha256:
-            raise RefusedError(f"{file} is damaged: {member.name} is not what was backed up")
-    if left:
-        raise RefusedError(f"{file} is damaged: {min(left)} is missing")
+            os.fchmod(target.fileno(), mode & 0o700)
+            shutil.copyfileobj(content, target, MEGABYTE)
+        _require_same(name, content, known, file)
     for name in listed.folders:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise RefusedError(f"{file} is no backup of ours: it holds {name!r}")

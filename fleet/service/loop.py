@@ -214,7 +214,7 @@ class RunningManager:
         try:
             fewest = retention.FEWEST_EVENTS
             return retention.prune(self._desk, dry_run=False, fewest_events=fewest).more
-        except FleetError as why:  # what could not go stays; the fleet is served on
+        except (AgentError, FleetError) as why:  # what could not go stays; the fleet is served on
             LOG.warning("not pruned code=%s why=%s", why.code, why)
             return False
 

@@ -24,7 +24,8 @@ from fleet.errors import (
 from fleet.registry.copying import copy_registry
 from fleet.registry.sqlite import open_registry
 from fleet.service import backup
-from fleet.service.backup import BackupList, back_up, restore
+from fleet.service.backup import back_up, restore
+from fleet.service.backup_list import BackupList
 from fleet.service.desk import open_desk
 from tests.manager_home import ROOT, join, make_desk, make_home
 from tests.small_fleet import NOW
@@ -273,7 +274,7 @@ def test_a_disk_that_refuses_leaves_no_backup(home, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", torn)
-    with pytest.raises(ConfigError, match="No space left"):
+    with pytest.raises(DiskFullError, match="No space left"):
         back_up(home, tmp_path / "backup.tar")
     assert list(tmp_path.iterdir()) == []
 
@@ -284,10 +285,19 @@ def test_an_artifact_that_is_pruned_meanwhile_is_left_out(home, tmp_path, monkey
     def with_a_ghost(place: Path) -> Iterator[tuple[str, Path, int]]:
         yield from honest(place)
         yield "artifacts/gone", place / "artifacts" / "gone", 5
+        yield "broker/accounts.new", place / "broker" / "accounts.new", 5
 
     monkeypatch.setattr(backup, "_files", with_a_ghost)
     view = back_up(home, tmp_path / "backup.tar")
     assert view.files == len(contents(home.home)) + 1
+
+
+def test_a_file_that_is_gone_and_should_be_there_is_named(home, tmp_path, monkeypatch):
+    missing = [("keys/gone", home.home / "keys" / "gone", 5)]
+    monkeypatch.setattr(backup, "_files", lambda _: iter(missing))
+    with pytest.raises(ConfigError, match="No such file"):
+        back_up(home, tmp_path / "backup.tar")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_brokers_configuration_names_its_new_place(tmp_path: Path):
