@@ -5,11 +5,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nacl.signing import SigningKey
 
 from agent.contract.codec import encode
+from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoint
 from agent.contract.envelope import Boot, device_id, stamp_report
 from agent.contract.messages import EnrolmentFile
 from agent.contract.topics import Address
@@ -20,11 +22,16 @@ from fleet.api.socket import SocketServer
 from fleet.config import FleetConfig
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer
-from fleet.service import inbox, membership
+from fleet.service import inbox, membership, trust
 from fleet.service.desk import Desk, open_desk
 from fleet.service.founding import Ports, found_dev
 from fleet.service.loop import RunningManager
+from fleet.service.trust import SignedChange
 from fleet.service.views import TokenWish
+from fleet.signing.ceremony import dev_addresses
+from fleet.signing.endpoints import propose_endpoints
+from fleet.signing.proposal import missing, sign_proposal
+from fleet.signing.signers import open_signer
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "scripts" / "base_model" / "motion-int8.onnx"
@@ -101,3 +108,14 @@ def join(desk: Desk, **wish: object) -> Stranger:
     device = Stranger()
     device.asks_to_join(desk, membership.create_token(desk, TokenWish(**wish)))
     return device
+
+
+def sign_list(desk: Desk, *wanted: Endpoint) -> bytes:
+    """Sign a list of endpoints with a development fleet's keys and put it into force."""
+    proposal = propose_endpoints(desk.repository.published(), wanted, datetime.now(UTC))
+    for address in dev_addresses(desk.config.keys):
+        if missing(proposal) and "/targets-" in address:
+            signer = open_signer(address, lambda _: "", dev=True)
+            proposal = sign_proposal(proposal, [signer])
+    trust.put_into_force(desk, SignedChange(metadata=proposal.metadata, files=proposal.files))
+    return proposal.files[ENDPOINTS_TARGET]

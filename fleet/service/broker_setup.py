@@ -45,6 +45,7 @@ from fleet.service.client_certificates import (
     without_passwords,
 )
 from fleet.service.occupancy import occupy
+from fleet.signing.published import read_published
 
 DYNSEC_DEVICES = 2000
 """Dynamic security writes its whole file for each device: 18 ms each at this many."""
@@ -293,6 +294,7 @@ def _certificate(config: FleetConfig, wish: BrokerWish) -> _Certificate:
     authority = _read(wish.authority or own / "ca.pem")
     if authority.strip() != config.broker_ca().strip():
         _require_nobody_enrolled(config)
+        _require_unlisted(config)
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key, password="")
@@ -314,6 +316,16 @@ def _require_nobody_enrolled(config: FleetConfig) -> None:
             f"{enrolled} enrolled device(s) believe only the authority in "
             f"{config.broker_folder / 'ca.pem'}: take a certificate that it signed, or they are "
             "stranded; 'fieldfare broker rotate-ca' changes the authority without"
+        )
+
+
+def _require_unlisted(config: FleetConfig) -> None:
+    """Return if no signed list tells devices whom to believe: it would name the old authority."""
+    listed = read_published(config.repository).endpoints
+    if listed is not None:
+        raise RefusedError(
+            f"list of endpoints version {listed.version} tells devices to believe the authority in "
+            f"{config.broker_folder / 'ca.pem'}: change it with 'fieldfare broker rotate-ca'"
         )
 
 

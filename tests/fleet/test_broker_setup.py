@@ -11,6 +11,7 @@ import pytest
 
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.checkup import Check
+from agent.contract.endpoints import Endpoint, split_authorities
 from agent.contract.topics import Topics
 from fleet.__main__ import open_door
 from fleet.cli.program import main
@@ -28,12 +29,12 @@ from fleet.ingest.rights import Hashed, device_role, dynamic_security
 from fleet.ingest.tls import create_dev_tls
 from fleet.registry.sqlite import open_registry
 from fleet.service.broker_setup import BrokerWish, set_up_broker
-from fleet.service.desk import wall_clock_ms
+from fleet.service.desk import open_desk, wall_clock_ms
 from fleet.service.doctor_broker import check_broker
 from fleet.service.founding import Ports, found_dev
 from fleet.service.occupancy import occupy
 from tests.brokers import accepts, eventually, free_port
-from tests.manager_home import ROOT, make_home
+from tests.manager_home import ROOT, make_home, sign_list
 from tests.small_fleet import add_device
 
 pytestmark = pytest.mark.broker
@@ -167,6 +168,20 @@ def test_an_authority_that_enrolled_devices_do_not_believe_is_refused(
             ),
         )
     assert contents(config.broker_folder) == before
+
+
+def test_an_authority_beside_a_signed_list_is_refused(config: FleetConfig, tmp_path: Path):
+    desk = open_desk(config, "", lambda _run, _word: None)
+    cas = split_authorities(config.broker_ca())
+    sign_list(desk, Endpoint(url=config.broker.url, cas=cas))
+    desk.registry.close()
+    tls = foreign_tls(tmp_path)
+    wish = BrokerWish(
+        certificate=tls / "server.pem", key=tls / "server.key", authority=tls / "ca.pem"
+    )
+    with pytest.raises(RefusedError, match="list of endpoints version 1"):
+        set_up_broker(config, wish)
+    assert split_authorities(config.broker_ca()) == cas
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from fleet.service.trust import SignedChange
 from fleet.signing.ceremony import dev_addresses
 from fleet.signing.difference import describe
 from fleet.signing.endpoints import propose_endpoints
-from fleet.signing.proposal import missing, sign_proposal
+from fleet.signing.proposal import sign_proposal
 from fleet.signing.signers import open_signer
-from tests.manager_home import Stranger, join, make_desk
+from tests.manager_home import Stranger, join, make_desk, sign_list
 
 NOW = datetime.now(UTC)
 CA, OTHER = make_authority(NOW).chain, make_authority(NOW).chain
@@ -41,17 +41,6 @@ NEW = Endpoint(url=NEW_URL, cas=(OTHER,))
 @pytest.fixture
 def desk(tmp_path) -> Desk:
     return make_desk(tmp_path)
-
-
-def publish(desk: Desk, *wanted: Endpoint) -> bytes:
-    """Sign a list with the development fleet's keys and put it into force."""
-    proposal = propose_endpoints(desk.repository.published(), wanted, NOW)
-    for address in dev_addresses(desk.config.keys):
-        if missing(proposal) and "/targets-" in address:
-            signer = open_signer(address, lambda _: "", dev=True)
-            proposal = sign_proposal(proposal, [signer])
-    trust.put_into_force(desk, SignedChange(metadata=proposal.metadata, files=proposal.files))
-    return proposal.files[ENDPOINTS_TARGET]
 
 
 def reports(device: Stranger, desk: Desk, content: bytes | None, at: Endpoint, **more) -> None:
@@ -68,7 +57,7 @@ def reports(device: Stranger, desk: Desk, content: bytes | None, at: Endpoint, *
 
 
 def test_a_published_list_is_shown_served_and_hinted(desk):
-    content = publish(desk, BOTH, NEW)
+    content = sign_list(desk, BOTH, NEW)
     view = endpoints.show(desk)
     assert (view.version, [e.url for e in view.endpoints]) == (1, [URL, NEW_URL])
     assert desk.repository.bundle(0, (ENDPOINTS_TARGET,))[ENDPOINTS_TARGET] == content
@@ -88,7 +77,7 @@ def test_the_signer_reads_addresses_and_fingerprints(desk):
 
 def test_signed_time_names_the_metadata_in_force(desk):
     device = join(desk)
-    publish(desk, OLD)
+    sign_list(desk, OLD)
     desk.outgoing.clear()
     device.says(desk, FRESH_REQUEST.at(device.id), FreshRequest(nonce="0" * 32))
     (answer,) = [w for w in desk.outgoing if w.address.channel is FRESH]
@@ -120,7 +109,7 @@ def test_what_devices_could_not_use_is_not_proposed(desk, wanted, why):
 
 
 def test_the_list_in_force_is_not_proposed_again(desk):
-    publish(desk, OLD)
+    sign_list(desk, OLD)
     with pytest.raises(SigningError, match="in force, version 1"):
         propose_endpoints(desk.repository.published(), (OLD,), NOW)
 
@@ -133,7 +122,7 @@ def test_the_list_in_force_is_not_proposed_again(desk):
     ],
 )
 def test_a_list_that_does_not_follow_is_not_published(desk, changes, why):
-    publish(desk, OLD)
+    sign_list(desk, OLD)
     plain = {"fleet": "demo", "version": 2, "endpoints": (NEW,)}
     content = encode(Endpoints(**(plain | changes)))
     proposal = propose_endpoints(desk.repository.published(), (NEW,), NOW)
@@ -157,7 +146,7 @@ def test_a_list_that_does_not_follow_is_not_published(desk, changes, why):
 
 def test_a_device_confirms_by_exactly_this_list_and_an_endpoint_of_it(desk):
     device = join(desk)
-    content = publish(desk, BOTH)
+    content = sign_list(desk, BOTH)
     for held, at, more in (
         (None, OLD, {}),
         (content, OLD, {"listed": False}),
@@ -173,7 +162,7 @@ def test_a_device_confirms_by_exactly_this_list_and_an_endpoint_of_it(desk):
 
 def test_nothing_is_struck_that_a_device_may_need(desk):
     device = join(desk)
-    content = publish(desk, BOTH)
+    content = sign_list(desk, BOTH)
     only = Endpoint(url=URL, cas=(OTHER,))
     with pytest.raises(RefusedError, match=f"{device.id} of 1 have not confirmed") as refused:
         endpoints.require_nobody_left(endpoints.show(desk), (only,))
@@ -184,7 +173,7 @@ def test_nothing_is_struck_that_a_device_may_need(desk):
 
 def test_a_list_is_never_replaced_by_one_that_shares_nothing(desk):
     device = join(desk)
-    content = publish(desk, OLD)
+    content = sign_list(desk, OLD)
     reports(device, desk, content, OLD, listed=True)
     with pytest.raises(RefusedError, match="nothing in common"):
         endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
@@ -192,7 +181,7 @@ def test_a_list_is_never_replaced_by_one_that_shares_nothing(desk):
 
 def test_an_address_that_a_device_uses_is_not_struck_although_it_has_confirmed(desk):
     device = join(desk)
-    content = publish(desk, NEW, BOTH)
+    content = sign_list(desk, NEW, BOTH)
     reports(device, desk, content, BOTH, listed=True)
     with pytest.raises(RefusedError, match=f"{device.id} of 1 reach the fleet by {URL}"):
         endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
@@ -202,13 +191,13 @@ def test_an_address_that_a_device_uses_is_not_struck_although_it_has_confirmed(d
 
 def test_what_is_only_added_strikes_nothing(desk):
     join(desk)
-    publish(desk, OLD)
+    sign_list(desk, OLD)
     endpoints.require_nobody_left(endpoints.show(desk), (NEW, BOTH))
     assert endpoints.struck_by(endpoints.show(desk), (NEW, BOTH)) == ()
 
 
 def test_a_fleet_without_devices_may_be_given_any_list(desk):
-    publish(desk, OLD)
+    sign_list(desk, OLD)
     endpoints.require_nobody_left(endpoints.show(desk), (NEW,))
 
 
