@@ -89,6 +89,7 @@ def test_a_release_is_fetched_over_https_through_a_proxy_and_its_bytes_are_count
         assert MODEL.stat().st_size / 2 < spent.spent < 2 * MODEL.stat().st_size
 
 
+@pytest.mark.timeout(600)
 def test_an_agent_that_is_killed_in_the_middle_of_a_download_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -105,21 +106,21 @@ def test_an_agent_that_is_killed_in_the_middle_of_a_download_goes_on_where_it_wa
         published = fieldfare("model", "publish", str(tmp_path / "large.onnx"))
         assert published[0] == 0, published
         with RunningAgent(folder) as agent:
-            eventually(lambda: "event=probed" in agent.said(), 30)
+            eventually(lambda: "event=probed" in agent.said(), 100)
             assert fieldfare("rollout", "create", "motion/v1")[0] == 0
-            eventually(lambda: in_part(folder) > 1_500_000, 60)
+            eventually(lambda: in_part(folder) > 1_500_000, 200)
             before = in_part(folder)
             agent.kill()
+        first = read_status(folder).budget
         with RunningAgent(folder) as again:
-            eventually(lambda: again.said().count("event=fetched") >= 2, 60)
+            eventually(lambda: again.said().count("event=fetched") >= 2, 200)
             assert again.stop() == 0
             said = again.said()
     assert said.count("event=downloading") >= 2, said
     assert "event=download-failed" not in said
     if default_interface() is not None:
-        spent = read_status(folder).budget["any"].spent
-        on_its_way = 3 * 1024 * 1024  # and a block that was noted ahead
-        assert spent <= 4_200_000 + on_its_way
+        second = read_status(folder).budget["any"].spent - first["any"].spent
+        assert 0 < second < 4_300_000 - before
     assert before > 1_500_000
 
 
