@@ -2,6 +2,7 @@
 
 Rule 1: the list of revocations is on the medium and the broker told to read it before the
         account goes: that cuts the connection, and whoever comes back must not be admitted.
+        Where it cannot be told, the account goes all the same, and it is told again.
 Rule 2: where certificates are required no device is told a password: with one it could come
         by the strangers' listener, which asks for no certificate.
 """
@@ -49,11 +50,13 @@ class CertifiedAccounts:
             ConfigError: The list of revocations is not in order.
 
         """
-        if self._authority.revoke(device, datetime.now(UTC)):
-            if self._authority.required:
+        listed = self._authority.revoke(device, datetime.now(UTC))
+        try:
+            if listed and self._authority.required:
                 have_it_read(self._folder / PID_FILE, "its list of revoked certificates")
-            self._authority.forget(device)
-        self._accounts.revoke(device)
+        finally:
+            self._accounts.revoke(device)
+        self._authority.forget(device)
 
     def close(self) -> None:
         """Hang up."""

@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant("19", "that a revoked certificate is listed", "fleet/ingest/client_authority.py",
            "        self._add_to_list(ours, now)\n        return bool", "        return bool"),
     Mutant("19", "that the broker reads the list of revocations", CERTIFIED,
-           "            if self._authority.required:\n", "            if False:\n"),
+           "            if listed and self._authority.required:\n", "            if False:\n"),
     Mutant("19", "that no device is told a password beside its certificate", CERTIFIED,
            "None if self._authority.required else password", "password"),
     Mutant("20", "that a request is answered once", ENROLMENT,

@@ -10,6 +10,7 @@ from nacl.signing import SigningKey
 
 from agent.disk import Disk
 from agent.identity.certificate import install, restore_identity
+from fleet.errors import UnreachableError
 from fleet.ingest.broker import BrokerLink
 from fleet.ingest.certified_accounts import CertifiedAccounts
 from fleet.ingest.client_authority import ClientAuthority
@@ -161,6 +162,22 @@ def test_attack_19_a_revoked_certificate_stays_out_when_its_account_returns(guar
     guarded.accounts.grant("d-back")
     eventually(lambda: is_shut_out(back), 10)
     assert is_shut_out(back)
+
+
+def test_attack_19_a_device_is_cut_off_also_where_the_broker_cannot_be_told(guarded: Guarded):
+    gone = guarded.device("d-untold")
+    live = Listener(gone, inbox("d-untold"))
+    number = guarded.folder / "broker" / "mosquitto.pid"
+    kept = number.read_text()
+    number.unlink()
+    with pytest.raises(UnreachableError, match="no mosquitto runs"):
+        guarded.accounts.revoke("d-untold")
+    live.until(lambda: any(isinstance(news, Disconnected) for news in live.news))
+    live.close()
+    assert is_shut_out(gone, inbox("d-untold"))
+    number.write_text(kept)
+    guarded.accounts.revoke("d-untold")
+    eventually(lambda: is_shut_out(gone), 10)
 
 
 def test_attack_19_many_are_revoked_within_one_second(guarded: Guarded):
