@@ -13,6 +13,7 @@ from fleet.cli.output import (
     output_option,
     show,
     table,
+    tell,
     with_manager,
 )
 from fleet.cli.publishing import encrypt_option, publish_described, publish_signed
@@ -129,6 +130,6 @@ def show_model(client: ManagerClient, output: str, release: str) -> None:
         ]
         lines += [(name, f"{value:.4g}") for name, value in sorted(view.metrics.items())]
         for name, value in lines:
-            click.echo(f"{name:<12}{value}")
+            tell(f"{name:<12}{value}")
 
     show(view, output, text)
