@@ -46,6 +46,7 @@ def feed(stream: Stream, content: bytes) -> list[bytes]:
     found = []
     while True:
         room = stream.room()
+        assert len(room) > 0, "there is room while no packet is whole"
         taken = min(len(room), len(content))
         room[:taken] = content[:taken]
         stream.received(taken)
