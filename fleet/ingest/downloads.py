@@ -10,53 +10,41 @@ Rule 2: a file is sent in blocks as the connection and the budgets take them; it
 Rule 3: everything that a stranger can hold on to ends: a connection that brings no whole
         request, an answer that nobody reads, and more of both than are allowed.
 Rule 4: a refusal is JSON with a stable code and one sentence.
-
-Ranges as in RFC 9110, 14: one of them in each request, as devices ask.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import re
-import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.contract.grants import ARTIFACT_PATH, read_grant
 from agent.contract.limits import DIGEST_PATTERN
 from agent.contract.messages import Authority
 from agent.errors import ExpiredError, MalformedError, MismatchError, UnsignedError
-from fleet.errors import ConfigError, ConflictError, NotFoundError
+from fleet.errors import ConfigError, NotFoundError
+from fleet.ingest.answers import Message, NotServed, Part, Receive, Send, begin, choose_part, refuse
+from fleet.ingest.doorway import Impatient, listen
 from fleet.ingest.serve import Bucket
 from fleet.registry.artifacts import Artifacts
 
 LOG = logging.getLogger(__name__)
 BLOCK_BYTES: Final = 64 * 1024
-IDLE_SECONDS: Final = 15.0
-"""A connection without a whole request is cut after this."""
 UNREAD_SECONDS: Final = 30.0
 """An answer of which nobody reads a block is cut after this."""
 CONNECTIONS_PER_RESPONSE: Final = 4
 MAX_HEADER_BYTES: Final = 16 * 1024
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
-_RANGE: Final = re.compile(r"bytes=(\d{1,12})-(\d{0,12})|bytes=-(\d{1,12})")
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,54 +66,6 @@ class Allowance:
     total_bytes_per_second: float = 256e6
     responses: int = 64
     device_responses: int = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What a request is answered with: ``length`` bytes of a file from ``first`` on."""
-
-    first: int
-    length: int
-    size: int
-    whole: bool
-
-
-class NotServed(Exception):  # noqa: N818 - an answer, not a fault of this program
-    """A request that is answered with a refusal."""
-
-    def __init__(self, status: int, code: str, why: str, **headers: str) -> None:
-        super().__init__(why)
-        self.status = status
-        self.code = code
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-def choose_part(wanted: str | None, size: int) -> Part:
-    """Return the part of a file that a ``Range`` header asks for.
-
-    Raises:
-        NotServed: 416: there is no such part, or more than one range is asked for.
-
-    """
-    if wanted is None:
-        return Part(first=0, length=size, size=size, whole=True)
-    match = _RANGE.fullmatch(wanted.strip())
-    if match is not None and match[3] is not None:
-        length = min(int(match[3]), size)
-        first, last = size - length, size - 1
-    elif match is not None:
-        first = int(match[1])
-        last = min(int(match[2]) if match[2] else size - 1, size - 1)
-    else:
-        first, last = size, -1
-    if first > last:
-        raise NotServed(
-            416,
-            "range",
-            f"ask for one range of the {size} bytes, as in `Range: bytes=0-65535`",
-            content_range=f"bytes */{size}",
-        )
-    return Part(first=first, length=last - first + 1, size=size, whole=False)
 
 
 class DownloadServer:
@@ -158,7 +98,7 @@ class DownloadServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = ""
         self._tls = self._open_tls() if place.encrypted else None
-        self._socket = _listen(place.host, place.port)
+        self._socket = listen(place.host, place.port)
         self._socket.most = allowance.responses * CONNECTIONS_PER_RESPONSE
         self._server = uvicorn.Server(self._settings())
         self._thread = Thread(target=self._run, name="downloads", daemon=True)
@@ -196,12 +136,12 @@ class DownloadServer:
         try:
             device, file, part = self._admit(scope)
         except NotServed as why:
-            await _refuse(send, why)
+            await refuse(send, why)
             return
         self._under_way[device] += 1
         try:
             with file:
-                await _begin(send, part)
+                await begin(send, part)
                 if scope["method"] == "HEAD":
                     await send({"type": "http.response.body"})
                 else:
@@ -297,7 +237,7 @@ class DownloadServer:
     def _settings(self) -> uvicorn.Config:
         config = uvicorn.Config(
             self,
-            http=_Impatient,
+            http=Impatient,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -354,112 +294,14 @@ class DownloadServer:
             self._loop = None
 
 
-class _Listener(socket.socket):
-    """Holds no more connections than there is room for, also before their TLS handshake.
-
-    Each of them is a descriptor of the manager's process, which has others to open.
-    """
-
-    most: int = 0
-
-    def __init__(self, fileno: int) -> None:
-        super().__init__(fileno=fileno)
-        self._open: list[socket.socket] = []
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Take a connection, or turn it away as the event loop understands it."""
-        taken, peer = super().accept()
-        self._open = [one for one in self._open if one.fileno() >= 0]
-        if len(self._open) >= self.most:
-            taken.close()
-            raise ConnectionAbortedError
-        self._open.append(taken)
-        return taken, peer
-
-
-class _Impatient(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped here
-    """HTTP/1.1 that cuts whoever is not getting to the point."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """Give a connection its time for a request."""
-        super().connection_made(transport)
-        peer = transport.get_extra_info("socket")
-        with suppress(OSError):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came; only a whole request stops the clock."""
-        super().data_received(data)
-        self._watch()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        super().on_response_complete()
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _watch(self) -> None:
-        waiting = self.cycle is None or self.cycle.response_complete
-        if waiting and self._timer is None:
-            self._timer = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
-        elif not waiting and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
 async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _begin(send: Send, part: Part) -> None:
-    headers = {
-        "content-type": "application/octet-stream",
-        "content-length": str(part.length),
-        "accept-ranges": "bytes",
-        "cache-control": "private, no-store",
-    }
-    if not part.whole:
-        last = part.first + part.length - 1
-        headers["content-range"] = f"bytes {part.first}-{last}/{part.size}"
-    await send(_start(200 if part.whole else 206, headers))
-
-
-async def _refuse(send: Send, why: NotServed) -> None:
-    body = msgspec.json.encode({"code": why.code, "why": str(why)})
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **why.headers}
-    await send(_start(why.status, headers))
-    await send({"type": "http.response.body", "body": body})
-
-
-def _start(status: int, headers: dict[str, str]) -> Message:
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": raw}
-
-
 def _bucket(bytes_per_second: float) -> Bucket:
     burst = max(bytes_per_second / 4, 2.0 * BLOCK_BYTES)
     return Bucket(bytes_per_second=bytes_per_second, burst_bytes=burst, level=burst)
-
-
-def _listen(host: str, port: int) -> _Listener:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=128)
-    except OSError as why:
-        told = f"downloads cannot listen on {host} port {port}: {why.strerror or why}"
-        if why.errno == errno.EADDRINUSE:
-            raise ConflictError(f"{told}; set downloads.port to a free one") from why
-        raise ConfigError(f"{told}; set downloads.bind and downloads.port") from why
-    return _Listener(listener.detach())
 
 
 def _nothing() -> None:

@@ -23,8 +23,9 @@ from agent.contract.topics import ACK, GRANT, GRANT_REQUEST
 from agent.errors import AgentError, MalformedError, TrustError
 from fleet.config import DownloadsConfig, FleetConfig
 from fleet.errors import ConfigError, ConflictError
-from fleet.ingest import downloads
-from fleet.ingest.downloads import Allowance, DownloadServer, NotServed, Place, choose_part
+from fleet.ingest import doorway, downloads
+from fleet.ingest.answers import NotServed, choose_part
+from fleet.ingest.downloads import Allowance, DownloadServer, Place
 from fleet.ingest.tls import create_dev_tls
 from fleet.registry.artifacts import Artifacts
 from fleet.service.desk import Desk, open_desk
@@ -253,7 +254,7 @@ def drips_in_vain(slow: socket.socket) -> bool:
 
 
 def test_who_brings_no_whole_request_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(downloads, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(doorway, "IDLE_SECONDS", 0.3)
     with serving(tmp_path) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
             assert silent.recv(1) == b""
