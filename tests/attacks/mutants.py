@@ -201,7 +201,7 @@ def fails(copy: Path, row: str) -> bool:
         cwd=copy,
         capture_output=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     if done.returncode not in {0, 1}:
         raise SystemExit(f"pytest left {done.returncode}: {done.stdout.decode()[-500:]}")

@@ -26,6 +26,7 @@ from agent.infer.onnx import OnnxRuntime
 from agent.infer.onnx_file import examine_onnx
 from agent.refusals import ArchivePathError
 from agent.update.store import Store
+from agent.worker.child import check
 from agent.worker.jobs import CheckAnswer, CheckJob, Limits
 from agent.worker.start import Finished, start
 from fleet.errors import AdmissionError
@@ -128,7 +129,7 @@ def test_attack_27_hostile_golden_vectors_are_named_by_the_checking_child(tmp_pa
         assert (answer.held, answer.code) == (False, code)
 
 
-def checked(folder: Path, content: bytes, golden: bytes) -> CheckAnswer:
+def checked(folder: Path, content: bytes, golden: bytes, *, in_child: bool = False) -> CheckAnswer:
     """What a device's child finds about a release that the offline keys have signed."""
     release = release_of(content, version="v1")
     release = msgspec.structs.replace(release, golden=describe_artifact(golden))
@@ -142,11 +143,20 @@ def checked(folder: Path, content: bytes, golden: bytes) -> CheckAnswer:
         hardware="generic-linux",
         installed=(Hosted(name="onnx", version="1"),),
     )
+    return check(job) if not in_child else asked_of_a_child(job)
+
+
+def asked_of_a_child(job: CheckJob) -> CheckAnswer:
     answers: SimpleQueue[Finished] = SimpleQueue()
-    start("check", job, ticket=digest, limits=Limits(seconds=60.0), deliver=answers.put)
+    start("check", job, ticket=job.digest, limits=Limits(seconds=60.0), deliver=answers.put)
     answer = answers.get(timeout=90).answer
     assert isinstance(answer, CheckAnswer), answer
     return answer
+
+
+def test_attack_27_a_child_process_says_the_same(tmp_path):
+    answer = checked(tmp_path, model(HUGE), write_npz({"v": np.array(1)}), in_child=True)
+    assert (answer.held, answer.code) == (False, "model-tensor-size")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +193,8 @@ def test_attack_27_a_tensor_hidden_in_a_branch_or_of_other_bytes_is_found(tmp_pa
         examine_onnx(path)
     short = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], raw_data=b"1234")
     hollow = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
-    for tensor in (short, hollow, TensorProto(name="w", dims=[-1])):
+    claiming = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**31, 2], float_data=[1.0])
+    for tensor in (short, hollow, claiming, TensorProto(name="w", dims=[-1])):
         path.write_bytes(model(tensor))
         with pytest.raises(TensorSizeError):
             examine_onnx(path)
