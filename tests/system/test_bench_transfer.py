@@ -36,7 +36,8 @@ def test_the_transfer_bench_moves_an_artifact_in_every_way(tmp_path: Path) -> No
         return
     seconds_of_the_link = 4 * 1024 * 1024 * 8 / 100e6
     assert said["linked_one_seconds"] > 0.8 * seconds_of_the_link, "the link is the bound"
-    assert said["uplink_cast_rate"] > 1.5 * said["uplink_unicast_rate"]
+    assert 0 < said["uplink_unicast_rate"] < 1.2 * 12.5 / 6, "six share the manager's link"
+    assert said["uplink_cast_rate"] > 0
     assert 0.9 < said["uplink_egress_ratio"] < 2.5
 
 
