@@ -2,7 +2,7 @@
 
 Rule 1: trust is one value in one file, replaced whole. An absent file means not
         enrolled: refuse everything. A broken one is an error, never an empty start.
-Rule 2: python-tuf runs in ``agent.update.refresh``, in a short-lived child with the
+Rule 2: python-tuf runs in ``agent.update.walk``, in a short-lived child with the
         metadata already collected; this module only holds values, so the daemon stays
         light and never waits for its own fetch.
 Rule 3: marks (role, version, key ids) advance with every refresh and survive whatever

@@ -25,6 +25,7 @@ from agent.errors import (
     UnsignedError,
 )
 from agent.update import refresh as refresh_module
+from agent.update import walk as walk_module
 from agent.update.trust import (
     MAX_JOB_BYTES,
     NotRefreshed,
@@ -195,7 +196,7 @@ def test_gap_3_every_run_starts_from_the_root_we_hold(fleet, monkeypatch):
             given.append(bootstrap)
             super().__init__(*args, bootstrap=bootstrap, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(refresh_module, "Updater", Watched)
+    monkeypatch.setattr(walk_module, "Updater", Watched)
     advance(pinned(fleet), fleet.repository.bundle(0, ()))
     assert given == [pinned(fleet).root]
 

@@ -36,6 +36,7 @@ class Mutant(NamedTuple):
 
 BELIEF, MARKS = "agent/contract/belief.py", "agent/contract/marks.py"
 ENVELOPE, REFRESH = "agent/contract/envelope.py", "agent/update/refresh.py"
+WALK = "agent/update/walk.py"
 CLOCK, FETCH = "agent/identity/clock.py", "agent/link/fetch.py"
 ENROLMENT, ADMIT = "fleet/signing/enrolment.py", "fleet/release/admit.py"
 CERTIFIED = "fleet/ingest/certified_accounts.py"
@@ -52,7 +53,7 @@ MUTANTS = (
     Mutant("05", "marks", MARKS, 'if role == "root" or (', "if False and ("),
     Mutant("06", "that rotated keys free a mark", MARKS,
            "mark.keyids == held.keyids and", "True and"),
-    Mutant("07", "length and hash of a target", REFRESH,
+    Mutant("07", "length and hash of a target", WALK,
            "if signed.length != len(content) or", "if False and"),
     Mutant("16", "the signature of a document", ENVELOPE,
            "BadSignatureError:\n                continue",
@@ -65,7 +66,7 @@ MUTANTS = (
            "    if not publics:"),
     Mutant("10", "the closed list of key types", "agent/contract/keys.py",
            "    KEY_FOR_TYPE_AND_SCHEME.clear()\n", ""),
-    Mutant("11", "that a refresh starts from the root held", REFRESH,
+    Mutant("11", "that a refresh starts from the root held", WALK,
            "bootstrap=state.root)", 'bootstrap=state.metadata.get("root", state.root))'),
     Mutant("12", "the form of target names", "agent/contract/limits.py",
            'r"^[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,4}$(?!\\n)"', 'r""'),
@@ -129,7 +130,7 @@ MUTANTS = (
            "floor = min(fresh.now_ms, root_expires_ms)", "floor = fresh.now_ms"),
     Mutant("22", "that a nonce is good once", CLOCK,
            "asked = self._nonces.pop(nonce, None)", "asked = self._nonces.get(nonce)"),
-    Mutant("22", "that the time is ours", REFRESH,
+    Mutant("22", "that the time is ours", WALK,
            "self._trusted.reference_time =", "_unused ="),
     Mutant("23", "that a file is replaced whole", "agent/disk.py",
            'self.write(f"{name}.new", content)\n        self.rename(f"{name}.new", name)',

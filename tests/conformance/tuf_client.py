@@ -1,6 +1,6 @@
 """The device's trust code as a TUF client over HTTP, for the public conformance suite.
 
-Rule 1: what verifies is ``agent.update.refresh``; this file only fetches, stores and says
+Rule 1: what verifies is ``agent.update.walk``; this file only fetches, stores and says
         yes (exit status 0) or no (1, with one sentence).
 Rule 2: here alone ECDSA and RSA keys load besides Ed25519, because the suite signs with
         them; a device knows Ed25519 only.
@@ -35,7 +35,7 @@ from agent.contract.keys import register  # noqa: E402  # it empties what was co
 from agent.disk import Disk  # noqa: E402
 from agent.errors import AgentError, CorruptError, UnsignedError  # noqa: E402
 from agent.update import trust  # noqa: E402
-from agent.update.refresh import Walk, check_target  # noqa: E402
+from agent.update.walk import Walk, check_target  # noqa: E402
 
 SECONDS = 30.0
 BLOCK_BYTES = 64 * 1024
