@@ -4,12 +4,14 @@ Around the loop: ``running`` begins and ends a life, ``opening`` reads the state
 ``rooms`` joins the rooms, ``loop`` starts, dispatches and stops, ``agenda`` is what happens
 later, ``moments`` are the clocks, ``host`` is what the operating system wants of a service.
 
-The rooms: ``desired`` turns signed documents into wishes, with ``gathering`` for their
-metadata; ``updating`` performs the effects of the update machine, with ``transfers`` for
-artifacts; ``serving`` keeps inference going; ``judging`` gathers the evidence of a probation;
-``evaluating`` tells the quality of what runs; ``learning`` takes part in rounds; ``children``
-are the processes they start; ``reporting`` is everything that goes out, ``state`` what of it
-is retained.
+The rooms: ``desired`` turns signed documents into wishes, with ``refreshing`` (and its
+``gathering``) for what is trusted, and ``timekeeping`` for signed time; ``updating`` performs
+the effects of the update machine, with ``transfers`` for artifacts; ``serving`` keeps
+inference going; ``judging`` gathers the evidence of a probation; ``evaluating`` tells the
+quality of what runs; ``learning`` takes part in rounds; ``children`` are the processes they
+start; ``reporting`` is everything that goes out, ``state`` what of it is retained;
+``finding`` keeps to an endpoint of the fleet, ``certifying`` to a certificate for it;
+``bundles`` are updates brought by hand.
 
 Without a loop: ``enrolling`` and ``status``, for the two other commands.
 """

@@ -20,9 +20,9 @@ from nacl.signing import SigningKey
 from agent.contract.messages import Authority, EnrolmentFile, EnrolReply
 from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import Topics
-from agent.daemon.desired import REFRESH_LIMITS
 from agent.daemon.host import AGENT_VERSION
 from agent.daemon.moments import awake_seconds
+from agent.daemon.refreshing import REFRESH_LIMITS
 from agent.disk import Disk
 from agent.errors import (
     AgentError,

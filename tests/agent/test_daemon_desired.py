@@ -474,7 +474,7 @@ def test_trust_is_on_the_medium_before_anything_follows_from_it(tmp_path):
     whole = Device(fleet, Disk(tmp_path / "whole"))
     whole.room.want_manifest(assign(release))
     whole.serve()
-    assert trust.load(whole.disk) == whole.room._state
+    assert trust.load(whole.disk) == whole.room._refreshing._state
     assert whole.manifests == [encode_release(release)[0]]
 
 

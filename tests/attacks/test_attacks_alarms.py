@@ -95,13 +95,13 @@ def old_repository(world: World, files: Files) -> Files:
 
 
 def emptied_cache(world: World) -> None:
-    room = world.agent._loop._rooms.desired  # type: ignore[union-attr]
+    room = world.agent._loop._rooms.desired._refreshing  # type: ignore[union-attr]
     room._state = msgspec.structs.replace(room._state, metadata={})
     metadata(old_repository)(world)
 
 
 def raced_ahead(world: World) -> None:
-    room = world.agent._loop._rooms.desired  # type: ignore[union-attr]
+    room = world.agent._loop._rooms.desired._refreshing  # type: ignore[union-attr]
     held = room._state
     world.undo = lambda: setattr(room, "_state", held)  # else a rotation of the key would do it
     metadata(lambda w, files: w.forged_timestamp(files, ahead=10**6))(world)
