@@ -17,15 +17,8 @@ from agent.contract.messages import ChunkRequest
 from agent.disk import Disk
 from agent.errors import DiskFullError, NewerStateError
 from agent.link.chunk_map import read_map, write_map
-from agent.link.fetch import (
-    MAX_UNPERSISTED_CHUNKS,
-    PERSIST_CHUNKS,
-    Fetch,
-    Fetched,
-    FetchFailed,
-    Fetching,
-    Progress,
-)
+from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
+from agent.link.part_file import MAX_UNPERSISTED_CHUNKS, PERSIST_CHUNKS
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.power_cuts import count_cuts
 
