@@ -19,33 +19,23 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 from threading import Lock
 from time import monotonic
 
-from paho.mqtt.client import (
-    Client,
-    ConnectFlags,
-    DisconnectFlags,
-    MQTTMessage,
-    WebsocketConnectionError,
-)
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.contract.broker_url import connect_failure, hung_up_at_login, no_websocket
+from agent.contract.broker_url import hung_up_at_login
 from agent.contract.topics import Address, Topics
-from agent.errors import LinkError, MalformedError
-from agent.link.client import MAX_PACKET_BYTES, DiallingClient
+from agent.errors import MalformedError
+from agent.link.client import RECEIVE_MAXIMUM, DiallingClient, properties_of
 from agent.link.connection import Connection, Outgoing
 from agent.link.inbox import Arrived, Receipt
 from agent.link.packets import Publish
-from agent.link.secure import tls_context
 
-RECEIVE_MAXIMUM = 100
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
@@ -108,20 +98,7 @@ class Wire:
             LinkError: The broker cannot be reached.
 
         """
-        wanted = _new_properties(PacketTypes.CONNECT)
-        wanted.SessionExpiryInterval = self._connection.session_expiry_seconds
-        wanted.ReceiveMaximum = RECEIVE_MAXIMUM
-        wanted.MaximumPacketSize = MAX_PACKET_BYTES
-        near = Random().uniform(0.9, 1.1)  # noqa: S311 - spreads pings, keeps no secret
-        try:
-            keepalive = max(1, round(self._connection.keepalive_seconds * near))
-            self._client.connect_in_time(keepalive, wanted)
-        except WebsocketConnectionError as why:
-            self._client.abandon()
-            raise LinkError(no_websocket(self._connection.url)) from why
-        except (OSError, ValueError) as why:
-            self._client.abandon()
-            raise LinkError(connect_failure(self._connection.url, why)) from why
+        self._client.connect_in_time()
 
     def turn(self, timeout_seconds: float) -> None:
         """Wait for traffic at most so long, and move what can be moved."""
@@ -147,7 +124,7 @@ class Wire:
     def publish(self, message: Outgoing) -> bool:
         """Queue a message; from any thread."""
         channel = message.address.channel
-        properties = _properties(message)
+        properties = properties_of(message)
         with self._publishing:
             while self._acknowledged:
                 self._unsent.pop(self._acknowledged.popleft(), None)
@@ -244,25 +221,10 @@ class Wire:
             if self._arrivals == before or self._client.socket() is None:
                 return
 
-    def _make_client(self, will: Outgoing | None) -> "DiallingClient":
+    def _make_client(self, will: Outgoing | None) -> DiallingClient:
         client = DiallingClient(self._connection)
-        client.connect_timeout = self._connection.connect_timeout_seconds
-        client.username_pw_set(self._connection.username, self._connection.password)
-        if self._connection.address.secure:
-            client.tls_set_context(tls_context(self._connection))
         if will is not None:
-            channel = will.address.channel
-            properties = _properties(will, PacketTypes.WILLMESSAGE)
-            properties.WillDelayInterval = self._connection.will_delay_seconds
-            client.will_set(
-                self._topics.write(will.address),
-                will.payload,
-                channel.qos,
-                channel.retain,
-                properties,
-            )
-        # set so that the library never writes on the thread that publishes
-        client.on_socket_register_write = lambda *_: None
+            client.leave_will(will, self._topics.write(will.address))
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -376,18 +338,3 @@ class Wire:
             receipt=receipt,
         )
         self._arrived(arrived)
-
-
-def _properties(message: Outgoing, packet: int = PacketTypes.PUBLISH) -> Properties:
-    properties = _new_properties(packet)
-    properties.ContentType = message.content_type
-    if message.properties:
-        properties.UserProperty = list(message.properties)
-    expiry = message.address.channel.expiry_seconds
-    if expiry is not None:
-        properties.MessageExpiryInterval = expiry
-    return properties
-
-
-def _new_properties(packet: int) -> Properties:
-    return Properties(packet)  # type: ignore[no-untyped-call]  # the library left it untyped

@@ -1,6 +1,7 @@
 """The MQTT library's client, as this device uses it: its way to the broker, and its stream.
 
-Rule 1: the connection is made as ``dial`` makes it, also through a proxy.
+Rule 1: the connection is made as ``dial`` makes it, also through a proxy; what fails on
+        the way is one sentence.
 Rule 2: what comes is received here, once for many packets: the library asks the system for
         each of the first bytes of a packet, and copies a payload four times.
 Rule 3: a packet that ``read_publish`` does not know is handed to the library whole. A
@@ -10,18 +11,24 @@ Rule 3: a packet that ``read_publish`` does not know is handed to the library wh
 import socket
 import ssl
 from collections.abc import Callable
+from random import Random
 from time import monotonic
 from typing import Final
 
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, WebsocketConnectionError
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.contract.broker_url import connect_failure, no_websocket
 from agent.contract.dial import dial, hung_up_after
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.link.connection import Connection
+from agent.errors import LinkError
+from agent.link.connection import Connection, Outgoing
 from agent.link.packets import Publish, Stream, read_publish
+from agent.link.secure import tls_context
 
+RECEIVE_MAXIMUM: Final = 100
 MAX_PACKET_BYTES: Final = MAX_PAYLOAD_BYTES + 8 * 1024
 SPARE_BYTES: Final = 256 * 1024
 """Received at once beside the largest packet."""
@@ -42,6 +49,12 @@ class DiallingClient(Client):
         )
         if address.path is not None:
             self.ws_set_options(path=address.path)
+        self.connect_timeout = connection.connect_timeout_seconds
+        self.username_pw_set(connection.username, connection.password)
+        if address.secure:
+            self.tls_set_context(tls_context(connection))
+        # set so that the library never writes on the thread that publishes
+        self.on_socket_register_write = lambda *_: None
         self._ours = connection
         self._opened: socket.socket | None = None
         self._stream = Stream(packet_bytes=MAX_PACKET_BYTES, spare_bytes=SPARE_BYTES)
@@ -104,7 +117,35 @@ class DiallingClient(Client):
         self._opened = wrapped
         return wrapped
 
-    def connect_in_time(self, keepalive_seconds: int, properties: Properties) -> None:
+    def leave_will(self, will: Outgoing, topic: str) -> None:
+        """Have the broker publish this when we are gone without a goodbye."""
+        channel = will.address.channel
+        properties = properties_of(will, PacketTypes.WILLMESSAGE)
+        properties.WillDelayInterval = self._ours.will_delay_seconds
+        self.will_set(topic, will.payload, channel.qos, channel.retain, properties)
+
+    def connect_in_time(self) -> None:
+        """Connect and send the first packet.
+
+        Raises:
+            LinkError: The broker cannot be reached.
+
+        """
+        wanted = _new_properties(PacketTypes.CONNECT)
+        wanted.SessionExpiryInterval = self._ours.session_expiry_seconds
+        wanted.ReceiveMaximum = RECEIVE_MAXIMUM
+        wanted.MaximumPacketSize = MAX_PACKET_BYTES
+        near = Random().uniform(0.9, 1.1)  # noqa: S311 - spreads pings, keeps no secret
+        try:
+            self._connect(max(1, round(self._ours.keepalive_seconds * near)), wanted)
+        except WebsocketConnectionError as why:
+            self._abandon()
+            raise LinkError(no_websocket(self._ours.url)) from why
+        except (OSError, ValueError) as why:
+            self._abandon()
+            raise LinkError(connect_failure(self._ours.url, why)) from why
+
+    def _connect(self, keepalive_seconds: int, properties: Properties) -> None:
         """Connect; the library waits anew for each byte of a WebSocket's handshake."""
         address, expiry = self._ours.address, self._ours.session_expiry_seconds
         with hung_up_after(2 * self._ours.connect_timeout_seconds, lambda: self._opened):
@@ -116,7 +157,23 @@ class DiallingClient(Client):
                 properties=properties,
             )
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Close what was opened for a connection that did not come about."""
         if self._opened is not None:
             self._opened.close()
+
+
+def properties_of(message: Outgoing, packet: int = PacketTypes.PUBLISH) -> Properties:
+    """Return what travels beside a message: its type, its expiry and the properties given."""
+    properties = _new_properties(packet)
+    properties.ContentType = message.content_type
+    if message.properties:
+        properties.UserProperty = list(message.properties)
+    expiry = message.address.channel.expiry_seconds
+    if expiry is not None:
+        properties.MessageExpiryInterval = expiry
+    return properties
+
+
+def _new_properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # the library left it untyped

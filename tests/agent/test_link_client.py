@@ -11,8 +11,7 @@ from threading import Event, Thread
 import pytest
 
 from agent.contract.topics import ARTIFACT, ASSIGNMENT, Address
-from agent.link.broker import RECEIVE_MAXIMUM
-from agent.link.client import MAX_PACKET_BYTES
+from agent.link.client import MAX_PACKET_BYTES, RECEIVE_MAXIMUM
 from agent.link.connection import Connection
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox
 from agent.link.patience import Pace
