@@ -27,7 +27,7 @@ from fleet.service.desk import Desk, open_desk
 from fleet.service.founding import Ports, found_dev
 from fleet.service.loop import RunningManager
 from fleet.service.trust import SignedChange
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from fleet.signing.ceremony import dev_addresses
 from fleet.signing.endpoints import propose_endpoints
 from fleet.signing.proposal import missing, sign_proposal

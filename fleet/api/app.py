@@ -40,15 +40,8 @@ from fleet.service import (
     withdrawal,
 )
 from fleet.service.desk import Ask, Desk
-from fleet.service.views import (
-    BundleWish,
-    Problem,
-    PruneWish,
-    Publication,
-    RolloutWish,
-    RunWish,
-    TokenWish,
-)
+from fleet.service.views import Problem
+from fleet.service.wishes import BundleWish, PruneWish, Publication, RolloutWish, RunWish, TokenWish
 
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)

@@ -12,7 +12,8 @@ from fleet.cli.offline import model
 from fleet.cli.output import client_of, home_option, moment, tell
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError
-from fleet.service.views import BundleView, BundleWish
+from fleet.service.views import BundleView
+from fleet.service.wishes import BundleWish
 
 __all__ = ["model"]
 

@@ -14,7 +14,8 @@ from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
 from fleet.cli.output import ago, moment, show, table, tell, with_manager
 from fleet.errors import ConfigError, ConflictError
-from fleet.service.views import DeviceView, TokenView, TokenWish
+from fleet.service.views import DeviceView, TokenView
+from fleet.service.wishes import TokenWish
 
 
 @click.group()

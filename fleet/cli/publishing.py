@@ -21,7 +21,8 @@ from agent.contract.sources import full_source
 from fleet.cli.client import ManagerClient, RefusedByManagerError, path_of
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, ConflictError, NotFoundError, RefusedError
-from fleet.service.views import ContentKeyView, Publication, ReleaseView, TargetsView
+from fleet.service.views import ContentKeyView, ReleaseView, TargetsView
+from fleet.service.wishes import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

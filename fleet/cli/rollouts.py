@@ -5,7 +5,8 @@ import click
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.output import ago, show, table, tell, with_manager
 from fleet.cli.watching import show_or_watch, watch_option
-from fleet.service.views import RolloutView, RolloutWish
+from fleet.service.views import RolloutView
+from fleet.service.wishes import RolloutWish
 
 
 @click.group()

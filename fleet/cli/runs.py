@@ -20,14 +20,8 @@ from fleet.cli.publishing import publish_described
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.config import FleetConfig
 from fleet.errors import ConflictError
-from fleet.service.views import (
-    CandidateView,
-    ReleaseView,
-    RolloutView,
-    RolloutWish,
-    RunView,
-    RunWish,
-)
+from fleet.service.views import CandidateView, ReleaseView, RolloutView, RunView
+from fleet.service.wishes import RolloutWish, RunWish
 
 
 @click.group()

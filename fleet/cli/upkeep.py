@@ -31,7 +31,8 @@ def prune(client: ManagerClient, dry_run: bool, output: str) -> None:
     events     to archive/ in the manager's home; the chain of the log goes on there, and
                'fieldfare doctor' checks it. These files may be moved elsewhere.
     """  # noqa: D301 - click wants the control character, not a backslash
-    from fleet.service.views import PruneView, PruneWish
+    from fleet.service.views import PruneView
+    from fleet.service.wishes import PruneWish
 
     view = total = client.post("/prune", PruneWish(dry_run=dry_run), PruneView)
     while view.more and not dry_run:

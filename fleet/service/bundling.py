@@ -23,7 +23,8 @@ from fleet.registry.models import Published
 from fleet.rollout import journal
 from fleet.service import contents, releases, withdrawal
 from fleet.service.desk import Desk
-from fleet.service.views import BundledFile, BundleView, BundleWish
+from fleet.service.views import BundledFile, BundleView
+from fleet.service.wishes import BundleWish
 
 MAX_DEVICES = 2000
 """Of one bundle: each is signed for while nobody else is served."""

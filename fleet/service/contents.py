@@ -26,7 +26,8 @@ from agent.errors import AgentError
 from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.registry.content_keys import ContentKeys
 from fleet.service.desk import Desk
-from fleet.service.views import ContentKeyView, Publication
+from fleet.service.views import ContentKeyView
+from fleet.service.wishes import Publication
 from fleet.signing.assignment import sign_assignment
 
 LOG = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from fleet.service import certificates, rollouts, runs
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.overview import alarms, name_of, updates
 from fleet.service.turnstile import EVERYBODY
-from fleet.service.views import DeviceView, SlotView, TokenView, TokenWish
+from fleet.service.views import DeviceView, SlotView, TokenView
+from fleet.service.wishes import TokenWish
 from fleet.signing import enrolment
 
 LOG = logging.getLogger(__name__)

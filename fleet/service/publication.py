@@ -39,7 +39,8 @@ from fleet.release.build import BuiltRelease, Placement, build_release, find_hea
 from fleet.release.candidate import candidate_lineage
 from fleet.release.delta import Earlier
 from fleet.release.golden import golden_inputs
-from fleet.service.views import CandidateView, Publication, TargetsView
+from fleet.service.views import CandidateView, TargetsView
+from fleet.service.wishes import Publication
 from fleet.signing.metadata import (
     delegated_role,
     first_targets,

@@ -15,7 +15,8 @@ from fleet.registry.artifacts import Artifacts
 from fleet.registry.models import Published
 from fleet.service import contents
 from fleet.service.desk import Desk
-from fleet.service.views import Publication, ReleaseView, TargetsView
+from fleet.service.views import ReleaseView, TargetsView
+from fleet.service.wishes import Publication
 
 PIECE_BYTES = 256 * 1024
 

@@ -13,7 +13,8 @@ from fleet.rollout.selector import Clause, Selector, parse_selector
 from fleet.service import releases
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
-from fleet.service.views import RolloutDeviceView, RolloutView, RolloutWish
+from fleet.service.views import RolloutDeviceView, RolloutView
+from fleet.service.wishes import RolloutWish
 
 LOG = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
 from fleet.service.run_views import plan_of, view
-from fleet.service.views import CandidateView, RunView, RunWish
+from fleet.service.views import CandidateView, RunView
+from fleet.service.wishes import RunWish
 from fleet.signing.assignment import sign_task
 
 LOG = logging.getLogger(__name__)

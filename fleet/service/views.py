@@ -1,33 +1,13 @@
-"""What the surfaces ask for and what they show: requests and views, as plain values.
+"""What the surfaces show, as plain values; ``wishes`` is what they ask for.
 
 Rule 1: one type serves the API, ``-o json`` and the console; its fields are the contract.
 Rule 2: a view is made from the registry at one moment and never changes.
 """
 
-from typing import Annotated
+from msgspec import Struct, field
 
-from msgspec import Meta, Struct, field
-
-from agent.contract.limits import MAX_CONTENT_KEYS
-from agent.contract.manifest import Digest, Name, Text
-from agent.contract.messages import Count, Finding, Hex64, Quality
-
-Days = 86_400
-
-
-class TokenWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for an enrolment token; ``approval`` is auto or manual.
-
-    ``devices`` are the public keys of the only devices that it is for; none is any device.
-    ``wss`` is for devices that reach the broker over WebSocket only.
-    """
-
-    group: Name = "default"
-    uses: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    lifetime_seconds: Annotated[int, Meta(ge=1, le=365 * Days)] = Days
-    approval: Annotated[str, Meta(pattern=r"^(auto|manual)$")] = "auto"
-    devices: Annotated[tuple[Hex64, ...], Meta(max_length=100_000)] = ()
-    wss: bool = False
+from agent.contract.manifest import Digest
+from agent.contract.messages import Count, Finding, Quality
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -160,25 +140,6 @@ class TargetsView(Struct, frozen=True, kw_only=True):
     """Slots whose newest release is encrypted: the next one is too, unless said otherwise."""
 
 
-class Publication(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A signed release on its way in; its artifacts were uploaded by digest before.
-
-    Attributes:
-        targets: Metadata of ``role`` that names the manifest.
-        role: ``targets``, or the role that the family is delegated to.
-        keys: Of an encrypted release, the content key of each artifact by the digest of its
-            full sealed stream. Secret.
-
-    """
-
-    targets: bytes
-    manifest: bytes
-    role: Text = "targets"
-    keys: Annotated[dict[Digest, bytes], Meta(max_length=MAX_CONTENT_KEYS)] = field(
-        default_factory=dict
-    )
-
-
 class ContentKeyView(Struct, frozen=True, kw_only=True):
     """What opens the sealed streams of one artifact. Secret.
 
@@ -189,14 +150,6 @@ class ContentKeyView(Struct, frozen=True, kw_only=True):
 
     stream: Digest
     key: bytes
-
-
-class BundleWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for an update bundle, for some devices or for ``every`` one that it fits."""
-
-    release: Text
-    devices: Annotated[tuple[Name, ...], Meta(max_length=100_000)] = ()
-    every: bool = False
 
 
 class BundledFile(Struct, frozen=True, kw_only=True):
@@ -225,35 +178,6 @@ class BundleView(Struct, frozen=True, kw_only=True):
     passed_over: dict[str, str]
 
 
-class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for a rollout.
-
-    Attributes:
-        release: ``family version``, ``family/version``, target or digest.
-        select: Device query; empty takes ``devices``.
-        devices: Device ids, for a rollout to chosen receivers.
-        canary: Size of the first wave: ``1`` (devices) or ``5%``.
-        waves: Sizes that the waves after it reach, ascending; the last takes who is left.
-        soak_seconds: Quiet time after a wave before the next.
-        failed_percent: More failures than this, of completed devices, halt it.
-        min_completed: Fewer answers than this decide nothing.
-        silence_seconds: A device without an answer counts as silent after this.
-        one_way: Also ask devices that could not be taken back.
-
-    """
-
-    release: Text
-    select: Text = "all"
-    devices: tuple[Name, ...] = ()
-    canary: Text = "1"
-    waves: Annotated[tuple[Text, ...], Meta(max_length=20)] = ()
-    soak_seconds: Annotated[float, Meta(ge=0, le=30 * Days)] = 60.0
-    failed_percent: Annotated[float, Meta(ge=0, le=100)] = 5.0
-    min_completed: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    silence_seconds: Annotated[float, Meta(gt=0, le=30 * Days)] = 3600.0
-    one_way: bool = False
-
-
 class RolloutDeviceView(Struct, frozen=True, kw_only=True):
     """One device in a rollout."""
 
@@ -277,20 +201,6 @@ class RolloutView(Struct, frozen=True, kw_only=True):
     started_ms: int
     ended_ms: int | None = None
     devices: tuple[RolloutDeviceView, ...] = ()
-
-
-class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for a federated run from the release that a slot's devices run now."""
-
-    slot: Name
-    rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
-    select: Text = "all"
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
-    learning_rate: float | None = None
-    epochs: int | None = None
-    anchor: float | None = None
-    app: Text | None = None
-    app_folder: Text | None = None
 
 
 class JudgedView(Struct, frozen=True, kw_only=True):
@@ -367,12 +277,6 @@ class Problem(Struct, frozen=True, kw_only=True):
     code: str
     why: str
     exit_status: int
-
-
-class PruneWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks to remove what nobody needs; ``dry_run`` only tells what that would be."""
-
-    dry_run: bool = False
 
 
 class PruneView(Struct, frozen=True, kw_only=True):

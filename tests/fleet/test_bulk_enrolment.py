@@ -11,7 +11,7 @@ from fleet.cli.device_list import read_device_list
 from fleet.errors import ConfigError
 from fleet.service import membership
 from fleet.service.desk import Desk
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from tests.fleet.test_fleet_cli import Command, serving
 from tests.manager_home import Stranger, make_desk, make_home
 

@@ -19,7 +19,7 @@ from fleet.ingest.mail import Arrived
 from fleet.service import membership
 from fleet.service.certificates import granted
 from fleet.service.desk import Desk, Grant
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from tests.manager_home import Stranger, join, make_desk
 
 TLS_KEY = SigningKey.generate().verify_key

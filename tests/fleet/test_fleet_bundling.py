@@ -15,7 +15,7 @@ from fleet.registry.devices import DeviceState
 from fleet.service import bundling, releases, rollouts
 from fleet.service.desk import Desk
 from fleet.service.publication import read_described, sign_release
-from fleet.service.views import BundleWish, RolloutWish
+from fleet.service.wishes import BundleWish, RolloutWish
 from fleet.signing.ceremony import load_targets_keys
 from fleet.signing.metadata import next_targets
 from tests.fleet.test_fleet_cli import Command, command

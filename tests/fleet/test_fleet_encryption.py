@@ -30,7 +30,8 @@ from fleet.service.desk import Desk, open_desk
 from fleet.service.doctor import Found, examine
 from fleet.service.loop import RunningManager
 from fleet.service.publication import Described, describe_candidate, read_described, sign_release
-from fleet.service.views import CandidateView, Publication
+from fleet.service.views import CandidateView
+from fleet.service.wishes import Publication
 from fleet.signing.ceremony import load_targets_keys
 from tests.brokers import eventually
 from tests.manager_home import MODEL, make_desk, make_home, serving

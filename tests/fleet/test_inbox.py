@@ -39,7 +39,7 @@ from fleet.ingest.serve import ChunkServer
 from fleet.registry.reports import Reports
 from fleet.service import inbox, membership, overview
 from fleet.service.desk import Desk, Grant, open_desk
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from fleet.signing.assignment import sign_assignment
 from tests.manager_home import Stranger, join, make_desk
 from tests.small_fleet import a_reported, a_window

@@ -12,7 +12,8 @@ from fleet.errors import ConflictError, NotFoundError, RefusedError, SigningErro
 from fleet.registry.devices import DeviceState
 from fleet.service import publication, releases
 from fleet.service.desk import Desk
-from fleet.service.views import Publication, ReleaseView
+from fleet.service.views import ReleaseView
+from fleet.service.wishes import Publication
 from fleet.signing.ceremony import load_targets_keys
 from tests.manager_home import MODEL, make_desk
 

@@ -19,7 +19,7 @@ from agent.errors import UnsignedError
 from fleet.errors import ConflictError, NotFoundError
 from fleet.service import membership
 from fleet.service.desk import Desk, Grant, Withdrawal
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from tests.manager_home import Stranger, join, make_desk
 from tests.small_fleet import a_window
 

@@ -28,7 +28,8 @@ from fleet.rounds.events import (
 )
 from fleet.service import publication, releases, retention, rollouts, runs
 from fleet.service.desk import Desk
-from fleet.service.views import ReleaseView, RolloutWish
+from fleet.service.views import ReleaseView
+from fleet.service.wishes import RolloutWish
 from fleet.signing.ceremony import load_targets_keys
 from fleet.signing.metadata import next_targets
 from tests.manager_home import MODEL, make_desk

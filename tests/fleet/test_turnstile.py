@@ -12,7 +12,7 @@ from agent.contract.topics import ENROL_REPLY, EVENT, META, META_REQUEST, REPORT
 from fleet.service import membership
 from fleet.service.desk import Desk
 from fleet.service.turnstile import MAX_NAMES, Turnstile
-from fleet.service.views import TokenWish
+from fleet.service.wishes import TokenWish
 from tests.manager_home import Stranger, join, make_desk
 
 NOW = 1_800_000_000_000
