@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from agent.contract.topics import Topics
 from agent.link.inbox import Inbox
-from fleet.ingest.broker import Arrived, BrokerLink, Connected, Connection, News
+from fleet.ingest.broker import BrokerLink
 from fleet.ingest.file_accounts import FileAccounts
+from fleet.ingest.mail import Arrived, Connected, Connection, News
 from fleet.ingest.mosquitto import Backend
 from fleet.ingest.provision import (
     MANAGER_USER,

@@ -62,7 +62,8 @@ from agent.contract.topics import (
     TELEMETRY,
     Address,
 )
-from fleet.ingest.broker import Arrived, BrokerLink, Message
+from fleet.ingest.broker import BrokerLink
+from fleet.ingest.mail import Arrived, Message
 from fleet.ingest.mosquitto import ENROL_USER
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.artifacts import Artifacts

@@ -1,4 +1,4 @@
-"""The manager's connection to the broker. Only this module of the fleet imports the MQTT library.
+"""The manager's connection to the broker, from its first attempt to its last message.
 
 Rule 1: the library's own loop uses ``select()`` and silently never connects in a process
         with more than 1,023 open descriptors, so its external-loop calls are driven
@@ -7,8 +7,8 @@ Rule 2: messages are read in batches and settled after the work is durable.
 Rule 3: every connection has a client of its own; nothing queued survives it. What must
         survive is desired state, which dispatch publishes again on ``Connected``, or
         lies in the outbox of a device.
-Rule 4: connecting may hold ``poll`` up for ``connect_timeout_seconds``, nothing else may
-        hold it longer than asked.
+Rule 4: connecting may hold ``poll`` up for twice ``connect_timeout_seconds``, nothing else
+        may hold it longer than asked.
 
 MQTT 5 throughout (OASIS, 2019).
 """
@@ -16,9 +16,7 @@ MQTT 5 throughout (OASIS, 2019).
 import logging
 import selectors
 import socket
-import ssl
 from collections import deque
-from functools import lru_cache
 from random import Random
 from time import monotonic
 from typing import Any
@@ -30,94 +28,23 @@ from paho.mqtt.client import (
     MQTTMessage,
     WebsocketConnectionError,
 )
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.contract.broker_url import connect_failure, hung_up_at_login, no_websocket
-from agent.contract.dial import dial, hung_up_after
 from agent.errors import ProxyError
+from fleet.ingest.dialling import DiallingClient
 from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Message, News, Receipt
 
-__all__ = [
-    "Arrived",
-    "BrokerLink",
-    "Connected",
-    "Connection",
-    "Disconnected",
-    "Message",
-    "News",
-    "Receipt",
-]
-
-RECEIVE_MAXIMUM = 1000
 BATCH = 1000
-MAX_PACKET_BYTES = 1024 * 1024
 MAX_UNSENT_BYTES = 32 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
 TICK_SECONDS = 1.0
 
 log = logging.getLogger("fleet.ingest")
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails, which the MQTT library forgets."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
-class _Dialling(Client):
-    """A client of the library that reaches its broker as we do: also through a proxy."""
-
-    def __init__(self, connection: Connection) -> None:
-        address = connection.address
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=connection.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            transport="tcp" if address.path is None else "websockets",
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
-        if address.path is not None:
-            self.ws_set_options(path=address.path)
-        self._ours = connection
-        self._opened: socket.socket | None = None
-
-    def _create_socket_connection(self) -> socket.socket:
-        limit = self._ours.connect_timeout_seconds
-        self._opened = dial(self._ours.address, self._ours.proxies, limit)
-        return self._opened
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        wrapped = super()._ssl_wrap_socket(tcp_sock)
-        self._opened = wrapped
-        return wrapped
-
-    def connect_in_time(self, keepalive_seconds: int, properties: Properties) -> None:
-        """Connect; the library waits anew for each byte of a WebSocket's handshake."""
-        address, expiry = self._ours.address, self._ours.session_expiry_seconds
-        with hung_up_after(2 * self._ours.connect_timeout_seconds, lambda: self._opened):
-            self.connect(
-                address.host,
-                address.port,
-                keepalive=keepalive_seconds,
-                clean_start=expiry == 0,
-                properties=properties,
-            )
-
-    def abandon(self) -> None:
-        """Close what was opened for a connection that did not come about."""
-        if self._opened is not None:
-            self._opened.close()
 
 
 class BrokerLink:
@@ -133,7 +60,7 @@ class BrokerLink:
         self._connection = connection
         self._subscriptions = subscriptions
         self._will = will
-        self._client: _Dialling | None = None
+        self._client: DiallingClient | None = None
         self._epoch = 0
         self._subscribed = False
         self._session_present = self._welcome = False
@@ -177,10 +104,7 @@ class BrokerLink:
             return False
         if self._unsent_bytes + len(message.payload) > MAX_UNSENT_BYTES:
             return False
-        properties = _publish_properties(message, PacketTypes.PUBLISH)
-        sent = client.publish(
-            message.topic, message.payload, message.qos, message.retain, properties
-        )
+        sent = client.send(message)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
         self._unsent[sent.mid] = len(message.payload)
@@ -269,14 +193,10 @@ class BrokerLink:
         self._epoch += 1
         self._subscribed = self._welcome = False
         self._end = None
-        wanted = _new_properties(PacketTypes.CONNECT)
-        wanted.SessionExpiryInterval = self._connection.session_expiry_seconds
-        wanted.ReceiveMaximum = RECEIVE_MAXIMUM
-        wanted.MaximumPacketSize = MAX_PACKET_BYTES
         self._deadline = monotonic() + 2 * self._connection.connect_timeout_seconds
         try:
             client = self._client = self._make_client()
-            client.connect_in_time(self._connection.keepalive_seconds, wanted)
+            client.connect_in_time()
         except ProxyError as why:
             self._end = str(why)
         except WebsocketConnectionError:
@@ -312,20 +232,8 @@ class BrokerLink:
         elif client is not None:
             client.abandon()
 
-    def _make_client(self) -> "_Dialling":
-        client = _Dialling(self._connection)
-        client.connect_timeout = self._connection.connect_timeout_seconds
-        client.username_pw_set(self._connection.username, self._connection.password)
-        if self._connection.address.secure:
-            context = ssl.create_default_context(cadata=self._connection.believed or None)
-            context.sslsocket_class = _TlsSocket
-            if self._connection.identity is not None:
-                context.load_cert_chain(self._connection.identity)
-            client.tls_set_context(context)
-        if self._will is not None:
-            will = self._will
-            properties = _publish_properties(will, PacketTypes.WILLMESSAGE)
-            client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+    def _make_client(self) -> DiallingClient:
+        client = DiallingClient(self._connection, self._will)
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = lambda _client, _data, channel: self._forget(channel)
         # set so that the library writes only where ``poll`` tells it to
@@ -428,27 +336,3 @@ class BrokerLink:
                 receipt=receipt,
             )
         )
-
-
-def _new_properties(packet: int) -> Properties:
-    return Properties(packet)  # type: ignore[no-untyped-call]  # the library left it untyped
-
-
-def _publish_properties(message: Message, packet: int) -> Properties:
-    if not message.properties:
-        return _plain_properties(message.content_type, message.expiry_seconds, packet)
-    properties = _make_properties(message.content_type, message.expiry_seconds, packet)
-    properties.UserProperty = list(message.properties)
-    return properties
-
-
-def _make_properties(content_type: str, expiry_seconds: int | None, packet: int) -> Properties:
-    properties = _new_properties(packet)
-    properties.ContentType = content_type
-    if expiry_seconds is not None:
-        properties.MessageExpiryInterval = expiry_seconds
-    return properties
-
-
-# a thousand chunks in a second have the same ones, and the library only reads them
-_plain_properties = lru_cache(maxsize=64)(_make_properties)

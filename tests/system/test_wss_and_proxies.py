@@ -17,9 +17,9 @@ from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Refused
 from agent.link.patience import Pace
 from agent.link.session import Broker
 from fleet.ingest.broker import BrokerLink
-from fleet.ingest.broker import Connected as ManagerConnected
-from fleet.ingest.broker import Connection as ManagerConnection
-from fleet.ingest.broker import Disconnected as ManagerDisconnected
+from fleet.ingest.mail import Connected as ManagerConnected
+from fleet.ingest.mail import Connection as ManagerConnection
+from fleet.ingest.mail import Disconnected as ManagerDisconnected
 from fleet.ingest.mail import Message
 from fleet.ingest.rights import MANAGER_USER
 from fleet.ingest.tls import create_dev_tls
