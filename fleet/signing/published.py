@@ -151,22 +151,6 @@ def parse_endpoints(content: bytes | None) -> Endpoints | None:
     return said
 
 
-def require_follows(held: Endpoints | None, new: Endpoints, fleet: str) -> None:
-    """Return if a list may come into force after another.
-
-    Raises:
-        SigningError: It is of another fleet, or not of a higher version.
-
-    """
-    if new.fleet != fleet:
-        raise SigningError(f"{ENDPOINTS_TARGET} is of fleet {new.fleet}, this is {fleet}")
-    before = held.version if held else 0
-    if new != held and new.version <= before:
-        raise SigningError(
-            f"{ENDPOINTS_TARGET} has version {new.version}, in force is version {before}"
-        )
-
-
 def read_signed(folder: Path, targets: Targets, name: str) -> bytes | None:
     """Return the bytes of a target that this metadata names, or None.
 

@@ -4,12 +4,11 @@ Rule 1: files are written beside and renamed, each on the medium before the next
         targets' files, targets, snapshot, root if there is a new one, and last
         ``timestamp.json``. What the timestamp does not reach does not exist; a crash
         before that line changes nothing, or ``refresh`` finishes it.
-Rule 2: online keys only re-sign snapshot and timestamp. New targets metadata comes from
-        ``next_targets``, on the machine of a release engineer with an offline key, and a
-        new root from ``fleet.signing.root``.
-Rule 3: nothing is published that root's targets keys (or the keys that they delegated
-        to) did not sign, that does not follow the version before, or whose files are not
-        the ones it names.
+Rule 2: online keys only re-sign snapshot and timestamp. New targets metadata and new roots
+        come signed, from machines with offline keys (``proposal``, ``rotation``, and the
+        release engineer's ``next_targets``).
+Rule 3: nothing is published that may not come after what is in force (``succession``), or
+        that leaves no room for devices to enrol.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,40 +19,30 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Snapshot, Targets, Timestamp
 
-from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import Ed25519Signer, register
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.marks import require_distinct_keys
 from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
-from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
-from fleet.signing.lifting import MAX_AHEAD, is_lift
+from fleet.signing.lifting import MAX_AHEAD
 from fleet.signing.metadata import (
-    check_target,
     delegated_role,
     next_snapshot,
     next_timestamp,
-    parse,
-    stored_name,
     verify,
-    verify_delegated,
 )
 from fleet.signing.published import (
     OWN_TARGETS,
     Published,
     parse_authority,
-    parse_endpoints,
-    parse_permits,
     read_file,
     read_published,
     read_signed,
-    require_follows,
     write_whole,
 )
-from fleet.signing.scrutiny import scrutinise_owners, scrutinise_root, scrutinise_targets
+from fleet.signing.scrutiny import scrutinise_owners
+from fleet.signing.succession import check_files, check_roles, check_root
 
 MAX_ENROLLING_BYTES: Final = (MAX_PAYLOAD_BYTES - 24 * 1024) * 3 // 4
 """Metadata that fits a sealed reply: base64 in one message, beside credentials and the CA."""
@@ -119,8 +108,8 @@ class Repository:
         targets = held.targets
         if "targets" in new:
             targets = verify(held.root, Targets, new["targets"])
-        signed = self._check_versions(new, targets, now)
-        checked = self._check_files(targets, signed, files)
+        signed = check_roles(held, new, targets, now)
+        checked = check_files(self._folder, held, targets, signed, files)
         said = parse_authority(files[AUTHORITY_TARGET]) if AUTHORITY_TARGET in files else None
         scrutinise_owners(held.root, targets, said or held.authority)
         if set(targets.targets) - set(held.targets.targets) - set(OWN_TARGETS):
@@ -166,8 +155,8 @@ class Repository:
         signed = verify(new, Targets, targets_bytes)
         scrutinise_owners(new, signed, held.authority)
         if targets is not None:
-            self._check_versions({"targets": targets}, signed, now)
-            self._check_files(signed, {"targets": signed}, {})
+            check_roles(held, {"targets": targets}, signed, now)
+            check_files(self._folder, held, signed, {"targets": signed}, {})
         snapshot_bytes = next_snapshot(held.snapshot, targets_bytes, snapshot, now)
         timestamp_bytes = next_timestamp(held.timestamp, snapshot_bytes, timestamp, now)
         verify(new, Snapshot, snapshot_bytes)
@@ -318,85 +307,5 @@ class Repository:
                 "more: withdraw releases that nobody needs, or delegate families to their owners"
             )
 
-    def _check_versions(
-        self, new: Mapping[str, bytes], targets: Targets, now: datetime
-    ) -> dict[str, Targets]:
-        """Return the signed value of each changed role, if each follows what was there."""
-        held, signed = self._published, {}
-        for role, content in new.items():
-            value = targets if role == "targets" else verify_delegated(targets, role, content)
-            meta = held.snapshot.meta.get(f"{role}.json")
-            before = meta.version if meta else 0
-            lifted = role == "targets" and is_lift(held.targets, value)
-            if value.version != before + 1 and not lifted:
-                raise SigningError(
-                    f"{role} metadata is version {value.version}, after {before} comes {before + 1}"
-                )
-            if value.is_expired(now):
-                raise SigningError(f"{role} metadata ran out at {value.expires}")
-            scrutinise_targets(role, value)
-            signed[role] = value
-        return signed
-
-    def _check_files(
-        self, targets: Targets, signed: Mapping[str, Targets], files: Mapping[str, bytes]
-    ) -> dict[Path, bytes]:
-        """Return what is to be written; every target has its right bytes afterwards."""
-        named = {name: file for value in signed.values() for name, file in value.targets.items()}
-        unnamed = sorted(set(files) - set(named))
-        if unnamed or AUTHORITY_TARGET not in targets.targets:
-            raise SigningError(f"targets metadata does not name {unnamed or AUTHORITY_TARGET}")
-        new: dict[Path, bytes] = {}
-        for role, value in signed.items():
-            for name, file in value.targets.items():
-                if role not in {"targets", delegated_role(targets, name) or "targets"}:
-                    raise SigningError(f"{role} may not sign {name}")
-                path = self._folder / "targets" / stored_name(file)
-                content = files[name] if name in files else read_file(path)
-                check_target(file, content)
-                if name == AUTHORITY_TARGET:
-                    parse_authority(content)
-                if name == PERMITS_TARGET:
-                    parse_permits(content, "")
-                if name == ENDPOINTS_TARGET:
-                    self._check_endpoints(content)
-                if name in files:
-                    new[path] = content
-        return new
-
-    def _check_endpoints(self, content: bytes) -> None:
-        held, new = self._published, parse_endpoints(content)
-        if new is not None:
-            require_follows(held.endpoints, new, held.authority.fleet)
-
     def _metadata(self, name: str) -> Path:
         return self._folder / "metadata" / name
-
-
-def check_root(held: Root, content: bytes, now: datetime) -> Root:
-    """Return the root that follows ``held``.
-
-    Raises:
-        SigningError: Old or new keys did not sign it, it skips a version, has run out, or
-            counts one key twice, or names keys in a way that misleads (``scrutiny``).
-
-    """
-    found = parse(Root, content)
-    new = found.signed
-    if new.version != held.version + 1:
-        raise SigningError(
-            f"root metadata is version {new.version}, after {held.version} comes {held.version + 1}"
-        )
-    for whose, root in (("root in force", held), ("new root", new)):
-        try:
-            root.verify_delegate(Root.type, found.signed_bytes, found.signatures)
-        except (RepositoryError, ValueError) as why:
-            raise SigningError(f"too few keys of the {whose} signed it: {why}") from why
-    if new.is_expired(now):
-        raise SigningError(f"root metadata ran out at {new.expires}")
-    try:
-        require_distinct_keys(content)
-    except (ContractError, TrustError) as why:
-        raise SigningError(f"root metadata is not in order: {why}") from why
-    scrutinise_root(new)
-    return new
