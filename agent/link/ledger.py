@@ -1,17 +1,21 @@
-"""What waits in the outbox, and how many reports became what.
+"""What waits in the outbox, what goes first, and how many reports became what.
 
 Rule 1: appended = acknowledged + dropped + pending, over the life of the directory.
 Rule 2: everything here follows from the files; nothing is counted twice after a cut.
+Rule 3: telemetry goes before other events, the oldest first, and gaps never.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from msgspec.structs import replace
 
+from agent.contract.messages import Event
 from agent.contract.topics import EVENT, TELEMETRY
 from agent.disk import Disk
 from agent.link.spool import (
     BootCounts,
+    Range,
     Segment,
     SpoolState,
     count_ranges,
@@ -22,6 +26,11 @@ from agent.link.spool import (
 )
 
 CHANNELS = {channel.path: channel for channel in (TELEMETRY, EVENT)}
+GAP = "gap"
+CAUSES = {
+    "outbox-full": "the outbox was full",
+    "outbox-rotten": "the medium spoiled them; what is left of them is kept in outbox/rotten",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,4 +107,34 @@ def count_totals(
         dropped=retired.dropped + sum(count_ranges(c.dropped) for c in boots.values()),
         pending=pending,
         size_bytes=size_bytes,
+    )
+
+
+def victims(waiting: dict[Key, Waiting], growing: int) -> list[Key]:
+    """Return all telemetry of the oldest closed segment with any; else all its events."""
+    closed = {k: w for k, w in waiting.items() if w.segment != growing}
+    for wanted in (
+        {k: w for k, w in closed.items() if w.path == TELEMETRY.path},
+        {k: w for k, w in closed.items() if w.name != GAP},
+    ):
+        oldest = min((w.segment for w in wanted.values()), default=None)
+        if oldest is not None:
+            return [k for k, w in wanted.items() if w.segment == oldest]
+    return []
+
+
+def gap_event(device: str, boot: str, gap: Range, code: str, moment: tuple[int, int]) -> Event:
+    """Return what names dropped reports; ``code`` is of ``CAUSES``, ``moment`` (wall, up) ms."""
+    wall_ms, up_ms = moment
+    unique = f"{device} {boot} {gap[0]} {gap[1]}".encode()
+    return Event(
+        id=blake2b(unique, digest_size=16).hexdigest(),
+        type=GAP,
+        ts=wall_ms,
+        up=up_ms,
+        code=code,
+        why=f"{gap[1] - gap[0] + 1} reports were dropped: {CAUSES[code]}",
+        boot=boot,
+        first=gap[0],
+        last=gap[1],
     )

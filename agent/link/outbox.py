@@ -9,8 +9,7 @@ Rule 3: a report is sent again, with its own number and signature, until an
         acknowledgement of its boot covers it; the fleet counts it once.
 Rule 4: acknowledgements are persisted lazily, but before a file goes that they explain;
         after a power cut some reports are sent once more, which is harmless.
-Rule 5: at most one segment is written to; whole segments are removed.
-Rule 6: a report that the medium spoiled holds up nobody: it is set aside, and a gap names it.
+Rule 5: a report that the medium spoiled holds up nobody: it is set aside, and a gap names it.
 
 Signed once, sent often: after a restart the reports of older boots keep their stamps.
 """
@@ -18,31 +17,30 @@ Signed once, sent often: after a restart the reports of older boots keep their s
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from msgspec.structs import replace
 
 from agent.contract.codec import encode
 from agent.contract.envelope import Boot, Stamp
-from agent.contract.messages import Event
-from agent.contract.topics import EVENT, TELEMETRY, Address, Channel
+from agent.contract.topics import EVENT, Address, Channel
 from agent.disk import Disk
 from agent.errors import StoreError
 from agent.link.ledger import (
     CHANNELS,
+    GAP,
     Key,
     Totals,
     Waiting,
     count_totals,
+    gap_event,
     index_segments,
-    read_totals,
+    victims,
 )
+from agent.link.segments import Segments
 from agent.link.spool import (
     FOLDER,
-    HEADER,
     BootCounts,
     Entry,
-    Range,
     SpoolState,
     add_ranges,
     count_ranges,
@@ -51,25 +49,14 @@ from agent.link.spool import (
     frame,
     read_segment,
     read_state,
-    segment_name,
     segment_numbers,
     write_state,
 )
 
-__all__ = ["Outbox", "Record", "Sign", "Totals", "read_totals"]
-
 Sign = Callable[[str, Boot, int, bytes], bytes]
 """Returns the 64-byte signature for (logical topic, boot, sequence, payload)."""
 
-SEGMENT_BYTES = 128 * 1024
 PERSIST_EVERY = 64
-GAP = "gap"
-QUARANTINE = f"{FOLDER}/rotten"
-MAX_QUARANTINED = 4
-CAUSES = {
-    "outbox-full": "the outbox was full",
-    "outbox-rotten": "the medium spoiled them; what is left of them is kept in outbox/rotten",
-}
 
 log = logging.getLogger("agent.link")
 
@@ -114,13 +101,12 @@ class Outbox:
         self._sign = sign
         self._moment = moment
         self._quota_bytes = quota_bytes
-        self._segment_bytes = max(1024, min(SEGMENT_BYTES, quota_bytes // 8))
+        self._segments = Segments(disk, quota_bytes=quota_bytes)
         self._resend_seconds = resend_seconds
         self._ready = ready
-        self._sizes: dict[int, int] = {}
         self._waiting: dict[Key, Waiting] = {}
         self._sent: dict[Key, float] = {}
-        self._torn = self._unnamed = False
+        self._unnamed = False
         self._unpersisted = 0
         state = read_state(disk)
         self._retired = SpoolState(appended=state.appended, dropped=state.dropped)
@@ -206,7 +192,7 @@ class Outbox:
     def totals(self) -> Totals:
         """Return the counts."""
         return count_totals(
-            self._retired, self._boots, len(self._waiting), sum(self._sizes.values())
+            self._retired, self._boots, len(self._waiting), self._segments.size_bytes
         )
 
     def _store(self, channel: Channel, name: str | None, payload: bytes) -> Record:
@@ -214,42 +200,18 @@ class Outbox:
         if channel not in CHANNELS.values():
             raise StoreError(f"{channel.path} does not go through the outbox")
         self._ready()
-        self._mend()
         address = channel.at(self._device, name)
         counts = self._boots.get(self._boot, BootCounts())
         sequence = counts.last + 1
         boot = Boot.parse(self._boot)
         signature = self._sign(address.logical, boot, sequence, payload)
         framed = frame(Entry(channel.path, name, self._boot, sequence, signature, payload))
-        segment = max(self._sizes, default=1)
-        if self._sizes.get(segment, 0) >= self._segment_bytes:
-            segment += 1
-        offset = self._sizes.get(segment, 0) or len(HEADER)
-        fresh = segment not in self._sizes
-        try:
-            self._disk.append(segment_name(segment), HEADER + framed if fresh else framed)
-        except StoreError:
-            self._sizes.setdefault(segment, 0)
-            self._torn = True
-            raise
-        self._sizes[segment] = offset + len(framed)
+        segment, offset = self._segments.append(framed)
         waiting = Waiting(segment, offset, len(framed), channel.path, name)
         self._waiting[(self._boot, sequence)] = waiting
         self._boots[self._boot] = replace(counts, last=sequence)
         stamp = Stamp(boot=boot, sequence=sequence, signature=signature)
         return Record(address=address, payload=payload, stamp=stamp)
-
-    def _mend(self) -> None:
-        """Cut off what a refused append may have left, before anything follows it."""
-        if not self._torn:
-            return
-        segment = max(self._sizes)
-        if self._sizes[segment]:
-            self._disk.truncate(segment_name(segment), self._sizes[segment])
-        else:
-            self._disk.remove(segment_name(segment))
-            del self._sizes[segment]
-        self._torn = False
 
     def _load(self) -> None:
         """Index the segments, cut a torn tail, and account for what is missing."""
@@ -259,19 +221,16 @@ class Outbox:
         segments = [read_segment(self._disk, number) for number in segment_numbers(self._disk)]
         index_segments(segments, self._boots, self._waiting)
         for segment in segments:
-            if not segment.placed:
-                self._disk.remove(segment_name(segment.number))
-                continue
-            if segment.whole_bytes < segment.size_bytes:
-                self._disk.truncate(segment_name(segment.number), segment.whole_bytes)
-            self._sizes[segment.number] = segment.whole_bytes
+            self._segments.adopt(segment)
         try:
             self._name_the_missing()
             self._remove_finished()
         except StoreError as why:  # nobody is kept from starting; the next report tries again
             log.warning("outbox gaps=not-named why=%r", str(why))
             self._unnamed = True
-        self._retire({p.entry.boot for s in segments if s.number in self._sizes for p in s.placed})
+        self._retire(
+            {p.entry.boot for s in segments if s.number in self._segments for p in s.placed}
+        )
 
     def _retire(self, present: set[str]) -> None:
         """Turn boots of which no file speaks any more into sums."""
@@ -295,26 +254,13 @@ class Outbox:
 
     def _make_room(self) -> None:
         """Drop the oldest reports while the segments take more than the quota."""
-        while sum(self._sizes.values()) > self._quota_bytes and len(self._sizes) > 1:
-            victims = self._victims()
-            if not victims:
+        while self._segments.size_bytes > self._quota_bytes and len(self._segments) > 1:
+            gone = victims(self._waiting, self._segments.growing)
+            if not gone:
                 return
-            segment = self._waiting[victims[0]].segment
-            self._drop(victims)
+            segment = self._waiting[gone[0]].segment
+            self._drop(gone)
             self._rewrite(segment)
-
-    def _victims(self) -> list[Key]:
-        """Return all telemetry of the oldest closed segment with any; else all its events."""
-        current = max(self._sizes)
-        closed = {k: w for k, w in self._waiting.items() if w.segment != current}
-        for wanted in (
-            {k: w for k, w in closed.items() if w.path == TELEMETRY.path},
-            {k: w for k, w in closed.items() if w.name != GAP},
-        ):
-            oldest = min((w.segment for w in wanted.values()), default=None)
-            if oldest is not None:
-                return [k for k, w in wanted.items() if w.segment == oldest]
-        return []
 
     def _drop(self, keys: list[Key], code: str = "outbox-full") -> None:
         """Say that reports are gone, remember it, and forget them; in this order."""
@@ -323,7 +269,8 @@ class Outbox:
             by_boot.setdefault(boot, []).append(number)
         for boot, numbers in by_boot.items():
             for gap in add_ranges((), numbers):
-                self._store(EVENT, GAP, encode(self._gap(boot, gap, code)))
+                named = gap_event(self._device, boot, gap, code, self._moment())
+                self._store(EVENT, GAP, encode(named))
             counts = self._boots[boot]
             self._boots[boot] = replace(counts, dropped=add_ranges(counts.dropped, numbers))
         self._persist()
@@ -331,45 +278,20 @@ class Outbox:
             self._waiting.pop(key, None)
             self._sent.pop(key, None)
 
-    def _gap(self, boot: str, gap: Range, code: str) -> Event:
-        wall_ms, up_ms = self._moment()
-        unique = f"{self._device} {boot} {gap[0]} {gap[1]}".encode()
-        return Event(
-            id=blake2b(unique, digest_size=16).hexdigest(),
-            type=GAP,
-            ts=wall_ms,
-            up=up_ms,
-            code=code,
-            why=f"{gap[1] - gap[0] + 1} reports were dropped: {CAUSES[code]}",
-            boot=boot,
-            first=gap[0],
-            last=gap[1],
-        )
-
     def _rewrite(self, segment: int) -> None:
         """Replace a segment by what of it still waits."""
         kept = [(k, w) for k, w in self._waiting.items() if w.segment == segment]
-        if not kept:
-            self._disk.remove(segment_name(segment))
-            del self._sizes[segment]
-            return
-        content = self._disk.read(segment_name(segment)) or b""
-        rewritten = bytearray(HEADER)
-        for key, w in kept:
-            self._waiting[key] = Waiting(segment, len(rewritten), w.size_bytes, w.path, w.name)
-            rewritten += content[w.offset : w.offset + w.size_bytes]
-        self._disk.replace(segment_name(segment), bytes(rewritten))
-        self._sizes[segment] = len(rewritten)
+        places = [(w.offset, w.size_bytes) for _, w in kept]
+        offsets = self._segments.keep_only(segment, places)
+        for (key, w), offset in zip(kept, offsets, strict=True):
+            self._waiting[key] = Waiting(segment, offset, w.size_bytes, w.path, w.name)
 
     def _remove_finished(self) -> None:
         """Remove segments in which nothing waits, except the one that grows."""
-        needed = {w.segment for w in self._waiting.values()}
-        finished = [n for n in self._sizes if n not in needed and n != max(self._sizes)]
+        finished = self._segments.finished({w.segment for w in self._waiting.values()})
         if finished:
             self._persist()
-        for number in finished:
-            self._disk.remove(segment_name(number))
-            del self._sizes[number]
+            self._segments.remove(finished)
 
     def _persist(self) -> None:
         state = SpoolState(
@@ -387,7 +309,7 @@ class Outbox:
             if taken > limit_bytes and taken > waiting.size_bytes:
                 break
             if waiting.segment not in contents:
-                contents = {waiting.segment: self._disk.read(segment_name(waiting.segment)) or b""}
+                contents = {waiting.segment: self._segments.read(waiting.segment)}
             entry = entry_at(contents[waiting.segment], waiting.offset)
             if entry is None or (entry.boot, entry.sequence) != (boot, sequence):
                 rotten.append((boot, sequence))
@@ -404,10 +326,7 @@ class Outbox:
         log.warning("outbox rotten=%d segments=%s", len(rotten), sorted(segments))
         try:
             for segment in segments:
-                kept = self._disk.names(QUARANTINE)
-                content = self._disk.read(segment_name(segment))
-                if content is not None and len(kept) < MAX_QUARANTINED:
-                    self._disk.replace(f"{QUARANTINE}/{segment:08d}.seg", content)
+                self._segments.quarantine(segment)
             self._drop(rotten, code="outbox-rotten")
             for segment in segments:
                 self._rewrite(segment)

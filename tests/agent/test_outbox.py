@@ -12,7 +12,9 @@ from agent.contract.messages import Event
 from agent.contract.topics import EVENT, PRESENCE, TELEMETRY
 from agent.disk import Disk
 from agent.errors import DiskFullError, NewerStateError, StoreError
-from agent.link.outbox import MAX_QUARANTINED, Outbox, Record, read_totals
+from agent.link.ledger import read_totals
+from agent.link.outbox import Outbox, Record
+from agent.link.segments import MAX_QUARANTINED
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.power_cuts import Record as Record_
 from tests.power_cuts import count_cuts
