@@ -1,8 +1,9 @@
 """The running agent: one loop over one inbox, and the rooms it joins together.
 
 Around the loop: ``running`` begins and ends a life, ``opening`` reads the state directory,
-``rooms`` joins the rooms, ``loop`` starts, dispatches and stops, ``agenda`` is what happens
-later, ``moments`` are the clocks, ``host`` is what the operating system wants of a service.
+``rooms`` joins the rooms (``answering``, ``ways`` and ``releases`` each those of one errand),
+``loop`` starts, dispatches and stops, ``agenda`` is what happens later, ``moments`` are the
+clocks, ``host`` is what the operating system wants of a service.
 
 The rooms: ``desired`` turns signed documents into wishes, with ``refreshing`` (and its
 ``gathering``) for what is trusted, and ``timekeeping`` for signed time; ``updating`` performs

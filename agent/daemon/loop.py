@@ -93,7 +93,7 @@ class Loop:
             case Finished():
                 self._rooms.worker_finished(item)
             case Predicted():
-                self._rooms.predicted(item)
+                self._rooms.answering.predicted(item)
             case Connected(epoch=epoch):
                 log.info(event("connected", epoch=epoch))
                 self._rooms.finding.connected(item)
@@ -104,11 +104,11 @@ class Loop:
                 log.warning(event("refused-by-broker", why=why, retry_seconds=round(wait, 1)))
                 self._rooms.finding.refused(item)
             case SourceEnded():
-                self._rooms.source_ended(item)
+                self._rooms.answering.source_ended(item)
             case Chunk():
-                self._rooms.downloaded(item)
+                self._rooms.ways.downloaded(item)
             case Ended():
-                self._rooms.downloading.ended(item)
+                self._rooms.ways.downloading.ended(item)
             case Stop():
                 self._stopping = item
             case _:
@@ -147,15 +147,13 @@ class Loop:
             case channel if channel is META:
                 rooms.desired.take_piece(Piece.decode(message.payload))
             case channel if channel is ARTIFACT:
-                rooms.transfers.take(Piece.decode(message.payload))
+                rooms.ways.transfers.take(Piece.decode(message.payload))
             case channel if channel is ARTIFACT_CAST:
-                piece = Piece.decode(message.payload)
-                rooms.listening.heard(message.address, piece.index)
-                rooms.transfers.take(piece)
+                rooms.ways.heard(message.address, Piece.decode(message.payload))
             case channel if channel is ARTIFACT_REFUSAL:
-                rooms.transfers.refused(decode(ChunkRefusal, message.payload))
+                rooms.ways.transfers.refused(decode(ChunkRefusal, message.payload))
             case channel if channel is GRANT:
-                rooms.downloading.granted(message.payload)
+                rooms.ways.downloading.granted(message.payload)
             case channel if channel is MANAGER_PRESENCE:
                 self._manager(decode(ManagerPresence, message.payload))
             case channel if channel is HINT:
@@ -166,7 +164,7 @@ class Loop:
     def _manager(self, presence: ManagerPresence) -> None:
         """Send everything anew to a manager that started; nobody signs this, so only that."""
         if presence.s == "online":
-            self._rooms.downloading.offered(presence.downloads)
+            self._rooms.ways.downloading.offered(presence.downloads)
         before, self._manager_epoch = self._manager_epoch, presence.epoch
         if presence.s != "online" or before in (None, presence.epoch):
             return

@@ -1,0 +1,114 @@
+"""Inference and the owner's own broker, joined: where samples come from, where answers go.
+
+Rule 1: nothing is published for integrations but what the configuration names.
+Rule 2: inference needs neither broker: it starts and ends on its own.
+"""
+
+import time
+
+from agent.config import Config
+from agent.contract.codec import encode
+from agent.contract.messages import Telemetry
+from agent.daemon.moments import wall_ms
+from agent.daemon.opening import open_local
+from agent.daemon.reporting import Reporting
+from agent.daemon.serving import Inference, Predicted, SourceEnded
+from agent.infer.pipeline import Broken
+from agent.link.inbox import Inbox, Lane
+from agent.observe.resources import rss_bytes
+from agent.update.store import Store
+
+
+class Answering:
+    """The pipelines of this device, with their ends.
+
+    Attributes:
+        inference: What answers.
+
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        inbox: Inbox,
+        *,
+        device: str,
+        hardware: str,
+        reporting: Reporting,
+    ) -> None:
+        """Join them.
+
+        Raises:
+            ConfigError: The address of the owner's broker cannot be one, or its CA cannot
+                be read.
+
+        """
+        self._config = config
+        self._inbox = inbox
+        self._device = device
+        self._reporting = reporting
+        self.inference = Inference(
+            config.pipeline,
+            store,
+            hardware=hardware,
+            published=_published(config),
+            put=self._put,
+            wall_ms=wall_ms,
+        )
+        self._local = open_local(config, device, self.inference.push)
+
+    def start(self) -> None:
+        """Connect to the owner's broker, where there is one."""
+        if self._local is not None:
+            self._local.start()
+
+    def stop(self) -> None:
+        """End inference, then the connection for it."""
+        self.inference.stop()
+        if self._local is not None:
+            self._local.stop()
+
+    def predicted(self, item: Predicted) -> None:
+        """Publish one answer for integrations: to the fleet, to the owner, or to both."""
+        said, local = item.message(wall_ms()), self._config.local_broker
+        if self._config.pipeline[item.slot].publish_predictions:
+            self._reporting.prediction(said)
+        if self._local is not None and local is not None and local.prefix:
+            topic = f"{local.prefix}/{self._device}/{item.slot}/prediction"
+            self._local.publish(topic, encode(said))
+
+    def report_windows(self) -> None:
+        """Report what every release did since the last time."""
+        windows = self.inference.close_windows()
+        if not windows:
+            return
+        totals = self._reporting.outbox.totals()
+        self._reporting.telemetry(
+            Telemetry(
+                ts=wall_ms(),
+                up=int(time.monotonic() * 1000),
+                windows=windows,
+                rss_bytes=rss_bytes(),
+                outbox_bytes=totals.size_bytes,
+                dropped_reports=totals.dropped,
+            )
+        )
+
+    def source_ended(self, item: SourceEnded) -> None:
+        """Say that a slot gets no more samples."""
+        if isinstance(item.end, Broken):
+            self._reporting.alarm("source", item.end.why, slot=item.slot)
+        else:
+            why = f"{item.slot} has no more samples"
+            self._reporting.alarm("source-ended", why, slot=item.slot)
+
+    def _put(self, item: Predicted | SourceEnded) -> None:
+        self._inbox.put(Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL, item)
+
+
+def _published(config: Config) -> frozenset[str]:
+    local = config.local_broker
+    everywhere = local is not None and bool(local.prefix)
+    pipelines = config.pipeline.items()
+    return frozenset(slot for slot, p in pipelines if everywhere or p.publish_predictions)
