@@ -12,8 +12,8 @@ from nacl.signing import SigningKey
 
 from agent.contract.codec import encode
 from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoint
+from agent.contract.enrolment import EnrolmentFile
 from agent.contract.envelope import Boot, device_id, stamp_report
-from agent.contract.messages import EnrolmentFile
 from agent.contract.topics import Address
 from agent.identity.device_key import DeviceKey
 from agent.identity.enrol import build_request

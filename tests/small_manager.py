@@ -18,6 +18,7 @@ import msgspec
 from nacl.signing import VerifyKey
 
 from agent.contract.codec import decode, encode
+from agent.contract.enrolment import EnrolmentFile, EnrolReply
 from agent.contract.envelope import Boot, Stamp, check_report, device_id
 from agent.contract.frames import unpack_parcel
 from agent.contract.messages import (
@@ -26,8 +27,6 @@ from agent.contract.messages import (
     Assigned,
     Assignment,
     ChunkRequest,
-    EnrolmentFile,
-    EnrolReply,
     Event,
     Fresh,
     FreshRequest,

@@ -20,6 +20,7 @@ from nacl.exceptions import CryptoError as NaclError
 from nacl.signing import VerifyKey
 
 from agent.contract.codec import Versioned, decode
+from agent.contract.enrolment import EnrolRequest, SignedRequest
 from agent.contract.envelope import open_document
 from agent.contract.frames import check_attachment, unpack_parcel
 from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES
@@ -30,11 +31,9 @@ from agent.contract.messages import (
     Assignment,
     Authority,
     Count,
-    EnrolRequest,
     Fresh,
     Permit,
     Permits,
-    SignedRequest,
     Task,
 )
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address

@@ -20,17 +20,17 @@ from nacl.signing import SigningKey, VerifyKey
 from agent.contract.belief import ENROL_CONTEXT
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import Versioned, decode, encode
-from agent.contract.envelope import open_document
-from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
-from agent.contract.manifest import Label, Name, Text
-from agent.contract.messages import (
-    Authority,
+from agent.contract.enrolment import (
     EnrolmentFile,
     EnrolReply,
     EnrolRequest,
     SealedReply,
     SignedRequest,
 )
+from agent.contract.envelope import open_document
+from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
+from agent.contract.manifest import Label, Name, Text
+from agent.contract.messages import Authority
 from agent.contract.topics import ENROL_REPLY, ENROL_REQUEST, Address
 from agent.disk import Disk, read_versioned
 from agent.errors import (

@@ -9,7 +9,7 @@ from typing import IO
 import click
 import msgspec
 
-from agent.contract.messages import EnrolmentFile
+from agent.contract.enrolment import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
 from fleet.cli.output import ago, moment, show, table, tell, with_manager

@@ -8,7 +8,8 @@ Rule 3: what is wrong with certificates keeps no device from its signed time.
 import logging
 from datetime import UTC, datetime
 
-from agent.contract.messages import ClientCertificate, EnrolRequest, FreshRequest
+from agent.contract.enrolment import EnrolRequest
+from agent.contract.messages import ClientCertificate, FreshRequest
 from fleet.errors import FleetError
 from fleet.service.desk import Desk, Grant
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from nacl.signing import VerifyKey
 
-from agent.contract.messages import EnrolRequest
+from agent.contract.enrolment import EnrolRequest
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority

@@ -5,8 +5,9 @@ import logging
 from msgspec.structs import replace
 from nacl.signing import SigningKey, VerifyKey
 
+from agent.contract.enrolment import EnrolmentFile, EnrolReply, EnrolRequest
 from agent.contract.envelope import device_id
-from agent.contract.messages import Assigned, EnrolmentFile, EnrolReply, EnrolRequest
+from agent.contract.messages import Assigned
 from agent.contract.topics import CHANNELS, ENROL_REPLY, Way
 from fleet.errors import RefusedError
 from fleet.ingest.mosquitto import ENROL_USER

@@ -20,9 +20,9 @@ from nacl.signing import VerifyKey
 
 from agent.contract.belief import believe_enrol_request
 from agent.contract.codec import encode
+from agent.contract.enrolment import EnrolReply, EnrolRequest, SealedReply
 from agent.contract.envelope import device_id, sign_document
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import EnrolReply, EnrolRequest, SealedReply
 from agent.contract.topics import ENROL_REPLY
 from agent.errors import MalformedError
 from fleet.errors import SigningError

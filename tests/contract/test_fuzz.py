@@ -23,6 +23,13 @@ from agent.contract.belief import (
     believe_task,
 )
 from agent.contract.codec import Versioned, decode, encode
+from agent.contract.enrolment import (
+    EnrolmentFile,
+    EnrolReply,
+    EnrolRequest,
+    SealedReply,
+    SignedRequest,
+)
 from agent.contract.envelope import (
     Boot,
     Document,
@@ -45,9 +52,6 @@ from agent.contract.messages import (
     ChunkRefusal,
     ChunkRequest,
     ClientCertificate,
-    EnrolmentFile,
-    EnrolReply,
-    EnrolRequest,
     Event,
     Fresh,
     FreshRequest,
@@ -63,8 +67,6 @@ from agent.contract.messages import (
     Prediction,
     Presence,
     Reported,
-    SealedReply,
-    SignedRequest,
     SlotReport,
     Task,
     TaskAnswer,

@@ -4,7 +4,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from agent.contract.messages import EnrolRequest
+from agent.contract.enrolment import EnrolRequest
 from fleet.errors import RefusedError
 from fleet.service import errands
 from fleet.service.desk import Grant, Withdrawal

@@ -9,16 +9,9 @@ import pytest
 from nacl import bindings
 
 from agent.contract.codec import encode
+from agent.contract.enrolment import EnrolRequest, SignedRequest
 from agent.contract.envelope import Boot, device_id
-from agent.contract.messages import (
-    Ack,
-    Assigned,
-    EnrolRequest,
-    Event,
-    FreshRequest,
-    SignedRequest,
-    Telemetry,
-)
+from agent.contract.messages import Ack, Assigned, Event, FreshRequest, Telemetry
 from agent.contract.topics import (
     ACK,
     ASSIGNMENT,

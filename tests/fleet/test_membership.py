@@ -202,7 +202,7 @@ def test_a_forged_request_gets_no_answer(desk: Desk):
 
 
 def forged():
-    from agent.contract.messages import EnrolRequest, SignedRequest
+    from agent.contract.enrolment import EnrolRequest, SignedRequest
 
     body = encode(
         EnrolRequest(
