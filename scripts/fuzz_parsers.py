@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 from securesystemslib.formats import encode_canonical
 
 from agent.contract import records
+from agent.contract.authority import Authority
 from agent.contract.belief import (
     believe_ack,
     believe_assignment,
@@ -43,7 +44,7 @@ from agent.contract.frames import Piece, pack_parcel, unpack_parcel
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import describe_artifact
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import Assigned, Authority, ChunkRefusal, ChunkRequest, Task
+from agent.contract.messages import Assigned, ChunkRefusal, ChunkRequest, Task
 from agent.contract.records import ArrayRecord, ConfigRecord, MetricRecord
 from agent.contract.sealing import (
     OpenedStream,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from nacl.signing import SigningKey
 
+from agent.contract.authority import Authority
 from agent.contract.envelope import sign_document
 from agent.contract.grants import artifact_url
-from agent.contract.messages import Authority, Grant
+from agent.contract.messages import Grant
 from agent.contract.topics import GRANT
 from fleet.ingest.downloads import Allowance, DownloadServer, Place
 from fleet.registry.artifacts import Artifacts

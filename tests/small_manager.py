@@ -17,12 +17,12 @@ from typing import Self
 import msgspec
 from nacl.signing import VerifyKey
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.codec import decode, encode
 from agent.contract.enrolment import EnrolmentFile, EnrolReply
 from agent.contract.envelope import Boot, Stamp, check_report, device_id
 from agent.contract.frames import unpack_parcel
 from agent.contract.messages import (
-    AUTHORITY_TARGET,
     Ack,
     Assigned,
     Assignment,

@@ -19,23 +19,14 @@ from nacl.exceptions import BadSignatureError
 from nacl.exceptions import CryptoError as NaclError
 from nacl.signing import VerifyKey
 
+from agent.contract.authority import Authority, Permit, Permits
 from agent.contract.codec import Versioned, decode
 from agent.contract.enrolment import EnrolRequest, SignedRequest
 from agent.contract.envelope import open_document
 from agent.contract.frames import check_attachment, unpack_parcel
 from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES
 from agent.contract.manifest import Digest, Release, decode_release
-from agent.contract.messages import (
-    Ack,
-    Assigned,
-    Assignment,
-    Authority,
-    Count,
-    Fresh,
-    Permit,
-    Permits,
-    Task,
-)
+from agent.contract.messages import Ack, Assigned, Assignment, Count, Fresh, Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address
 from agent.errors import ContractError, UnsignedError
 from agent.refusals import (

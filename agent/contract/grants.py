@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from nacl.signing import VerifyKey
 
+from agent.contract.authority import Authority
 from agent.contract.codec import decode
 from agent.contract.envelope import open_document
 from agent.contract.limits import MAX_GRANT_BYTES, NAME
-from agent.contract.messages import Authority, Grant
+from agent.contract.messages import Grant
 from agent.contract.topics import GRANT
 from agent.errors import ExpiredError, MalformedError, MismatchError
 from agent.refusals import WrongDeviceError

@@ -15,6 +15,7 @@ from typing import Final, Literal, assert_never, get_args
 from msgspec import Struct
 from nacl.signing import SigningKey, VerifyKey
 
+from agent.contract.authority import Authority
 from agent.contract.belief import (
     Accepted,
     believe_ack,
@@ -27,7 +28,7 @@ from agent.contract.codec import Versioned, decode
 from agent.contract.envelope import Stamp, check_report, open_document
 from agent.contract.frames import Piece, check_attachment, unpack_parcel
 from agent.contract.manifest import Artifact, Digest, Name, Text, decode_release
-from agent.contract.messages import Assigned, Authority, Count, Hex32, Hex64
+from agent.contract.messages import Assigned, Count, Hex32, Hex64
 from agent.contract.sealing import OpenedStream, unwrap_key
 from agent.contract.topics import Topics
 from agent.errors import AgentError, MismatchError

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from agent.contract.authority import Authority
 from agent.contract.belief import Believed, believe_ack, believe_assignment, believe_task
 from agent.contract.codec import encode
 from agent.contract.frames import Piece
@@ -22,7 +23,6 @@ from agent.contract.messages import (
     Ack,
     Assigned,
     Assignment,
-    Authority,
     Fresh,
     FreshRequest,
     MetaRequest,

@@ -17,8 +17,8 @@ from queue import SimpleQueue
 
 from nacl.signing import SigningKey
 
+from agent.contract.authority import Authority
 from agent.contract.enrolment import EnrolmentFile, EnrolReply
-from agent.contract.messages import Authority
 from agent.contract.proxy import STRAIGHT, Proxies
 from agent.contract.topics import Topics
 from agent.daemon.host import AGENT_VERSION

@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.codec import decode
 from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.frames import Piece
 from agent.contract.limits import MAX_METADATA_BYTES
-from agent.contract.messages import AUTHORITY_TARGET, MetaBundle, MetaRequest
+from agent.contract.messages import MetaBundle, MetaRequest
 from agent.daemon.agenda import Agenda
 from agent.errors import MalformedError
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from random import SystemRandom
 
+from agent.contract.authority import Authority
 from agent.contract.belief import believe_permits, is_permitted
 from agent.contract.frames import Piece
 from agent.contract.marks import ROLES
-from agent.contract.messages import Assigned, Authority, MetaRequest
+from agent.contract.messages import Assigned, MetaRequest
 from agent.daemon.agenda import Agenda
 from agent.daemon.gathering import Gathering
 from agent.daemon.host import event, log

@@ -14,10 +14,10 @@ from typing import assert_never
 from nacl.signing import SigningKey
 
 from agent.config import Config, LinkConfig
+from agent.contract.authority import Authority
 from agent.contract.frames import Piece
 from agent.contract.grants import believe_grant
 from agent.contract.manifest import Artifact, Source
-from agent.contract.messages import Authority
 from agent.contract.proxy import Proxies
 from agent.contract.sealing import unwrap_key
 from agent.contract.sources import full_source

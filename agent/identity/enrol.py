@@ -17,6 +17,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
+from agent.contract.authority import Authority
 from agent.contract.belief import ENROL_CONTEXT
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import Versioned, decode, encode
@@ -30,7 +31,6 @@ from agent.contract.enrolment import (
 from agent.contract.envelope import open_document
 from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
 from agent.contract.manifest import Label, Name, Text
-from agent.contract.messages import Authority
 from agent.contract.topics import ENROL_REPLY, ENROL_REQUEST, Address
 from agent.disk import Disk, read_versioned
 from agent.errors import (

@@ -25,11 +25,11 @@ import msgspec
 from tuf.api import exceptions
 from tuf.ngclient import FetcherInterface
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.contract.codec import decode
 from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import register
 from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.errors import AgentError, TrustError
 from agent.refusals import (
     MetadataExpiredError,

@@ -15,10 +15,11 @@ from typing import Final, assert_never
 
 import msgspec
 
+from agent.contract.authority import Authority
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.manifest import Digest, Target
 from agent.contract.marks import Mark, require_distinct_keys, view_root
-from agent.contract.messages import Authority, Count
+from agent.contract.messages import Count
 from agent.disk import Disk, read_versioned
 from agent.errors import AgentError, TrustError, error_named
 from agent.refusals import NoAuthorityError, WrongRootError

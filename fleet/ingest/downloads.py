@@ -28,9 +28,9 @@ from typing import Final
 
 import uvicorn
 
+from agent.contract.authority import Authority
 from agent.contract.grants import ARTIFACT_PATH, read_grant
 from agent.contract.limits import DIGEST_PATTERN
-from agent.contract.messages import Authority
 from agent.errors import ExpiredError, MalformedError, MismatchError, UnsignedError
 from fleet.errors import ConfigError, NotFoundError
 from fleet.ingest.answers import Message, NotServed, Part, Receive, Send, begin, choose_part, refuse

@@ -16,10 +16,11 @@ from io import BytesIO
 from msgspec.structs import replace
 from nacl.signing import VerifyKey
 
+from agent.contract.authority import Authority
 from agent.contract.expand import expand_source
 from agent.contract.limits import MAX_CONTENT_KEYS
 from agent.contract.manifest import Artifact, Release, Source
-from agent.contract.messages import Assignment, Authority
+from agent.contract.messages import Assignment
 from agent.contract.sealing import OpenedStream, wrap_key
 from agent.contract.sources import full_source
 from agent.errors import AgentError

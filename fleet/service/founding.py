@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.contract.messages import AUTHORITY_TARGET
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.topics import Topics
 from fleet.config import BrokerConfig, DownloadsConfig, FleetConfig
 from fleet.errors import ConfigError, ConflictError

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct, field
 from tuf.api.metadata import Root, Targets
 
-from agent.contract.messages import AUTHORITY_TARGET, Authority
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.topics import HINT
 from fleet.errors import RefusedError
 from fleet.service import resumption, withdrawal

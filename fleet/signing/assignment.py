@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import msgspec
 
+from agent.contract.authority import Authority
 from agent.contract.belief import (
     believe_ack,
     believe_assignment,
@@ -19,7 +20,7 @@ from agent.contract.envelope import sign_document
 from agent.contract.frames import pack_parcel
 from agent.contract.grants import believe_grant
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import Ack, Assignment, Authority, Fresh, Grant, Task
+from agent.contract.messages import Ack, Assignment, Fresh, Grant, Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, GRANT, ROUND_OFFER
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError

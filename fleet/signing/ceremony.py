@@ -20,10 +20,11 @@ from msgspec import Struct
 from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Root, Targets
 
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Signer
 from agent.contract.limits import require_name
-from agent.contract.messages import AUTHORITY_TARGET, Authority, Hex64
+from agent.contract.messages import Hex64
 from agent.errors import ContractError
 from fleet.errors import SigningError
 from fleet.signing import keys

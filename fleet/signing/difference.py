@@ -15,10 +15,10 @@ from hashlib import sha256
 from nacl.signing import VerifyKey
 from tuf.api.metadata import Role, Root, Targets
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.contract.codec import decode
 from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.keys import Ed25519Key
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError
 from fleet.errors import SigningError
 from fleet.signing.endpoints import describe_endpoints

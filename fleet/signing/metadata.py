@@ -25,9 +25,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.keys import register
 from agent.contract.limits import TARGET_PATTERN, require_name
-from agent.contract.messages import AUTHORITY_TARGET
 from agent.errors import ContractError
 from fleet.errors import SigningError
 

@@ -10,8 +10,9 @@ Rule 3: a withdrawn release is no longer a target: no device verifies it any mor
 from collections.abc import Collection
 from datetime import datetime
 
+from agent.contract.authority import PERMITS_TARGET, Permit, Permits
 from agent.contract.codec import encode
-from agent.contract.messages import PERMITS_TARGET, Assigned, Permit, Permits
+from agent.contract.messages import Assigned
 from fleet.errors import SigningError
 from fleet.signing.metadata import delegated_role
 from fleet.signing.proposal import Proposal, propose_targets

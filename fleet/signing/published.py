@@ -18,12 +18,12 @@ from typing import Final
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.contract.broker_url import BrokerUrl
 from agent.contract.codec import decode
 from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoints
 from agent.contract.limits import MAX_DOCUMENT_BYTES
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority, Permits
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 from fleet.signing.metadata import check_target, parse, stored_name, verify, verify_delegated

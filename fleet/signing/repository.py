@@ -21,9 +21,9 @@ from typing import Final
 
 from tuf.api.metadata import Snapshot, Targets, Timestamp
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from agent.contract.keys import Ed25519Signer, register
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Authority
 from fleet.errors import SigningError
 from fleet.signing.lifting import MAX_AHEAD
 from fleet.signing.metadata import (

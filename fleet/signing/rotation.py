@@ -12,9 +12,9 @@ from datetime import datetime
 from msgspec.structs import replace
 from securesystemslib.signer import Key
 
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Key
-from agent.contract.messages import AUTHORITY_TARGET, Authority
 from fleet.errors import SigningError
 from fleet.signing.proposal import ROLES, Proposal, propose_root, propose_targets
 from fleet.signing.published import Published

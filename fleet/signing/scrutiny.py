@@ -21,9 +21,9 @@ from nacl.signing import VerifyKey
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 
+from agent.contract.authority import Authority
 from agent.contract.keys import Ed25519Key
 from agent.contract.limits import DIGEST_PATTERN, TARGET_PATTERN, require_name
-from agent.contract.messages import Authority
 from agent.errors import ContractError
 from fleet.errors import SigningError
 

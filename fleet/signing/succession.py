@@ -15,9 +15,9 @@ from pathlib import Path
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Root, Targets
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET
 from agent.contract.endpoints import ENDPOINTS_TARGET
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError
 from fleet.signing.lifting import is_lift

@@ -9,17 +9,16 @@ import msgspec
 import pytest
 from nacl.signing import SigningKey
 
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.codec import decode, encode
 from agent.contract.envelope import sign_document
 from agent.contract.frames import split_file
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import encode_release
 from agent.contract.messages import (
-    AUTHORITY_TARGET,
     Ack,
     Assigned,
     Assignment,
-    Authority,
     ChunkRequest,
     Fresh,
     FreshRequest,

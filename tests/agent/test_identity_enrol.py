@@ -8,11 +8,11 @@ import pytest
 from nacl.public import SealedBox
 from nacl.signing import SigningKey
 
+from agent.contract.authority import Authority
 from agent.contract.codec import encode
 from agent.contract.enrolment import EnrolmentFile, EnrolReply, SealedReply
 from agent.contract.envelope import sign_document
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import Authority
 from agent.contract.topics import ENROL_REPLY
 from agent.disk import Disk
 from agent.errors import (

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.contract.authority import PERMITS_TARGET, Permit, Permits
 from agent.contract.codec import encode
 from agent.contract.manifest import encode_release
-from agent.contract.messages import PERMITS_TARGET, Hosted, Permit, Permits
+from agent.contract.messages import Hosted
 from agent.daemon.updating import Surroundings, Updating
 from agent.disk import Disk
 from agent.refusals import UnpublishedError

@@ -11,10 +11,10 @@ import pytest
 from tuf.api.metadata import Key, Metadata, Root, TargetFile, Targets
 from tuf.ngclient import Updater
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.codec import decode, encode
 from agent.contract.keys import Ed25519Key, Ed25519Signer
 from agent.contract.manifest import encode_release
-from agent.contract.messages import AUTHORITY_TARGET
 from agent.errors import (
     AgentError,
     CorruptError,

@@ -15,9 +15,9 @@ from tuf.api.metadata import (
     Targets,
 )
 
+from agent.contract.authority import PERMITS_TARGET, Permit, Permits
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Key, Ed25519Signer
-from agent.contract.messages import PERMITS_TARGET, Permit, Permits
 from fleet.errors import SigningError
 from fleet.signing.difference import describe
 from fleet.signing.metadata import delegate_family, first_targets

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from nacl.signing import SigningKey
 
+from agent.contract.authority import PERMITS_TARGET, Authority, Permit, Permits
 from agent.contract.belief import (
     Accepted,
     believe_ack,
@@ -25,16 +26,7 @@ from agent.contract.envelope import (
     stamp_report,
 )
 from agent.contract.manifest import encode_release
-from agent.contract.messages import (
-    PERMITS_TARGET,
-    Ack,
-    Authority,
-    Fresh,
-    Permit,
-    Permits,
-    Presence,
-    Telemetry,
-)
+from agent.contract.messages import Ack, Fresh, Presence, Telemetry
 from agent.contract.topics import ACK, ASSIGNMENT, EVENT, FRESH, INVENTORY, PRESENCE, TELEMETRY
 from agent.disk import Disk
 from agent.errors import (

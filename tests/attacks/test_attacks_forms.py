@@ -8,6 +8,7 @@ from nacl.signing import SigningKey, VerifyKey
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from tuf.api.metadata import Metadata, Root, Signature, Targets
 
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.belief import believe_assignment, believe_enrol_request
 from agent.contract.codec import decode, encode
 from agent.contract.enrolment import EnrolmentFile, SignedRequest
@@ -21,7 +22,7 @@ from agent.contract.envelope import (
 )
 from agent.contract.keys import Ed25519Key, Ed25519Signer
 from agent.contract.marks import view_root
-from agent.contract.messages import AUTHORITY_TARGET, Authority, Event
+from agent.contract.messages import Event
 from agent.contract.topics import ASSIGNMENT
 from agent.errors import (
     ContractError,

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 from tuf.api.metadata import Metadata, MetaFile, Root, Signature, Snapshot, Targets, Timestamp
 
+from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.belief import believe_assignment
 from agent.contract.codec import decode, encode
 from agent.contract.envelope import sign_document
 from agent.contract.keys import Ed25519Key, Ed25519Signer
-from agent.contract.messages import AUTHORITY_TARGET, Assigned, Authority, MetaRequest
+from agent.contract.messages import Assigned, MetaRequest
 from agent.contract.topics import ASSIGNMENT
 from agent.disk import Disk
 from agent.errors import (

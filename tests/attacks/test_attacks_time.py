@@ -6,9 +6,9 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import AUTHORITY_TARGET
 from agent.errors import ExpiredError
 from agent.update.trust import NotRefreshed, TrustState, error_of
 from tests.signed_fleet import NOW, SignedFleet, advance, make_release, pinned, run

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from nacl.signing import SigningKey
 
+from agent.contract.authority import Authority, Permit, Permits
 from agent.contract.belief import (
     Accepted,
     believe_ack,
@@ -18,7 +19,7 @@ from agent.contract.codec import encode
 from agent.contract.envelope import device_id, sign_document
 from agent.contract.frames import pack_parcel
 from agent.contract.manifest import encode_release
-from agent.contract.messages import Ack, Assignment, Authority, Fresh, Permit, Permits, Task
+from agent.contract.messages import Ack, Assignment, Fresh, Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER
 from agent.errors import (
     CorruptError,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from agent.contract import envelope, messages
+from agent.contract.authority import Authority, Permit, Permits
 from agent.contract.belief import (
     ENROL_CONTEXT,
     Accepted,
@@ -48,7 +49,6 @@ from agent.contract.manifest import Release, decode_release, encode_release
 from agent.contract.marks import require_distinct_keys, view_root
 from agent.contract.messages import (
     Ack,
-    Authority,
     ChunkRefusal,
     ChunkRequest,
     ClientCertificate,
@@ -62,8 +62,6 @@ from agent.contract.messages import (
     ManagerPresence,
     MetaBundle,
     MetaRequest,
-    Permit,
-    Permits,
     Prediction,
     Presence,
     Reported,

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.contract.authority import AUTHORITY_TARGET, PERMITS_TARGET, Permits
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import AUTHORITY_TARGET, PERMITS_TARGET, Permits
 from fleet.errors import SigningError
 from fleet.service.views import TargetsView
 from fleet.signing import keys as key_files

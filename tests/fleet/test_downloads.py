@@ -16,9 +16,10 @@ import msgspec
 import pytest
 from nacl.signing import SigningKey
 
+from agent.contract.authority import Authority
 from agent.contract.envelope import sign_document
 from agent.contract.grants import artifact_url, believe_grant, check_base, read_grant, show_grant
-from agent.contract.messages import Authority, Grant, GrantRequest
+from agent.contract.messages import Grant, GrantRequest
 from agent.contract.topics import ACK, GRANT, GRANT_REQUEST
 from agent.errors import AgentError, MalformedError, TrustError
 from fleet.config import DownloadsConfig, FleetConfig

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.belief import believe_assignment
 from agent.contract.bundle import read_bundle
 from agent.contract.manifest import decode_release
-from agent.contract.messages import AUTHORITY_TARGET
 from agent.contract.topics import ASSIGNMENT
 from fleet.cli.client import ManagerClient, RefusedByManagerError
 from fleet.errors import ConflictError, NotFoundError, RefusedError

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from agent.contract.authority import PERMITS_TARGET, Permit, Permits
 from agent.contract.codec import encode
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import PERMITS_TARGET, Permit, Permits
 from fleet.errors import SigningError
 from fleet.signing import keys as key_files
 from fleet.signing.difference import describe

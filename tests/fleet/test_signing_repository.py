@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
+from agent.contract.authority import AUTHORITY_TARGET
 from agent.contract.codec import encode
 from agent.contract.enrolment import EnrolReply, EnrolRequest
 from agent.contract.envelope import device_id
 from agent.contract.keys import Ed25519Signer
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.messages import AUTHORITY_TARGET
 from fleet.errors import SigningError
 from fleet.signing.ceremony import create_dev
 from fleet.signing.enrolment import seal_reply

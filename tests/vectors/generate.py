@@ -18,6 +18,7 @@ from nacl.signing import SigningKey
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from agent.contract import envelope
+from agent.contract.authority import Authority
 from agent.contract.belief import Accepted
 from agent.contract.envelope import Boot, device_id, stamp_report
 from agent.contract.frames import pack_parcel, split_file
@@ -30,7 +31,7 @@ from agent.contract.manifest import (
     Variant,
     describe_artifact,
 )
-from agent.contract.messages import Ack, Assigned, Assignment, Authority, Fresh
+from agent.contract.messages import Ack, Assigned, Assignment, Fresh
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH
 from agent.contract.vectors import (
     AckVector,
