@@ -44,8 +44,9 @@ from agent.contract.frames import Piece, pack_parcel, unpack_parcel
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import describe_artifact
 from agent.contract.marks import require_distinct_keys
-from agent.contract.messages import Assigned, ChunkRefusal, ChunkRequest, Task
+from agent.contract.messages import Assigned, ChunkRefusal, ChunkRequest
 from agent.contract.records import ArrayRecord, ConfigRecord, MetricRecord
+from agent.contract.rounds import Task
 from agent.contract.sealing import (
     OpenedStream,
     new_key,

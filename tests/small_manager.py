@@ -36,10 +36,9 @@ from agent.contract.messages import (
     Prediction,
     Presence,
     Reported,
-    Task,
-    TaskAnswer,
     Telemetry,
 )
+from agent.contract.rounds import Task, TaskAnswer
 from agent.contract.sealing import wrap_key
 from agent.contract.topics import (
     ACK,

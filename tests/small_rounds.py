@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from agent.contract.messages import TaskAnswer
+from agent.contract.rounds import TaskAnswer
 from agent.learn.samples import LabelledWindows
 from agent.learn.trainer import answer_task
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays

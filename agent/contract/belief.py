@@ -26,7 +26,8 @@ from agent.contract.envelope import open_document
 from agent.contract.frames import check_attachment, unpack_parcel
 from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES
 from agent.contract.manifest import Digest, Release, decode_release
-from agent.contract.messages import Ack, Assigned, Assignment, Count, Fresh, Task
+from agent.contract.messages import Ack, Assigned, Assignment, Count, Fresh
+from agent.contract.rounds import Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address
 from agent.errors import ContractError, UnsignedError
 from agent.refusals import (

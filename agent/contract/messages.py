@@ -1,5 +1,8 @@
 """What is said: one frozen type for each payload of the topic table.
 
+Those of enrolment and of federated rounds are in ``enrolment`` and ``rounds``; what is
+signed offline is no message (``authority``, ``endpoints``, ``manifest``).
+
 ``ts`` is the device's wall clock in ms since 1970 (for people), ``up`` its monotonic
 ms since boot (for arithmetic). Boot and sequence of a report are in its ``Stamp``.
 """
@@ -346,43 +349,3 @@ class ManagerPresence(Versioned, frozen=True, kw_only=True):
     s: Annotated[str, Meta(pattern=r"^(online|offline)$(?!\n)")]
     epoch: Count
     downloads: bool = False
-
-
-class Task(Versioned, frozen=True, kw_only=True):
-    """One piece of work of a federated round; its attachment is a Flower message.
-
-    Attributes:
-        run, task: Names; a task is answered once.
-        kind: ``train`` or ``evaluate``.
-        backbone: Manifest digest of the release whose embedding is used.
-        digest: SHA-256 of the attachment.
-        lasts_seconds: How long the answer is wanted.
-
-    """
-
-    device: Name
-    run: Name
-    task: Name
-    kind: Annotated[str, Meta(pattern=r"^(train|evaluate)$(?!\n)")]
-    backbone: Digest
-    digest: Digest
-    lasts_seconds: Annotated[int, Meta(ge=1, le=86_400)]
-
-
-class TaskAnswer(Versioned, frozen=True, kw_only=True):
-    """``outcome`` is done (attachment holds the reply), declined, deferred or failed.
-
-    ``decide`` and ``withheld`` are the quality of the head that the task carries on the
-    device's own windows; the ``_running`` pair is that of the running head beside it,
-    set by an ``evaluate`` task.
-    """
-
-    run: Name
-    task: Name
-    outcome: Annotated[str, Meta(pattern=r"^(done|declined|deferred|failed)$(?!\n)")]
-    why: Text = ""
-    digest: Digest | None = None
-    decide: Quality | None = None
-    withheld: Quality | None = None
-    decide_running: Quality | None = None
-    withheld_running: Quality | None = None

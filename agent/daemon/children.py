@@ -10,7 +10,8 @@ import msgspec
 
 from agent.config import Config
 from agent.contract.manifest import Artifact, Source
-from agent.contract.messages import Hosted, Task
+from agent.contract.messages import Hosted
+from agent.contract.rounds import Task
 from agent.daemon.spool import bundle_name
 from agent.errors import AgentError
 from agent.update.seals import Seal

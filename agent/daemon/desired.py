@@ -19,15 +19,8 @@ from agent.contract.authority import Authority
 from agent.contract.belief import Believed, believe_ack, believe_assignment, believe_task
 from agent.contract.codec import encode
 from agent.contract.frames import Piece
-from agent.contract.messages import (
-    Ack,
-    Assigned,
-    Assignment,
-    Fresh,
-    FreshRequest,
-    MetaRequest,
-    Task,
-)
+from agent.contract.messages import Ack, Assigned, Assignment, Fresh, FreshRequest, MetaRequest
+from agent.contract.rounds import Task
 from agent.daemon import refreshing, timekeeping
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment, keys_to_keep
 from agent.daemon.agenda import Agenda

@@ -14,7 +14,7 @@ from hashlib import sha256
 from agent.contract.codec import encode
 from agent.contract.frames import pack_parcel
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.messages import Task, TaskAnswer
+from agent.contract.rounds import Task, TaskAnswer
 from agent.daemon.host import event, log
 from agent.disk import Disk
 from agent.errors import AgentError, StoreError

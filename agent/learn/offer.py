@@ -6,7 +6,7 @@ Rule 2: *defer* is for conditions that pass by themselves, *decline* for all oth
 
 from dataclasses import dataclass
 
-from agent.contract.messages import Task
+from agent.contract.rounds import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.messages import TaskAnswer
+from agent.contract.rounds import TaskAnswer
 from fleet.errors import RefusedError
 from fleet.rounds import engine
 from fleet.rounds.events import Evaluated, NotEvaluated, Posted

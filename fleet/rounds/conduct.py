@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import assert_never
 
-from agent.contract.messages import Task, TaskAnswer
+from agent.contract.rounds import Task, TaskAnswer
 from agent.errors import ContractError
 from fleet.errors import RefusedError
 from fleet.rounds import engine

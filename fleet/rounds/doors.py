@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.contract.messages import Task
+from agent.contract.rounds import Task
 from fleet.rounds.pipe import FromChild
 
 

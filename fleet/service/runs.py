@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from agent.contract.codec import encode
 from agent.contract.manifest import Head, Release
-from agent.contract.messages import Task, TaskAnswer
+from agent.contract.rounds import Task, TaskAnswer
 from agent.contract.topics import ROUND_OFFER
 from fleet.errors import ConflictError, NotFoundError, RefusedError, RegistryError
 from fleet.registry.devices import Device, DeviceState

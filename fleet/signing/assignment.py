@@ -20,7 +20,8 @@ from agent.contract.envelope import sign_document
 from agent.contract.frames import pack_parcel
 from agent.contract.grants import believe_grant
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import Ack, Assignment, Fresh, Grant, Task
+from agent.contract.messages import Ack, Assignment, Fresh, Grant
+from agent.contract.rounds import Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, GRANT, ROUND_OFFER
 from agent.errors import ContractError, TrustError
 from fleet.errors import SigningError

@@ -3,7 +3,8 @@ from pathlib import Path
 
 from agent.contract.codec import decode
 from agent.contract.frames import check_attachment, unpack_parcel
-from agent.contract.messages import Quality, Task, TaskAnswer
+from agent.contract.messages import Quality
+from agent.contract.rounds import Task, TaskAnswer
 from agent.daemon.judging import Measures
 from agent.daemon.learning import Learning, Surroundings
 from agent.disk import Disk

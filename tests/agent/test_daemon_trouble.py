@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from agent.contract.messages import Task
+from agent.contract.rounds import Task
 from agent.contract.tensors import (
     ArrayRecord,
     FlowerMessage,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.contract.messages import Task
+from agent.contract.rounds import Task
 from agent.learn.offer import Accept, Conditions, Decline, Defer, decide
 
 BACKBONE = "ab" * 32

@@ -19,7 +19,8 @@ from agent.contract.codec import encode
 from agent.contract.envelope import device_id, sign_document
 from agent.contract.frames import pack_parcel
 from agent.contract.manifest import encode_release
-from agent.contract.messages import Ack, Assignment, Fresh, Task
+from agent.contract.messages import Ack, Assignment, Fresh
+from agent.contract.rounds import Task
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER
 from agent.errors import (
     CorruptError,

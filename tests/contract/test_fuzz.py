@@ -66,11 +66,10 @@ from agent.contract.messages import (
     Presence,
     Reported,
     SlotReport,
-    Task,
-    TaskAnswer,
     Telemetry,
     Window,
 )
+from agent.contract.rounds import Task, TaskAnswer
 from agent.contract.tensors import decode_message
 from agent.contract.topics import (
     ACK,

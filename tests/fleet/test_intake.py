@@ -5,7 +5,8 @@ from agent.contract.codec import encode
 from agent.contract.envelope import Boot, stamp_report
 from agent.contract.frames import pack_parcel
 from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.messages import ChunkRequest, FreshRequest, TaskAnswer
+from agent.contract.messages import ChunkRequest, FreshRequest
+from agent.contract.rounds import TaskAnswer
 from agent.contract.topics import (
     ACK,
     ARTIFACT_REQUEST,

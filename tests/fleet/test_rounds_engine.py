@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.contract.codec import decode
-from agent.contract.messages import Quality, TaskAnswer
+from agent.contract.messages import Quality
+from agent.contract.rounds import TaskAnswer
 from fleet.errors import NewerStateError, RefusedError, RegistryError
 from fleet.rounds import engine
 from fleet.rounds.cohort import better

@@ -7,7 +7,8 @@ from agent.contract.authority import Authority
 from agent.contract.belief import believe_ack, believe_assignment, believe_fresh, believe_task
 from agent.contract.envelope import device_id
 from agent.contract.keys import Ed25519Signer
-from agent.contract.messages import Ack, Fresh, Task
+from agent.contract.messages import Ack, Fresh
+from agent.contract.rounds import Task
 from fleet.errors import SigningError
 from fleet.signing.assignment import sign_ack, sign_assignment, sign_fresh, sign_task
 from tests.signed_fleet import NOW_MS, device_key, make_assignment
