@@ -2,15 +2,10 @@
 
 Rule 1: what is missing is asked for again; a stalled transfer fails, and may be retried.
 Rule 2: a slot that wants something else meanwhile gives up its place.
-Rule 3: where a smaller source can be used here, it is fetched instead, and a child makes
-        the artifact of it. A source that fails is not used again in this life of the
-        agent: after a delta comes compressed full, and after that the artifact itself,
-        so that a try never costs more than twice its bytes and a delta.
-Rule 4: an encrypted artifact is only made from its sealed sources. The full one is never
-        given up for want of network; a key that is missing or wrong fails the try, and
-        the stream waits in the store for a better one.
-Rule 5: what lies in the store already is copied; a source that is larger than what is
-        then still missing is left alone.
+Rule 3: what an artifact is made from is decided in ``sourcing``; a child makes it. A source
+        is thrown away after, whether it served or failed.
+Rule 4: a key that is missing or wrong fails the try, and the sealed stream waits in the
+        store for a better one.
 """
 
 from collections import deque
@@ -22,25 +17,20 @@ from typing import Final, assert_never
 from agent.contract.frames import Piece
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import ChunkRefusal, ChunkRequest
-from agent.contract.sources import choose_source
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import event, log
 from agent.daemon.seeding import Seeding
+from agent.daemon.sourcing import Sourcing
 from agent.disk import Disk
 from agent.errors import (
     AgentError,
     BudgetSpentError,
-    StalledError,
     StoreError,
-    UnavailableError,
-    UnsupportedError,
 )
 from agent.link.budget import Budget
 from agent.link.fetch import Fetch, Fetched, FetchFailed, Fetching, Progress
 from agent.refusals import (
     NoContentKeyError,
-    WrongArtifactError,
-    WrongChunkError,
     WrongContentKeyError,
 )
 from agent.update.store import FOLDER
@@ -48,10 +38,6 @@ from agent.worker.jobs import RebuildAnswer
 
 BUDGET_SECONDS: Final = 30.0
 """How often a transfer that waits for its budget looks whether there is a new one."""
-_OF_THE_SOURCE: Final = frozenset(
-    kind.code for kind in (StalledError, UnavailableError, WrongChunkError, WrongArtifactError)
-)
-"""Failures that speak of what is fetched, not of this device's disk."""
 _OF_THE_KEY: Final = (NoContentKeyError, WrongContentKeyError)
 """Failures that another assignment may end."""
 
@@ -118,13 +104,10 @@ class Transfers:
         self._agenda = agenda
         self._around = around
         self._stall_seconds = stall_seconds
-        self._seeding = seeding
+        self._sourcing = Sourcing(disk, seeding)
         self._budget = budget
         self._orders: deque[_Order] = deque()
         self._rebuilding: dict[str, Source] = {}
-        self._refused: set[str] = set()
-        self._reasons: dict[str, AgentError] = {}
-        self._stalled: set[str] = set()
 
     def begin(self, slot: str, release: str, artifacts: tuple[Artifact, ...]) -> None:
         """Fetch artifacts of a slot's release, instead of what it fetched before."""
@@ -175,15 +158,12 @@ class Transfers:
         if source is None:
             return
         if isinstance(answer, AgentError):
-            why = str(answer)
             if isinstance(answer, _OF_THE_KEY):
-                log.warning(event("locked", source=source.digest[:16], code=answer.code, why=why))
+                short = source.digest[:16]
+                log.warning(event("locked", source=short, code=answer.code, why=answer))
                 self._locked(digest, answer)
                 return
-            log.warning(
-                event("source-refused", source=source.digest[:16], kind=source.kind, why=why)
-            )
-            self._reasons[digest] = answer
+            self._sourcing.could_not_make(digest, source, answer)
             self._refuse(source)
         with suppress(StoreError):  # what stays is evicted with what no release needs
             self._disk.remove(f"{FOLDER}/{source.digest}")
@@ -249,15 +229,15 @@ class Transfers:
         if wanted.digest in self._rebuilding:  # begun for an order that was given up
             order.rebuilding = True
             return False
-        order.source = self._choose(wanted)
-        if order.source is None and wanted.encrypted and not self._is_here(wanted):
-            self._follow(self._cannot_open(wanted))
+        order.source = self._sourcing.choose(wanted) if self._around.rebuild else None
+        if order.source is None and wanted.encrypted and not self._sourcing.is_here(wanted):
+            self._follow(self._sourcing.cannot_open(wanted))
             return False
         artifact = order.source or wanted
         order.was_there = self._disk.path(f"{FOLDER}/{artifact.digest}").exists()
         try:
             if order.source is None and not order.was_there:
-                self._seed(wanted)
+                self._sourcing.seed(wanted)
             order.active = Fetch(
                 artifact,
                 self._disk,
@@ -274,33 +254,6 @@ class Transfers:
         kind = order.source.kind if order.source else None
         log.info(event("fetching", slot=order.slot, artifact=artifact.digest[:16], source=kind))
         return True
-
-    def _choose(self, wanted: Artifact) -> Source | None:
-        if self._around.rebuild is None or self._is_here(wanted):
-            return None
-        source = choose_source(wanted, self._size_of, self._refused)
-        if wanted.encrypted:
-            return source
-        here = self._seeding.shared_bytes(wanted) if self._seeding and source else 0
-        return source if source and source.size < wanted.size - here else None
-
-    def _cannot_open(self, wanted: Artifact) -> FetchFailed:
-        """Say why an encrypted artifact cannot be made; no other bytes of it travel."""
-        plain = UnsupportedError("this agent knows none of the ways in which it was encrypted")
-        why = self._reasons.get(wanted.digest, plain)
-        return FetchFailed(digest=wanted.digest, code=why.code, why=str(why), retryable=False)
-
-    def _is_here(self, wanted: Artifact) -> bool:
-        return self._size_of(wanted.digest) == wanted.size
-
-    def _seed(self, wanted: Artifact) -> None:
-        copied = self._seeding.seed(wanted) if self._seeding else 0
-        if copied:
-            log.info(event("copied", artifact=wanted.digest[:16], chunks=copied, of=wanted.count))
-
-    def _size_of(self, digest: str) -> int | None:
-        path = self._disk.path(f"{FOLDER}/{digest}")
-        return path.stat().st_size if path.is_file() else None
 
     def _follow(self, progress: Progress) -> None:
         order = self._orders[0]
@@ -344,24 +297,11 @@ class Transfers:
             self.rebuilt(wanted.digest, why)
 
     def _gives_up_source(self, order: _Order, failure: FetchFailed) -> bool:
-        """Return whether the artifact is now fetched whole: its source is bad, or stalled twice."""
-        if order.source is None:
+        source = order.source
+        if source is None or not self._sourcing.gives_up(order.artifacts[0], source, failure):
             return False
-        if order.artifacts[0].encrypted and order.source.base is None:
-            return False  # there is nothing else to be had
-        digest = order.source.digest
-        first = failure.code == StalledError.code and digest not in self._stalled
-        if first or failure.code not in _OF_THE_SOURCE:
-            self._stalled.add(digest)
-            return False
-        log.warning(event("source-refused", source=digest[:16], why=failure.why))
-        self._refuse(order.source)
+        self._refuse(source)
         return True
 
     def _refuse(self, source: Source) -> None:
-        """Leave a source alone; a delta that fails takes the artifact's other deltas with it."""
-        self._refused.add(source.digest)
-        for order in self._orders:
-            siblings = order.artifacts[0].sources
-            if source in siblings and source.base is not None:
-                self._refused |= {other.digest for other in siblings if other.base is not None}
+        self._sourcing.refuse(source, [order.artifacts[0] for order in self._orders])
