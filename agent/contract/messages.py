@@ -1,8 +1,6 @@
 """What is said: one frozen type for each payload of the topic table.
 
-Those of enrolment and of federated rounds are in ``enrolment`` and ``rounds``; what is
-signed offline is no message (``authority``, ``endpoints``, ``manifest``).
-
+What ``enrolment`` and ``rounds`` say stands there; what is signed offline is no message.
 ``ts`` is the device's wall clock in ms since 1970 (for people), ``up`` its monotonic
 ms since boot (for arithmetic). Boot and sequence of a report are in its ``Stamp``.
 """
