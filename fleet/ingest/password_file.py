@@ -17,6 +17,7 @@ from typing import Annotated
 import msgspec
 
 from agent.contract.topics import Topics, Way
+from fleet.durable import sync_folder
 from fleet.errors import ConfigError
 from fleet.ingest.rights import (
     MANAGER_USER,
@@ -125,11 +126,7 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _text(path: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from fleet.durable import sync_folder
 from fleet.errors import RegistryError
 
 FORMAT: Final = 1
@@ -104,11 +105,7 @@ def write_archive(
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        sync_folder(folder)
     except OSError as why:
         raise RegistryError(f"archive {path}: {why.strerror or why}") from why
     check_archive(folder, archive)

@@ -12,6 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Final
 
 from agent.contract.limits import DIGEST_PATTERN
+from fleet.durable import sync_folder
 from fleet.errors import DiskFullError, NotFoundError, RefusedError, RegistryError
 from fleet.registry.room import require_room
 
@@ -77,11 +78,7 @@ class Artifacts:
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
-            opened = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
+            sync_folder(self.folder)
 
     def has(self, digest: str) -> bool:
         """Return whether the bytes of this digest are kept."""

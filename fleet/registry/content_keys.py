@@ -17,6 +17,7 @@ from agent.contract.limits import DIGEST_PATTERN
 from agent.contract.manifest import Digest
 from agent.contract.messages import Hex64
 from agent.errors import ContractError, UnsupportedError
+from fleet.durable import sync_folder
 from fleet.errors import ConflictError, NewerStateError, NotFoundError, RefusedError, RegistryError
 
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
@@ -66,11 +67,7 @@ class ContentKeys:
                 file.flush()
                 os.fsync(file.fileno())
             Path(file.name).replace(self._folder / digest)
-            opened = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
+            sync_folder(self._folder)
         except OSError as why:
             raise RegistryError(f"content key {digest[:16]}: {why.strerror or why}") from why
 

@@ -27,6 +27,7 @@ from typing import IO, Final
 
 from agent.contract.codec import encode
 from fleet.config import FleetConfig
+from fleet.durable import sync_folder
 from fleet.errors import (
     ConfigError,
     ConflictError,
@@ -83,7 +84,7 @@ def back_up(config: FleetConfig, out: Path) -> BackupView:
                 _require_whole(archive, made, fresh)
             size = fresh.stat().st_size
             fresh.rename(out)
-            _sync(out.parent)
+            sync_folder(out.parent)
     except (OSError, tarfile.TarError) as why:
         reason = why.strerror if isinstance(why, OSError) and why.strerror else why
         full = isinstance(why, OSError) and why.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -119,7 +120,7 @@ def restore(file: Path, home: Path) -> BackupView:
         if home.exists():
             home.rmdir()
         building.rename(home)
-        _sync(home.parent)
+        sync_folder(home.parent)
         size = file.stat().st_size
     except (tarfile.TarError, EOFError) as why:
         raise RefusedError(f"{file} is no whole backup: {why}") from why
@@ -150,14 +151,6 @@ def _empty_folders(home: Path) -> Iterator[str]:
     for folder, folders, names in os.walk(home):
         if not folders and not names:
             yield Path(folder).relative_to(home).as_posix()
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _write(config: FleetConfig, out: IO[bytes], registry: Path) -> BackupList:

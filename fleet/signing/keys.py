@@ -26,6 +26,7 @@ from agent.contract.keys import Ed25519Signer
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.messages import Hex64
 from agent.errors import MalformedError, UnsupportedError
+from fleet.durable import sync_folder
 from fleet.errors import SigningError
 
 OPS: Final = 3
@@ -201,11 +202,7 @@ def _write_new(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except FileExistsError as why:
         raise SigningError(f"key {path} exists already: keys are never overwritten") from why
     except OSError as why:

@@ -25,6 +25,7 @@ from agent.contract.endpoints import ENDPOINTS_TARGET, Endpoints
 from agent.contract.limits import MAX_DOCUMENT_BYTES
 from agent.contract.marks import require_distinct_keys
 from agent.errors import ContractError, TrustError
+from fleet.durable import sync_folder
 from fleet.errors import SigningError
 from fleet.signing.metadata import check_target, parse, stored_name, verify, verify_delegated
 
@@ -194,11 +195,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as why:
         raise SigningError(f"{path} cannot be written: {why.strerror or why}") from why
 
