@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.contract.endpoints import split_authorities
@@ -86,7 +86,9 @@ def make_server(authority: Issued, names: x509.SubjectAlternativeName, now: dt.d
     signer, key = read_certificate(authority.chain), _read_key(authority.key)
     own = ec.generate_private_key(ec.SECP256R1())
     builder = (
-        _certificate(common_name("fieldfare"), signer.subject, own.public_key(), now, SERVER_DAYS)
+        begin_certificate(
+            common_name("fieldfare"), signer.subject, own.public_key(), now, SERVER_DAYS
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -190,6 +192,34 @@ def common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
+def begin_certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey,
+    now: dt.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    """Return the beginning of a certificate, without extensions.
+
+    Args:
+        subject: Whose it is.
+        issuer: Who signs it.
+        key: The subject's.
+        now: Aware datetime; it is valid from before, because clocks differ.
+        days: How long it is valid.
+
+    """
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + dt.timedelta(days=days))
+    )
+
+
 def _server_context(shown: Issued) -> ssl.SSLContext:
     from tempfile import NamedTemporaryFile  # noqa: PLC0415 - the library reads files only
 
@@ -209,28 +239,10 @@ def _authority(
     now: dt.datetime,
 ) -> x509.CertificateBuilder:
     return (
-        _certificate(subject, issuer, public, now, AUTHORITY_DAYS)
+        begin_certificate(subject, issuer, public, now, AUTHORITY_DAYS)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False)
-    )
-
-
-def _certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
-    now: dt.datetime,
-    days: int,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + dt.timedelta(days=days))
     )
 
 

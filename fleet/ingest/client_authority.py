@@ -20,11 +20,12 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.contract.limits import require_name
 from agent.contract.messages import ClientCertificate
 from fleet.errors import ConfigError, RefusedError
+from fleet.ingest.authority import CLOCK_SKEW, begin_certificate, common_name
 from fleet.ingest.password_file import replace_file
 
 AUTHORITY_FILE, KEY_FILE, REVOKED_FILE = "ca.pem", "ca.key", "revoked.pem"
@@ -32,8 +33,6 @@ AUTHORITY_DAYS = 3650
 DEVICE_DAYS = 730
 MOST_VALID = 8
 """A device that asks again and again does not fill the list of what it has."""
-BACKDATED = dt.timedelta(days=1)
-"""Certificates and lists hold from before they were made: clocks differ."""
 _END = "-----END CERTIFICATE-----\n"
 _STEP = dt.timedelta(seconds=1)
 
@@ -79,9 +78,9 @@ class ClientAuthority:
 
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(f"Fieldfare devices of {fleet}")
+        name = common_name(f"Fieldfare devices of {fleet}")
         made = (
-            _certificate(name, name, key.public_key(), now, AUTHORITY_DAYS)
+            begin_certificate(name, name, key.public_key(), now, AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(authority=True), critical=True)
             .sign(key, hashes.SHA256())
@@ -94,7 +93,7 @@ class ClientAuthority:
         except OSError as why:
             raise ConfigError(f"{folder} cannot be made: {why.strerror or why}") from why
         authority = cls(folder, required=False)
-        authority._write_list((), now - BACKDATED)
+        authority._write_list((), now - CLOCK_SKEW)
         return authority
 
     def issue(self, device: str, public: str, now: dt.datetime) -> ClientCertificate:
@@ -169,7 +168,7 @@ class ClientAuthority:
         days: int,
     ) -> x509.Certificate:
         return (
-            _certificate(_name(name), self.certificate.subject, key, now, days)
+            begin_certificate(common_name(name), self.certificate.subject, key, now, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -202,7 +201,7 @@ class ClientAuthority:
             listed = {revoked.serial_number: revoked for revoked in self._list()}
             for one in certificates:
                 listed.setdefault(one.serial_number, _revoked(one, now))
-            self._write_list(listed.values(), now - BACKDATED)
+            self._write_list(listed.values(), now - CLOCK_SKEW)
 
     def _list(self) -> x509.CertificateRevocationList:
         path = self.folder / REVOKED_FILE
@@ -245,28 +244,6 @@ def _revoked(certificate: x509.Certificate, now: dt.datetime) -> x509.RevokedCer
         .revocation_date(now)
         .build()
     )
-
-
-def _certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
-    now: dt.datetime,
-    days: int,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + dt.timedelta(days=days))
-    )
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:

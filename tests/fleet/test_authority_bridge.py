@@ -68,7 +68,7 @@ def test_an_authority_that_permits_none_below_it_makes_no_bridge():
     key = serialization.load_pem_private_key(OLD.key.encode(), None)
     name = authority.common_name("of an earlier version")
     narrow = (
-        authority._certificate(name, name, key.public_key(), NOW, 10)
+        authority.begin_certificate(name, name, key.public_key(), NOW, 10)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
