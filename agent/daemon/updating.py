@@ -3,7 +3,7 @@
 Rule 1: the machine decides; here a new state is saved, and then its effects are performed.
 Rule 2: effects answer by events that wait in a queue, so no effect runs inside another.
 Rule 3: a manifest is believed before the first byte of an artifact is asked for.
-Rule 4: a try that failed for want of network or room is repeated with growing patience.
+Rule 4: a try that failed for want of network or room is repeated, as ``retrying`` allows.
 Rule 5: bytes that rotted on the medium are removed and fetched again; no release is
         condemned for them. An effect that the disk refuses does not cost the ones after it.
 """
@@ -18,6 +18,7 @@ from agent.contract.manifest import Artifact
 from agent.contract.messages import Assigned, Finding, Hosted, SlotReport
 from agent.daemon.admitting import Admitting
 from agent.daemon.host import event, log
+from agent.daemon.retrying import Retrying
 from agent.daemon.state import describe_slot
 from agent.disk import Disk
 from agent.errors import (
@@ -33,7 +34,6 @@ from agent.update.slot import Fetching, Probing
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer
 
-MAX_DOUBLINGS = 6
 OUTSIDE = (RuntimeMissingError, StoreError, PlatformError, CorruptError)
 """What keeps a release from being loaded and speaks of the device, not of the release."""
 
@@ -94,8 +94,7 @@ class Updating:
         self._admitting = Admitting(
             store, hardware=hardware, reserve_bytes=reserve_bytes, quota_bytes=quota_bytes
         )
-        self._retry_seconds = retry_seconds
-        self._retries: dict[str, tuple[str, int, float]] = {}
+        self._retrying = Retrying(retry_seconds)
         self._around = around
         self._states = {slot: journal.load(disk, slot) for slot in journal.slots(disk)}
         self._events: deque[tuple[str, machine.SlotEvent]] = deque()
@@ -125,11 +124,8 @@ class Updating:
 
     def want(self, slot: str, assigned: Assigned) -> None:
         """Raise a standing wish; one that just failed is left alone for a while."""
-        failed, times, at = self._retries.get(slot, ("", 0, 0.0))
-        wait = self._retry_seconds * 2.0 ** min(times - 1, MAX_DOUBLINGS)
-        if failed == assigned.digest and times and time.monotonic() < at + wait:
-            return
-        self.tell(slot, machine.Wanted(assigned))
+        if not self._retrying.is_resting(slot, assigned.digest, time.monotonic()):
+            self.tell(slot, machine.Wanted(assigned))
 
     def end_try(self, slot: str) -> None:
         """Give up what is being tried in a slot, if anything; what runs goes on running."""
@@ -138,7 +134,7 @@ class Updating:
 
     def hurry(self) -> None:
         """Try again at once what failed: the network came back, or the wish is new."""
-        self._retries.clear()
+        self._retrying.hurry()
 
     def tell(self, slot: str, news: machine.SlotEvent) -> None:
         """Raise an event in a slot's machine and do what follows from it."""
@@ -242,27 +238,12 @@ class Updating:
                 state, effects = machine.step(before, news)
                 self._adopt(slot, state)  # a full disk keeps the event for the next try
                 self._events.popleft()
-                self._count_failure(slot, news)
+                self._retrying.count(slot, news, time.monotonic())
                 if state.current != before.current and state.current is not None:
                     self._around.committed(slot, state.current.digest)
                 self._perform(slot, effects)
         finally:
             self._performing = False
-
-    def _count_failure(self, slot: str, news: machine.SlotEvent) -> None:
-        match news:
-            case (
-                machine.FetchFailed(digest=digest, retryable=True)
-                | machine.CheckFailed(digest=digest, retryable=True)
-                | machine.CheckFailed(digest=digest, undecided=True)
-            ):
-                failed, times, _ = self._retries.get(slot, (digest, 0, 0.0))
-                times = times + 1 if failed == digest else 1
-                self._retries[slot] = (digest, times, time.monotonic())
-            case machine.Fetched() | machine.Checked():
-                self._retries.pop(slot, None)
-            case _:
-                pass
 
     def _adopt(self, slot: str, state: machine.State) -> None:
         before = self._states.get(slot)
