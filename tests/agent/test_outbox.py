@@ -459,3 +459,21 @@ def test_a_full_disk_at_the_start_leaves_the_gaps_for_the_next_report(tmp_path: 
     gaps = [decode(Event, r.payload) for r in everything(again) if r.address.name == "gap"]
     assert gaps
     assert {gap.code for gap in gaps} == {"outbox-rotten"}
+
+
+def test_a_segment_that_cannot_be_rewritten_is_still_read_where_its_reports_lie(
+    tmp_path: Path,
+) -> None:
+    class FullDisk(Disk):
+        def replace(self, name: str, content: bytes) -> None:
+            if name.endswith(".seg"):
+                raise DiskFullError("no space left")
+            super().replace(name, content)
+
+    box = outbox(FullDisk(tmp_path), quota_bytes=16 * 1024)
+    events: list[Record] = []
+    while not box.totals().dropped:
+        fill(box, 1)
+        events.append(box.append(EVENT, "alarm", f'{{"n":{len(events)}}}'.encode()))
+    kept = everything(box)
+    assert [event for event in events if event not in kept] == []
