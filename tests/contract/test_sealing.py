@@ -86,7 +86,9 @@ def unfinished() -> bytes:
             HEAD + PARTS[0] + PARTS[0] + PARTS[2], DisorderedStreamError, id="a part twice"
         ),
         pytest.param(
-            HEAD + PARTS[0] + PARTS[1][:-1] + b"!" + PARTS[2], DisorderedStreamError, id="changed"
+            HEAD + PARTS[0] + PARTS[1][:-1] + bytes([PARTS[1][-1] ^ 1]) + PARTS[2],
+            DisorderedStreamError,
+            id="changed",
         ),
         pytest.param(SEALED_CONTENT + b"!", DisorderedStreamError, id="more after its end"),
         pytest.param(unfinished(), UnfinishedStreamError, id="the last part is not marked"),

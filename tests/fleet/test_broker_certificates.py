@@ -183,7 +183,9 @@ def a_process_named(folder: Path, name: str) -> Iterator[int]:
     """Run ``sleep`` under another name."""
     program = folder / name
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    with subprocess.Popen([program, "60"]) as child:
+    # whoever started the tests may ignore a hangup, and children inherit that
+    words = ["env", "--default-signal=HUP", program, "60"]
+    with subprocess.Popen(words) as child:
         try:
             eventually(lambda: Path(f"/proc/{child.pid}/comm").read_text().strip() == name)
             yield child.pid

@@ -9,7 +9,7 @@ import pytest
 from agent.contract.bundle import read_bundle
 from fleet.service.founding import Ports, found_dev
 from tests.agents import RunningAgent, command, read_status, write_config, write_recording
-from tests.brokers import accepts, eventually, free_port
+from tests.brokers import eventually, free_port
 from tests.fleet.test_fleet_cli import Command, serving
 from tests.manager_home import MODEL, ROOT
 
@@ -40,7 +40,7 @@ def test_an_encrypted_release_is_carried_to_a_device_and_the_one_before_again(
     with serving(config):
         with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as broker:
             try:
-                eventually(lambda: accepts(ports.devices) and accepts(ports.enrolment))
+                eventually(lambda: fieldfare.json("fleet", "status")["broker_connected"], 30)
                 made = fieldfare("token", "create", "--file", str(tmp_path / "enrol"))
                 assert made[0] == 0, made
                 joined = command("enrol", tmp_path / "enrol", "--state-dir", folder / "state")
