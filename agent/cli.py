@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, Config, load_config
+from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, Config
+from agent.config_file import load_config
 from agent.contract.plain_text import plain, plain_json
 from agent.contract.proxy import Proxies
 from agent.errors import AgentError, ConfigError

@@ -1,23 +1,20 @@
 """What the operator of one device may choose, with every default in one place.
 
-Rule 1: read once, at start, into frozen values; nothing else reads configuration.
-Rule 2: a key that nobody knows, or of the wrong type, is an error with its path.
+Rule 1: ``config_file`` reads it once, at start, into frozen values; nothing else does.
+Rule 2: an unknown key, a value out of bounds or a contradiction is an error.
 Rule 3: who the fleet is and how its broker is reached come from enrolment, never
         from here: a configuration file cannot move a device to another fleet.
 Rule 4: an absent file section means its defaults; durations are in seconds.
 """
 
-import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct, field
 
 from agent.contract.limits import NAME, NAME_PATTERN
 from agent.contract.proxy import NEVER, Proxy
-from agent.errors import ConfigError, MalformedError
+from agent.errors import MalformedError
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Bytes = Annotated[int, Meta(gt=0, le=2**50)]
@@ -28,7 +25,6 @@ CALLABLE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 DEFAULT_STATE_DIR = Path("/var/lib/fieldfare")
 DEFAULT_CONFIG_FILE = Path("/etc/fieldfare/agent.toml")
-MAX_CONFIG_BYTES = 256 * 1024
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -351,52 +347,3 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.learn.samples is None:
             return None
         return self.learn.slot or next(iter(self.pipeline), None)
-
-
-def load_config(path: Path) -> Config:
-    """Read a TOML file; relative paths in it are relative to its folder.
-
-    Raises:
-        ConfigError: It cannot be read, is not TOML, or a key is unknown or wrong.
-
-    """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as why:
-        raise ConfigError(f"{path}: {why.strerror or why}") from why
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; it is no configuration")
-    return parse_config(text.decode(errors="replace"), folder=path.parent, name=str(path))
-
-
-def parse_config(text: str, *, folder: Path, name: str = "agent.toml") -> Config:
-    """Read the text of a configuration file.
-
-    Raises:
-        ConfigError: It is not TOML, or a key is unknown or wrong.
-
-    """
-
-    def read_path(kind: type, value: Any) -> Any:
-        if kind is Path and isinstance(value, str):
-            return folder / value
-        raise ValueError(f"expected `path`, got `{type(value).__name__}`")
-
-    try:
-        table = tomllib.loads(text)
-        return msgspec.convert(table, Config, dec_hook=read_path)
-    except tomllib.TOMLDecodeError as why:
-        raise ConfigError(f"{name} is not TOML: {why}") from why
-    except msgspec.ValidationError as why:
-        raise ConfigError(f"{name}: {_sentence(str(why))}") from why
-
-
-def _sentence(why: str) -> str:
-    """Turn ``Object contains unknown field `x` - at `$.broker``` into the operator's words."""
-    message, _, where = why.partition(" - at `$")
-    section = where.rstrip("`").lstrip(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
-    if unknown:
-        return f"unknown setting {unknown[1]!r}" + (f" in [{section}]" if section else "")
-    return f"{section}: {message}" if section else message

@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from agent.config import Config, parse_config
+from agent.config import Config
+from agent.config_file import parse_config
 from agent.contract.belief import Accepted
 from agent.contract.checkup import Checkup
 from agent.contract.codec import encode

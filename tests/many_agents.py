@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.config import Config, load_config
+from agent.config import Config
+from agent.config_file import load_config
 from agent.daemon import children, enrolling
 from agent.daemon.enrolling import enrol
 from agent.daemon.host import ServiceNotifier

@@ -17,7 +17,8 @@ from zipfile import BadZipFile, ZipFile
 
 from msgspec import Struct
 
-from agent.config import Called, Config, Replay, Source, Subscribed, load_config
+from agent.config import Called, Config, Replay, Source, Subscribed
+from agent.config_file import load_config
 from agent.contract.messages import Hosted
 from agent.contract.proxy import Proxies
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from agent.config import BudgetConfig, Config, parse_config
+from agent.config import BudgetConfig, Config
+from agent.config_file import parse_config
 from agent.contract.frames import Piece, split_file
 from agent.contract.manifest import describe_artifact
 from agent.contract.messages import ChunkRequest

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Called, Config, Replay, Subscribed, load_config, parse_config
+from agent.config import Called, Config, Replay, Subscribed
+from agent.config_file import load_config, parse_config
 from agent.errors import ConfigError
 
 HERE = Path("/etc/fieldfare")

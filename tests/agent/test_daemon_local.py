@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import parse_config
+from agent.config_file import parse_config
 from agent.errors import ConfigError
 from agent.link.connection import Connection
 from agent.link.local import LocalBroker

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.config import load_config
+from agent.config_file import load_config
 from agent.contract.checkup import Checkup
 from agent.contract.messages import ClientCertificate, Finding, Hosted
 from agent.contract.topics import EVENT

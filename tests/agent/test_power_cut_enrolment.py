@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import parse_config
+from agent.config_file import parse_config
 from agent.daemon import enrolling
 from agent.daemon.opening import open_state
 from agent.disk import Disk

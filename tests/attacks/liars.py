@@ -14,7 +14,7 @@ import msgspec
 from nacl.signing import SigningKey
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from agent.config import load_config
+from agent.config_file import load_config
 from agent.contract.envelope import sign_document
 from agent.contract.keys import Ed25519Signer
 from agent.contract.manifest import Release, describe_artifact, encode_release

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent import errors
-from agent.config import Called, Replay, Subscribed, load_config, parse_config
+from agent.config import Called, Replay, Subscribed
+from agent.config_file import load_config, parse_config
 from agent.errors import AgentError
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware-configs"
