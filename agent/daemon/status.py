@@ -107,13 +107,14 @@ def read_status(state_dir: Path) -> Status:
     boot = read_versioned(disk, BOOT, BootFile)
     newest = read_versioned(disk, ACCEPTED, AcceptedAssignment)
     clock = TrustedClock(disk, awake_seconds, time.time)
+    running = is_locked(state_dir / "lock")
     slots = {slot: describe_slot(journal.load(disk, slot)) for slot in journal.slots(disk)}
     return Status(
         state_dir=str(state_dir),
         device=key.device if key else None,
         fleet=credentials.fleet if credentials else None,
         broker_url=credentials.broker_url if credentials else None,
-        running=is_locked(state_dir / "lock"),
+        running=running,
         boots=boot.counter if boot else 0,
         root_version=trusted.root_version if trusted else None,
         slots=slots,
@@ -123,7 +124,7 @@ def read_status(state_dir: Path) -> Status:
         budget=_budget(disk),
         trusted_floor_ms=clock.floor_ms,
         now_ms=clock.now_ms(),
-        bundles=_bundles(disk),
+        bundles=_bundles(disk, running=running),
     )
 
 
@@ -155,10 +156,11 @@ def describe(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _bundles(disk: Disk) -> dict[str, str]:
+def _bundles(disk: Disk, *, running: bool) -> dict[str, str]:
     """Return what is to be said about the last bundles, in a few words each."""
+    waits = "is being applied" if running else "is applied when the agent starts"
     found = {number: f"[{o.code}] {o.why}" if o.code else o.why for number, o in spool.told(disk)}
-    return dict(sorted({**found, **dict.fromkeys(spool.waiting(disk), "is being applied")}.items()))
+    return dict(sorted({**found, **dict.fromkeys(spool.waiting(disk), waits)}.items()))
 
 
 def _date(day: int) -> str:

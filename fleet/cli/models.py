@@ -23,7 +23,7 @@ from fleet.service.views import ReleaseView
 
 @click.group()
 def model() -> None:
-    """Releases: publish, list, show."""
+    """Releases: sign, publish, bundle, list, show, permit, withdraw."""
 
 
 @model.command(short_help="Check, sign and publish model FILES.")

@@ -182,7 +182,8 @@ def _require_way_back(
         if running and running.digest not in release.rollback_to:
             raise RefusedError(
                 f"device {device.id} is wanted to run {running.target}, which {release.target} "
-                "does not list in rollback_to: it could not be taken back"
+                "does not list in rollback_to: it could not be taken back. Publish the release "
+                "again, which lists what devices run now; or --one-way"
             )
 
 

@@ -150,7 +150,11 @@ def _manager(found: Found, config: FleetConfig) -> Check:
                 f"next start replaces it: {serve}",
             )
         case None if found.running:
-            return ill("manager", "a manager holds this home and opened no socket; see its log")
+            return ill(
+                "manager",
+                "a manager holds this home and has opened no socket: if it was started just now, "
+                "ask again in a few seconds; else see its log",
+            )
         case None:
             return doubt("manager", f"no manager runs: {serve}")
 

@@ -145,7 +145,9 @@ def test_a_stopped_agent_applies_it_at_its_next_start_and_reports_it_when_the_ne
     ended = site.apply(site.write(built))
     assert ended.returncode == 0
     assert "applied at its next start" in ended.stdout
-    assert read_status(site.bench.folder).bundles == {"00000001": "is being applied"}
+    assert read_status(site.bench.folder).bundles == {
+        "00000001": "is applied when the agent starts"
+    }
     assert site.runs() is None
     with site.running() as agent:
         eventually(lambda: site.runs() == built.digest, 40)
