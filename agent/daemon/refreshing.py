@@ -208,6 +208,9 @@ class Refreshing:
             return
         if whole is None:
             return
+        if self._verifying is not None:  # else the older of two could be saved last
+            self._catch_up()
+            return
         wanted, files = whole
         try:
             self._start(files, wanted)

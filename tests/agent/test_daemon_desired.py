@@ -256,6 +256,28 @@ def test_a_stranger_costs_one_refresh_in_ten_seconds_however_much_it_says(device
     assert device.wishes == []
 
 
+def test_metadata_that_arrives_while_a_bundle_is_verified_is_asked_for_again_after(device):
+    release = make_release()
+    device.fleet.publish_release(release)
+    ends: list[object] = []
+    device.room.want_manifest(assign(release))
+    asked = [r for r in device.asked if isinstance(r, MetaRequest)][-1]
+    by_hand = device.fleet.repository.bundle(0, ())
+    assert device.room.verify(by_hand, (), ends.append)
+    content = encode(MetaBundle(files=device.fleet.repository.bundle(asked.root, asked.targets)))
+    for piece in split_file(bytes.fromhex(asked.id), content, 1000):
+        device.room.take_piece(piece)
+    assert len(device.jobs) == 1, "two children verify from the same trust; the later one wins"
+    result = refresh(device.jobs.pop())
+    device.room.refreshed(
+        Finished(ticket="refresh", kind="refresh", answer=RefreshAnswer(result=result))
+    )
+    assert len(ends) == 1
+    assert device.manifests == []
+    device.serve()
+    assert len(device.manifests) == 1
+
+
 def test_a_manifest_comes_by_way_of_the_offline_signed_targets(device):
     release = make_release(7)
     device.room.want_manifest(assign(release))
