@@ -31,6 +31,9 @@ MAX_CONTENT_KEYS: Final = 128
 """Of one assignment: two for each release that it names, and more for its other variants."""
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
 
+LAST_MS: Final = 253_402_300_799_000
+"""9999-12-31: whatever is said to be later is told as this, which every reader can hold."""
+
 MAX_GRANT_BYTES: Final = 4096
 """Leave to fetch an artifact over HTTP, so that it fits into a header."""
 

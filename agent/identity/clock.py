@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 
 from agent.contract.codec import Versioned, encode
+from agent.contract.limits import LAST_MS
 from agent.contract.messages import Count, Fresh
 from agent.disk import Disk, read_versioned
 from agent.refusals import (
@@ -23,8 +24,6 @@ from agent.refusals import (
 CLOCK = "clock.json"
 BUILD_MS = 1_735_689_600_000
 """2025-01-01: no true clock shows an earlier time to this program."""
-LAST_MS = 253_402_300_799_000
-"""9999-12-31: whatever is said to be later is told as this, which every reader can hold."""
 NONCE_SECONDS = 60.0
 MAX_NONCES = 16
 FLOOR_STEP_MS = 10 * 60 * 1000

@@ -29,7 +29,7 @@ from agent.contract.enrolment import (
     SignedRequest,
 )
 from agent.contract.envelope import open_document
-from agent.contract.limits import MAX_PAYLOAD_BYTES, PROTOCOL
+from agent.contract.limits import LAST_MS, MAX_PAYLOAD_BYTES, PROTOCOL
 from agent.contract.manifest import Label, Name, Text
 from agent.contract.topics import ENROL_REPLY, ENROL_REQUEST, Address
 from agent.disk import Disk, read_versioned
@@ -51,7 +51,6 @@ from agent.refusals import (
 
 CREDENTIALS = "enrolled.json"
 _MAX_FILE_BYTES = 64 * 1024
-_LAST_SECOND = 253_402_300_799
 
 
 class Credentials(Versioned, frozen=True, kw_only=True):
@@ -249,7 +248,7 @@ def _can_log_in(reply: EnrolReply) -> bool:
 
 
 def _day(moment_ms: int) -> str:
-    seconds = min(moment_ms // 1000, _LAST_SECOND)
+    seconds = min(moment_ms, LAST_MS) // 1000
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -38,6 +38,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
+from agent.contract.limits import LAST_MS
 from agent.contract.marks import (
     ROLES,
     Mark,
@@ -60,8 +61,6 @@ from agent.refusals import (
 )
 from agent.update.trust import TrustState
 
-_LAST_MS: Final = 253_402_300_799_000
-"""9999-12-31: later does not fit a ``datetime``."""
 _ERRORS: Final[tuple[tuple[type[Exception], type[AgentError]], ...]] = (
     (exceptions.ExpiredMetadataError, MetadataExpiredError),
     (exceptions.UnsignedMetadataError, UnsignedMetadataError),
@@ -107,7 +106,7 @@ class Walk:
                 (folder / _cached_name(role)).write_bytes(content)
             self._updater = Updater(str(folder), base, fetcher=fetcher, bootstrap=state.root)
         self._trusted = self._updater._trusted_set  # noqa: SLF001  # no public way to set the time (gap 4)
-        self._trusted.reference_time = datetime.fromtimestamp(min(now_ms, _LAST_MS) // 1000, UTC)
+        self._trusted.reference_time = datetime.fromtimestamp(min(now_ms, LAST_MS) // 1000, UTC)
 
     def refresh(self) -> None:
         """Verify root, timestamp, snapshot and targets.
