@@ -74,7 +74,7 @@ def hung_up_at_login(url: str) -> str:
     """Return the sentence for a broker whose certificate we believe, and which hangs up on us."""
     return (
         f"broker {url} hung up during the login: it may want a certificate of this side, or not "
-        "take the one that it was shown"
+        "take the one that it was shown, such as a revoked one"
     )
 
 

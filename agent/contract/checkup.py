@@ -101,8 +101,8 @@ def check_proxies(proxies: Proxies, url: str) -> Check:
         return doubt(
             "proxy",
             f"{', '.join(names)} is set and not used for {url}: for MQTT only https_proxy and "
-            "all_proxy hold, only with TLS, and not where no_proxy names the broker; if there is "
-            "no straight way, set the proxy in the configuration",
+            "all_proxy hold, only with TLS, and neither where no_proxy names the broker nor to "
+            "this machine itself; if there is no straight way, set the proxy in the configuration",
         )
     return well("proxy", "no proxy is set, MQTT goes straight")
 
