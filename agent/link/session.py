@@ -50,6 +50,7 @@ class Broker:
         self._patience = Patience(pace or Pace())
         self._epoch = 0
         self._wire: Wire | None = None
+        self._opened: Wire | None = None  # a session's messages come before we are subscribed
         self._strays = 0
         self._stopping = Event()
         self._nudged = Event()
@@ -108,7 +109,7 @@ class Broker:
 
     def settle(self, message: Arrived) -> None:
         """Tell the broker that the message has been dealt with for good."""
-        wire = self._wire
+        wire = self._opened
         if wire is not None and message.receipt and message.receipt.epoch == wire.epoch:
             wire.settle(message.receipt.mid)
 
@@ -172,10 +173,12 @@ class Broker:
             )
         except LinkError as why:
             return self._refused(End(str(why)))
+        self._opened = wire
         try:
             wire.open()
             _wait_until_subscribed(wire, self._connection.connect_timeout_seconds)
         except LinkError as why:
+            self._opened = None
             wire.close()
             end = wire.end
             return self._refused(End(str(why), end.code if end else None))
@@ -194,7 +197,7 @@ class Broker:
             while wire.end is None and not self._stopping.is_set() and not self._is_redirected:
                 wire.turn(tick)
         finally:
-            self._wire = None
+            self._wire = self._opened = None
             self._strays += wire.strays
             wire.close(self._final)
         if self._is_redirected and not self._stopping.is_set():

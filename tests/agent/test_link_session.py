@@ -183,6 +183,44 @@ def test_what_was_not_settled_comes_again(mosquitto: Mosquitto, password: str) -
     fleet.close()
 
 
+class PromptInbox(Inbox):
+    """An inbox whose reader settles each message at the moment at which it comes."""
+
+    broker: Broker | None = None
+
+    def put(self, lane: Lane, item: object, *, size_bytes: int = 0) -> bool:
+        taken = super().put(lane, item, size_bytes=size_bytes)
+        if self.broker is not None and isinstance(item, Arrived):
+            self.broker.settle(item)
+        return taken
+
+
+@pytest.mark.broker
+def test_what_is_settled_before_the_link_says_connected_does_not_come_again(
+    mosquitto: Mosquitto, password: str
+) -> None:
+    inbox = PromptInbox()
+    fleet = Listener(mosquitto.manager(), *TOPICS.of_manager())
+    for time in ("unsettled", "settled at once", "settled"):
+        broker = link(connection(mosquitto.url, password), inbox)
+        inbox.broker = broker if time == "settled at once" else None
+        broker.start()
+        if time == "unsettled":
+            next_of(inbox, Connected)
+            fleet.link.publish(Message(topic=TOPICS.write(ACK.at(DEVICE)), payload=b"early"))
+            fleet.turn()
+        if time == "settled":
+            next_of(inbox, Connected)
+            assert not isinstance(inbox.get(0.3), Arrived)
+        else:
+            assert next_of(inbox, Arrived).payload == b"early"
+            eventually(lambda broker=broker: broker.connected)
+        broker.stop()
+        while inbox.get(0) is not None:
+            pass
+    fleet.close()
+
+
 @pytest.mark.broker
 def test_a_receipt_of_an_old_connection_settles_nothing_on_the_new_one(
     mosquitto: Mosquitto, password: str
