@@ -210,7 +210,7 @@ def test_what_is_settled_before_the_link_says_connected_does_not_come_again(
             fleet.link.publish(Message(topic=TOPICS.write(ACK.at(DEVICE)), payload=b"early"))
             fleet.turn()
         if time == "settled":
-            next_of(inbox, Connected)
+            assert isinstance(inbox.get(10), Connected)
             assert not isinstance(inbox.get(0.3), Arrived)
         else:
             assert next_of(inbox, Arrived).payload == b"early"
