@@ -6,7 +6,7 @@ import pytest
 
 from agent.contract import marks
 from agent.errors import RollbackError
-from agent.update import refresh
+from agent.update import refresh, walk
 from agent.update.trust import NotRefreshed, Refreshed
 from fleet.errors import SigningError
 from fleet.service import drill
@@ -41,7 +41,7 @@ def test_a_device_that_never_forgets_a_raced_mark_fails_the_drill(tmp_path, monk
                 raise RollbackError(f"{role} went back")
         return {**old, **new}
 
-    monkeypatch.setattr(refresh, "advance_marks", advance)
+    monkeypatch.setattr(walk, "advance_marks", advance)
     with pytest.raises(SigningError, match="the drill failed, the device refuses"):
         rehearse(tmp_path)
 

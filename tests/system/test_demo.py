@@ -93,7 +93,8 @@ def living(session: int) -> list[str]:
 def test_a_demo_that_is_stopped_leaves_no_process_and_no_key(how: signal.Signals, after: str):
     with tempfile.TemporaryDirectory(prefix="ff-") as folder:  # short, for the manager's socket
         demo = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "--broker", "embedded"],
+            # whoever started the tests in the background has them ignore an interrupt
+            ["env", "--default-signal=INT", sys.executable, str(PROGRAM), "--broker", "embedded"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             env={**os.environ, "TMPDIR": folder},
         )  # fmt: skip
