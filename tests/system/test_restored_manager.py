@@ -66,6 +66,7 @@ def publish_and_roll_out(fleet: HomeFleet, version: str) -> None:
     fleet("model", "publish", MODEL, "--version", version)
     fleet("rollout", "create", f"motion/{version}", *ALL_AT_ONCE)
     eventually(lambda: all_run(fleet, f"motion {version}"), 120)
+    eventually(lambda: all(r["status"] == "done" for r in fleet.asks("rollout", "list")), 60)
 
 
 def test_a_manager_restored_from_a_copy_before_the_last_assignments_is_obeyed_by_every_device(
