@@ -211,7 +211,7 @@ def _duration(seconds: int) -> str:
 def message_reference() -> str:
     """Return one section for each message and each type that it is made of."""
     parts = []
-    for name in ("messages", "rounds", "enrolment", "authority", "manifest"):
+    for name in ("messages", "telemetry", "rounds", "enrolment", "authority", "manifest"):
         for kind in describe(ROOT / f"agent/contract/{name}.py"):
             rows = [(f"`{m.name}`", f"`{m.kind}`", f"`{m.default}`", m.about) for m in kind.members]
             parts.append(f"### {kind.name}\n\n{_prose(kind.prose)}")

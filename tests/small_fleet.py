@@ -6,7 +6,8 @@ import msgspec
 
 from agent.contract.envelope import Boot
 from agent.contract.manifest import Lineage, Release, encode_release
-from agent.contract.messages import Assigned, Event, Inventory, Reported, Window
+from agent.contract.messages import Assigned, Event, Inventory, Reported
+from agent.contract.telemetry import Window
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.sqlite import Registry, open_registry
 from tests.releases import Published

@@ -33,13 +33,12 @@ from agent.contract.messages import (
     Inventory,
     ManagerPresence,
     MetaRequest,
-    Prediction,
     Presence,
     Reported,
-    Telemetry,
 )
 from agent.contract.rounds import Task, TaskAnswer
 from agent.contract.sealing import wrap_key
+from agent.contract.telemetry import Prediction, Telemetry
 from agent.contract.topics import (
     ACK,
     ARTIFACT_REQUEST,

@@ -19,7 +19,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agent.contract.messages import Histogram
+from agent.contract.telemetry import Histogram
 from agent.errors import MalformedError
 
 RELATIVE_ERROR: Final = 0.02

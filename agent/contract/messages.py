@@ -88,51 +88,6 @@ class Reported(Versioned, frozen=True, kw_only=True):
     acknowledged: dict[BootId, Count] = field(default_factory=dict)
 
 
-class Histogram(Struct, frozen=True, kw_only=True):
-    """A mergeable log-histogram, see ``contract.histogram``: bucket numbers and counts."""
-
-    buckets: tuple[int, ...] = ()
-    counts: tuple[Count, ...] = ()
-
-
-class Window(Struct, frozen=True, kw_only=True):
-    """One slot's behaviour between two moments; unique on (boot, slot, number)."""
-
-    slot: Name
-    release: Digest
-    number: Count
-    opened_ms: Count
-    closed_ms: Count
-    inferences: Count = 0
-    refused: Count = 0
-    failed: Count = 0
-    latency_us: Histogram = Histogram()
-    confidence: Histogram = Histogram()
-    classes: tuple[Count, ...] = ()
-
-
-class Telemetry(Versioned, frozen=True, kw_only=True):
-    """Windows in one message."""
-
-    ts: Count
-    up: Count
-    windows: tuple[Window, ...]
-    rss_bytes: Count = 0
-    outbox_bytes: Count = 0
-    dropped_reports: Count = 0
-
-
-class Prediction(Versioned, frozen=True, kw_only=True):
-    """One model answer, for integrations."""
-
-    ts: Count
-    slot: Name
-    release: Digest
-    label: Text
-    confidence: Share
-    latency_us: Count
-
-
 class Finding(Struct, frozen=True, kw_only=True):
     """One check of a probation: its name, whether it held, and the sentence with the figures."""
 

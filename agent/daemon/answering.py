@@ -8,7 +8,7 @@ import time
 
 from agent.config import Config
 from agent.contract.codec import encode
-from agent.contract.messages import Telemetry
+from agent.contract.telemetry import Telemetry
 from agent.daemon.moments import wall_ms
 from agent.daemon.opening import open_local
 from agent.daemon.reporting import Reporting

@@ -27,11 +27,10 @@ from agent.contract.messages import (
     GrantRequest,
     Inventory,
     MetaRequest,
-    Prediction,
     Presence,
     Reported,
-    Telemetry,
 )
+from agent.contract.telemetry import Prediction, Telemetry
 from agent.contract.topics import (
     ARTIFACT_REQUEST,
     EVENT,

@@ -14,7 +14,8 @@ from typing import assert_never, cast
 
 from agent.config import Called, PipelineConfig, Replay, Subscribed
 from agent.contract.manifest import Release
-from agent.contract.messages import Assigned, Hosted, Prediction, Window
+from agent.contract.messages import Assigned, Hosted
+from agent.contract.telemetry import Prediction, Window
 from agent.daemon.host import event, log
 from agent.errors import AgentError, ConfigError, ModelError
 from agent.infer import sources

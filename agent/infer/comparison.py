@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.contract.histogram import LogHistogram
-from agent.contract.messages import Histogram
+from agent.contract.telemetry import Histogram
 
 Seen = tuple[float, float, int]
 """One answer: latency in µs, confidence, and the place of the class (-1 without)."""

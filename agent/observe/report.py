@@ -6,16 +6,8 @@ Rule 2: nothing here holds an input, an embedding or a label of the device's own
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent.contract.messages import (
-    Assignment,
-    Hosted,
-    Inventory,
-    Prediction,
-    Reported,
-    SlotReport,
-    Telemetry,
-    Window,
-)
+from agent.contract.messages import Assignment, Hosted, Inventory, Reported, SlotReport
+from agent.contract.telemetry import Prediction, Telemetry, Window
 from agent.observe.resources import Machine
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from agent.contract.histogram import LogHistogram
-from agent.contract.messages import Window
+from agent.contract.telemetry import Window
 
 BLOCK: Final = 256
 _FULL = 3 * BLOCK

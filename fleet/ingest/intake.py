@@ -30,9 +30,9 @@ from agent.contract.messages import (
     MetaRequest,
     Presence,
     Reported,
-    Telemetry,
 )
 from agent.contract.rounds import TaskAnswer
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import (
     ARTIFACT_REQUEST,
     EVENT,

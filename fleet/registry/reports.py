@@ -16,7 +16,8 @@ from typing import Final
 
 from agent.contract.codec import decode, encode
 from agent.contract.envelope import Boot
-from agent.contract.messages import Event, Window
+from agent.contract.messages import Event
+from agent.contract.telemetry import Window
 from fleet.errors import RefusedError
 from fleet.registry.database import Database
 from fleet.registry.events import Events

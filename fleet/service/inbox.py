@@ -27,9 +27,9 @@ from agent.contract.messages import (
     MetaRequest,
     Presence,
     Reported,
-    Telemetry,
 )
 from agent.contract.rounds import TaskAnswer
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import ACK, ASSIGNMENT, ENROL_REQUEST, FRESH
 from agent.errors import AgentError
 from fleet.errors import FleetError, RefusedError, RegistryError

@@ -4,16 +4,8 @@ import pytest
 
 from agent.contract.codec import decode, encode
 from agent.contract.histogram import LogHistogram
-from agent.contract.messages import (
-    Assigned,
-    Assignment,
-    Hosted,
-    Inventory,
-    Prediction,
-    Reported,
-    SlotReport,
-    Telemetry,
-)
+from agent.contract.messages import Assigned, Assignment, Hosted, Inventory, Reported, SlotReport
+from agent.contract.telemetry import Prediction, Telemetry
 from agent.errors import PlatformError
 from agent.observe import report
 from agent.observe.resources import (

@@ -26,7 +26,8 @@ from agent.contract.envelope import (
     stamp_report,
 )
 from agent.contract.manifest import encode_release
-from agent.contract.messages import Ack, Fresh, Presence, Telemetry
+from agent.contract.messages import Ack, Fresh, Presence
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import ACK, ASSIGNMENT, EVENT, FRESH, INVENTORY, PRESENCE, TELEMETRY
 from agent.disk import Disk
 from agent.errors import (

@@ -57,19 +57,16 @@ from agent.contract.messages import (
     FreshRequest,
     Grant,
     GrantRequest,
-    Histogram,
     Inventory,
     ManagerPresence,
     MetaBundle,
     MetaRequest,
-    Prediction,
     Presence,
     Reported,
     SlotReport,
-    Telemetry,
-    Window,
 )
 from agent.contract.rounds import Task, TaskAnswer
+from agent.contract.telemetry import Histogram, Prediction, Telemetry, Window
 from agent.contract.tensors import decode_message
 from agent.contract.topics import (
     ACK,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from agent.contract.codec import decode, encode
 from agent.contract.histogram import HIGHEST, LOWEST, RELATIVE_ERROR, LogHistogram, merged
-from agent.contract.messages import Histogram
+from agent.contract.telemetry import Histogram
 from agent.errors import ContractError, MalformedError
 
 FROZEN = Histogram(buckets=(-345, -172, -17, 0, 116, 369, 519), counts=(1, 1, 1, 2, 1, 1, 1))

@@ -11,7 +11,8 @@ from nacl import bindings
 from agent.contract.codec import encode
 from agent.contract.enrolment import EnrolRequest, SignedRequest
 from agent.contract.envelope import Boot, device_id
-from agent.contract.messages import Ack, Assigned, Event, FreshRequest, Telemetry
+from agent.contract.messages import Ack, Assigned, Event, FreshRequest
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import (
     ACK,
     ASSIGNMENT,

@@ -10,7 +10,8 @@ import pytest
 
 from agent.contract.codec import encode
 from agent.contract.envelope import open_document, stamp_report
-from agent.contract.messages import Assigned, Telemetry
+from agent.contract.messages import Assigned
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import ASSIGNMENT, TELEMETRY
 from fleet.config import FleetConfig
 from fleet.ingest.mail import Connection, Message

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from agent.contract.codec import encode
-from agent.contract.messages import Event, FreshRequest, Inventory, Presence, Telemetry
+from agent.contract.messages import Event, FreshRequest, Inventory, Presence
+from agent.contract.telemetry import Telemetry
 from agent.contract.topics import (
     ACK,
     ENROL_REPLY,
