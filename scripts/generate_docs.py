@@ -310,7 +310,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "messages": message_reference,
     "agent-errors": lambda: error_table("agent"),
     "fleet-errors": lambda: error_table("fleet"),
-    "agent-settings": lambda: settings(ROOT / "agent/config.py", lambda name: name != "Config"),
+    "agent-settings": lambda: "\n\n".join(
+        settings(ROOT / f"agent/{module}.py", lambda name: name != "Config")
+        for module in ("config", "config_inference")
+    ),
     "fleet-settings": lambda: settings(
         ROOT / "fleet/config.py", lambda name: name.endswith("Config")
     ),

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.config import Config, Subscribed
+from agent.config import Config
+from agent.config_inference import Subscribed
 from agent.contract.endpoints import Endpoint
 from agent.contract.proxy import Proxies
 from agent.contract.topics import Topics

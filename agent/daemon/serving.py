@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import assert_never, cast
 
-from agent.config import Called, PipelineConfig, Replay, Subscribed
+from agent.config_inference import Called, PipelineConfig, Replay, Subscribed
 from agent.contract.manifest import Release
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.telemetry import Prediction, Window

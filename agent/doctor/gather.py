@@ -17,8 +17,9 @@ from zipfile import BadZipFile, ZipFile
 
 from msgspec import Struct
 
-from agent.config import Called, Config, Replay, Source, Subscribed
+from agent.config import Config
 from agent.config_file import load_config
+from agent.config_inference import Called, Replay, Source, Subscribed
 from agent.contract.messages import Hosted
 from agent.contract.proxy import Proxies
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Called, Config, Replay, Subscribed
+from agent.config import Config
 from agent.config_file import load_config, parse_config
+from agent.config_inference import Called, Replay, Subscribed
 from agent.errors import ConfigError
 
 HERE = Path("/etc/fieldfare")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent import errors
-from agent.config import Called, Replay, Subscribed
 from agent.config_file import load_config, parse_config
+from agent.config_inference import Called, Replay, Subscribed
 from agent.errors import AgentError
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware-configs"

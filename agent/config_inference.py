@@ -1,0 +1,101 @@
+"""What the operator may choose about inference: what feeds it, and who may ask it.
+
+The sections stand in the one configuration file, and its rules are those of ``config``.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agent.contract.limits import NAME_PATTERN
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+
+CALLABLE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+class LocalBrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[local_broker]``: the owner's own broker, for samples in and predictions out.
+
+    Local integrations never travel on the fleet's link, whose rights end at its own topics.
+
+    Attributes:
+        url: ``mqtt://host:port`` or ``mqtts://host:port``.
+        username, password: Of an account on that broker, if it wants one.
+        ca: PEM file of the only authority believed; unset, the system's.
+        prefix: Predictions go to ``{prefix}/{device}/{slot}/prediction``; empty, none do.
+
+    """
+
+    url: Annotated[str, Meta(min_length=1, max_length=500)]
+    username: str | None = None
+    password: str | None = None
+    ca: Path | None = None
+    prefix: Annotated[str, Meta(max_length=120, pattern=r"^[^+#$]*$")] = "fieldfare"
+
+
+class Replay(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="replay"
+):
+    """``source = {kind = "replay"}``: a recording, as if it happened now.
+
+    Attributes:
+        path: An ``.npz`` with ``samples`` (n, channels) float32 and ``rate_hz``.
+        speed: How much faster than it was recorded.
+        loop: Whether it starts again at its end.
+
+    """
+
+    path: Path
+    speed: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    loop: bool = False
+
+
+class Subscribed(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"
+):
+    """``source = {kind = "mqtt"}``: samples that others publish on ``[local_broker]``.
+
+    A message is a JSON array of samples, or raw little-endian float32.
+
+    Attributes:
+        topic: The whole MQTT topic.
+
+    """
+
+    topic: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Called(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="callable"
+):
+    """``source = {kind = "callable"}``: an iterable of samples from the operator's code.
+
+    Attributes:
+        target: ``module:function``, importable in the agent's environment.
+
+    """
+
+    target: Annotated[str, Meta(pattern=CALLABLE)]
+
+
+Source = Replay | Subscribed | Called
+
+
+class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[pipeline.<slot>]``: where one slot's model gets its windows.
+
+    Attributes:
+        source: Replay of a recording, an MQTT topic, or a Python callable.
+        publish_predictions: Whether every answer is published to the fleet's broker
+            (QoS 0), for integrations there.
+        callback: ``module:function`` that is called with every answer, in the inference
+            thread; what it raises is counted and logged.
+
+    """
+
+    source: Source
+    publish_predictions: bool = False
+    callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
