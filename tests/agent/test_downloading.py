@@ -29,6 +29,8 @@ from fleet.registry.artifacts import Artifacts
 from tests.brokers import free_port
 from tests.download_fleet import AUTHORITY, DEVICE, DIRECTOR, grant_payload, serving
 
+pytestmark = pytest.mark.slow
+
 CONTENT = os.urandom(40 * 65_536 + 5)
 ARTIFACT = describe_artifact(CONTENT)
 

@@ -29,6 +29,8 @@ from tests.brokers import eventually, free_port
 from tests.download_fleet import DEVICE, DIRECTOR, SigningKey, grant_payload, serving
 from tests.proxies import FORBIDDEN, HttpProxy
 
+pytestmark = pytest.mark.slow
+
 CONTENT = os.urandom(5 * 65_536 + 99)
 ARTIFACT = describe_artifact(CONTENT)
 

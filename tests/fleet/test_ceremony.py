@@ -19,6 +19,8 @@ from fleet.signing.signers import public_key_of
 from tests.ceremonies import Person, first_trust, follow, found_fleet, running
 from tests.signed_fleet import NOW, SignedFleet, advance, pinned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def person(

@@ -16,6 +16,8 @@ from tests.ceremonies import Person, first_trust, follow, running
 from tests.manager_home import MODEL
 from tests.signed_fleet import NOW, SignedFleet, advance, pinned, run
 
+pytestmark = pytest.mark.slow
+
 V1, V2 = "models/motion/v1.json", "models/motion/v2.json"
 ROLE = "models-motion"
 

@@ -33,6 +33,8 @@ from fleet.service.desk import Desk, open_desk
 from tests.brokers import eventually, free_port
 from tests.manager_home import join, make_home
 
+pytestmark = pytest.mark.slow
+
 DIRECTOR, ROGUE = SigningKey(b"\1" * 32), SigningKey(b"\2" * 32)
 DEVICE, OTHER = "d-one", "d-two"
 CONTENT = Random(7).randbytes(3 * 65_536 + 17)

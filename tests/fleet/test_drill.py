@@ -13,6 +13,8 @@ from fleet.service import drill
 from tests.ceremonies import Person
 from tests.signed_fleet import NOW
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_drill_prints_each_step_and_holds(tmp_path, capsys):
     out = Person(tmp_path, capsys)("keys", "drill", "--root", 2, "--threshold", 1)

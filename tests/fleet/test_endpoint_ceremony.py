@@ -8,6 +8,8 @@ import pytest
 from fleet.ingest.tls import create_dev_tls
 from tests.ceremonies import Person, found_fleet, running
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = "mqtt://127.0.0.1:1", "mqtts://new.example:8883"
 
 

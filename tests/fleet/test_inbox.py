@@ -200,6 +200,7 @@ def test_a_device_that_reports_an_impossible_order_still_gets_its_assignment(des
     assert signed.sequence == 1
 
 
+@pytest.mark.slow
 def test_many_holes_in_a_devices_numbers_cost_little(desk: Desk):
     device = join(desk)
     reports, boot = desk.registry.reports, Boot(1, "0" * 16)

@@ -24,6 +24,8 @@ from fleet.service.wishes import TokenWish
 from tests.manager_home import Stranger, join, make_desk
 from tests.small_fleet import a_window
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def desk(tmp_path: Path):

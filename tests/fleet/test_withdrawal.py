@@ -13,6 +13,8 @@ from fleet.service.loop import RunningManager
 from tests.ceremonies import Person, first_trust, follow, running
 from tests.manager_home import MODEL
 
+pytestmark = pytest.mark.slow
+
 RUNS, ASKED = "d-runs-the-new-one", "d-runs-the-old-one"
 BOOT = Boot(1, "00" * 8)
 
