@@ -1,1 +1,1 @@
-"""What happened: windows of behaviour, resources, and the reports made of them."""
+"""What happened: windows of behaviour, and resources."""

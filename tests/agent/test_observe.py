@@ -2,12 +2,8 @@ import os
 
 import pytest
 
-from agent.contract.codec import decode, encode
 from agent.contract.histogram import LogHistogram
-from agent.contract.messages import Assigned, Assignment, Hosted, Inventory, Reported, SlotReport
-from agent.contract.telemetry import Prediction, Telemetry
 from agent.errors import PlatformError
-from agent.observe import report
 from agent.observe.resources import (
     cpu_count,
     describe_machine,
@@ -60,55 +56,6 @@ def test_a_window_in_which_nothing_happened_is_closed_like_any_other():
         0,
         (0, 0, 0),
     )
-
-
-def test_reports_survive_a_journey_as_json():
-    recording = recorder()
-    recording.record(12.5, 0.7, 2)
-    payload = report.telemetry(
-        [recording.close(2000)],
-        now_ms=2000,
-        up_ms=500,
-        rss_bytes=1,
-        outbox_bytes=2,
-        dropped_reports=3,
-    )
-    assert decode(Telemetry, encode(payload)) == payload
-    inventory = report.inventory(
-        describe_machine(),
-        revision=4,
-        now_ms=2000,
-        agent="0.1.0",
-        runtimes=[Hosted(name="onnx", version="1.22.0")],
-        slots=["sound", "motion"],
-        trains=True,
-        evaluates=True,
-        labelled_windows=60,
-    )
-    assert decode(Inventory, encode(inventory)) == inventory
-    assert inventory.slots == ("motion", "sound")
-    answer = report.prediction(
-        slot="motion", release=DIGEST, label="run", confidence=1.0004, latency_us=12.6, now_ms=5
-    )
-    assert decode(Prediction, encode(answer)) == answer
-    assert (answer.confidence, answer.latency_us) == (1.0, 13)
-
-
-def test_reported_state_names_the_newest_accepted_assignment():
-    assignment = Assignment(
-        device="d-1",
-        fleet="demo",
-        director_epoch=3,
-        sequence=9,
-        slots={"motion": Assigned(target="models/motion/1.json", digest=DIGEST, counter=1)},
-        issued_ms=0,
-        expires_ms=1,
-    )
-    slots = {"motion": SlotReport(current=DIGEST, phase="idle")}
-    said = report.reported(slots, revision=2, now_ms=7, accepted=assignment)
-    assert (said.director_epoch, said.sequence, said.slots) == (3, 9, slots)
-    assert decode(Reported, encode(said)) == said
-    assert report.reported({}, revision=0, now_ms=0, accepted=None).sequence == 0
 
 
 def test_a_32_bit_machine_is_refused_with_one_sentence():
