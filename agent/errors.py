@@ -2,6 +2,7 @@
 
     AgentError
     ├── ConfigError            the file on this device is wrong
+    │   └── UnknownModelError      no slot has this name
     ├── PlatformError          this machine cannot run the agent at all
     ├── ContractError          the other side spoke out of turn           ┐ each single reason
     │   ├── MalformedError         bytes that do not parse, or break a stated limit
@@ -25,7 +26,8 @@
     │   ├── ExternalDataError      tensors in other files
     │   ├── TensorSizeError        a tensor too large, or without its bytes
     │   ├── UnknownOperatorError   operators that devices do not run
-    │   └── WrongTensorsError      other inputs or outputs than signed
+    │   ├── WrongTensorsError      other inputs or outputs than signed
+    │   └── NotServingError        the slot has no model yet
     ├── LinkError              the broker cannot be reached, or refused us
     │   ├── DisplacedError         the connection ended before the answer came: ask again
     │   ├── ProxyError             the HTTP proxy between does not let us through
@@ -60,6 +62,12 @@ class ConfigError(AgentError):
 
     code = "config"
     exit_status = 3
+
+
+class UnknownModelError(ConfigError):
+    """No slot of this device has the name that was asked for."""
+
+    code = "model-unknown"
 
 
 class PlatformError(AgentError):
@@ -212,6 +220,12 @@ class WrongTensorsError(ModelError):
     """The model has other inputs or outputs than its manifest says."""
 
     code = "model-tensors"
+
+
+class NotServingError(ModelError):
+    """The slot has no model yet, or has just lost it."""
+
+    code = "model-not-serving"
 
 
 class LinkError(AgentError):

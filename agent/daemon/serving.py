@@ -17,10 +17,11 @@ from agent.contract.manifest import Release
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.telemetry import Prediction, Window
 from agent.daemon.host import event, log
-from agent.errors import AgentError, ConfigError, ModelError
+from agent.errors import AgentError, ConfigError, ModelError, UnknownModelError
 from agent.infer import sources
 from agent.infer.comparison import Comparison
 from agent.infer.pipeline import Broken, Ended, Pipeline
+from agent.infer.requests import Offered, Request, Response
 from agent.infer.serving import Answer, Loaded, Serving, Sink
 from agent.infer.variants import choose, load
 from agent.observe.windows import WindowRecorder
@@ -91,7 +92,9 @@ class Inference:
         self._put = put
         self._wall_ms = wall_ms
         self._slots = {
-            slot: _Slot(serving=Serving(self._sinks(slot, wanted, told=slot in published)))
+            slot: _Slot(
+                serving=Serving(self._sinks(slot, wanted, told=slot in published), slot=slot)
+            )
             for slot, wanted in pipelines.items()
         }
 
@@ -150,6 +153,26 @@ class Inference:
                 self._flow(slot, place, answering.release)
             except AgentError as why:  # the operator's source is at fault, not the release
                 self._put(SourceEnded(slot=slot, end=Broken(str(why))))
+
+    def request(self, slot: str, request: Request) -> Response:
+        """Answer one request from any thread.
+
+        Raises:
+            UnknownModelError: No such slot.
+            NotServingError: It has no model yet.
+            InputRefusedError: The inputs do not fit the model, or an output is unknown.
+            ModelError: The model failed.
+
+        """
+        place = self._slots.get(slot)
+        if place is None:
+            known = ", ".join(self.slots) or "none"
+            raise UnknownModelError(f"there is no model {slot[:80]!r} here; there is {known}")
+        return place.serving.request(request)
+
+    def offered(self) -> tuple[Offered, ...]:
+        """Return every slot as it may be asked now."""
+        return tuple(self._slots[slot].serving.offered() for slot in self.slots)
 
     def comparison(self, slot: str) -> Comparison | None:
         """Return what a probation of a slot has shown so far."""

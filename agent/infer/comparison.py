@@ -6,6 +6,7 @@ Rule 2: the inference thread adds, any other thread reads a frozen snapshot.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -102,6 +103,14 @@ class Comparing:
             if beside is not None and served[2] >= 0 and beside[2] >= 0:
                 self._classified += 1
                 self._agreed += served[2] == beside[2]
+
+    def add_rows(
+        self, served: Sequence[Seen | Missed], beside: Sequence[Seen | Missed] | None
+    ) -> None:
+        """Count each row of a batch as a window; a side that missed it has one entry only."""
+        for row in range(max(len(served), len(beside or ()))):
+            other = beside[min(row, len(beside) - 1)] if beside else None
+            self.add(served[min(row, len(served) - 1)] if served else Missed.FAILED, other)
 
     def snapshot(self) -> Comparison:
         """Return the figures so far."""

@@ -1,7 +1,8 @@
 """One slot's running model, and on probation a second one on the same windows.
 
-Rule 1: one thread feeds; ``serve`` may be called from any other. It never waits, and the
-        models change between two windows: none is dropped, none is answered by a mixture.
+Rule 1: one thread feeds, any may ask; they take turns. ``serve`` may be called from any
+        other. It never waits, and the models change between two answers: no window and no
+        request is dropped, none is answered by a mixture.
 Rule 2: the model beside sees the same window, and its answers go nowhere but into the
         ``Comparison``. The two take turns in going first: who goes second finds the window
         in the caches, and is faster for it.
@@ -13,91 +14,21 @@ Rule 4: runtimes handed over belong to ``Serving``, which closes those no longer
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.contract.manifest import Release, Windowing
-from agent.errors import InputRefusedError, ModelError
+from agent.errors import InputRefusedError, ModelError, NotServingError
+from agent.infer.asking import Said, name_classes, seen_rows, try_to_ask
 from agent.infer.comparison import Comparing, Comparison, Missed, Seen
-from agent.infer.labelled import place_of
+from agent.infer.loaded import Answer, Loaded, Observer, Sink, decide, incomparable, is_probability
+from agent.infer.requests import Offered, Request, Response, platform_of, prediction_id
 from agent.infer.runtime import Array, Runtime
 from agent.infer.windowing import Windower
 
 log = logging.getLogger(__name__)
-
-NO_CLASS = -1
-_ABOVE_ONE = 1.001
-"""What rounding may make of a probability of 1."""
-
-
-class Observer(Protocol):
-    """Where the figures of a served model go; ``observe.windows.WindowRecorder`` is one."""
-
-    def record(self, latency_us: float, confidence: float, place: int) -> None:
-        """Count one answer; ``place`` is ``NO_CLASS`` for a model without classes."""
-
-    def refuse(self) -> None:
-        """Count one window that the input check refused."""
-
-    def fail(self) -> None:
-        """Count one window on which the model failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A release, its loaded model, and where its figures go.
-
-    Raises:
-        ModelError: The model lacks the output that the manifest names.
-
-    """
-
-    digest: str
-    release: Release
-    runtime: Runtime
-    observer: Observer
-    place: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        name = self.release.probabilities
-        place = NO_CLASS if name is None else place_of(self.runtime, name)
-        object.__setattr__(self, "place", place)
-
-    @property
-    def windowing(self) -> Windowing | None:
-        """How samples become its windows; None where it takes none."""
-        return self.release.windowing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a model said about one window.
-
-    Attributes:
-        window: Number of the window in this process, from 0.
-        release: Manifest digest.
-        label: Class name, or "" for a model without classes.
-        confidence: Probability of that class, 0 to 1; 0 without classes.
-        probabilities: (classes,) float32; empty without classes.
-        outputs: Everything the model answered, in its order.
-        latency_us: Of the inference alone.
-
-    """
-
-    window: int
-    release: str
-    label: str
-    confidence: float
-    probabilities: NDArray[np.float32]
-    outputs: tuple[Array, ...]
-    latency_us: float
-
-
-Sink = Callable[[Answer], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,13 +53,28 @@ class Serving:
     """Answers windows with the current model; see the rules above.
 
     Attributes:
-        windows: How many windows were fed so far.
+        slot: Its name.
+        windows: How many windows were fed, and requests made, so far.
         sink_failures: How often a sink raised.
 
     """
 
-    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
-        self._sinks = tuple(sinks)
+    def __init__(
+        self,
+        sinks: Sequence[Sink] = (),
+        *,
+        slot: str = "",
+        asked: Sequence[Sink] = (),
+        remember: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Hand answers to windows to ``sinks``, those to requests to ``asked``.
+
+        ``remember`` hears both. ``slot`` is the name that responses bear.
+        """
+        self.slot = slot
+        heard = () if remember is None else (remember,)
+        self._sinks = (*sinks, *heard)
+        self._asked = (*asked, *heard)
         self._pair = _Pair()
         self._wanted = self._pair
         self._feeding = threading.Lock()
@@ -149,7 +95,7 @@ class Serving:
         """
         comparing = None
         if model is not None and (beside is not None or measure):
-            why_not = _incomparable(model, beside) if beside else ""
+            why_not = incomparable(model, beside) if beside else ""
             comparing = Comparing(model.digest, beside.digest if beside else None, why_not)
         wanted = _Pair(model, beside, comparing)
         with self._swapping:
@@ -199,6 +145,70 @@ class Serving:
         if self._wanted is not self._pair:
             self._adopt_if_idle()
 
+    def request(self, request: Request) -> Response:
+        """Answer one request from any thread; may wait for the answers before it.
+
+        Raises:
+            NotServingError: The slot has no model.
+            InputRefusedError: The inputs do not fit the model, or an output is unknown.
+            ModelError: The model failed.
+
+        """
+        try:
+            with self._feeding:
+                if self._wanted is not self._pair:
+                    self._adopt()
+                return self._reply(request)
+        finally:
+            if self._wanted is not self._pair:
+                self._adopt_if_idle()
+
+    def offered(self) -> Offered:
+        """Return what may be asked from the next request on."""
+        model = self._wanted.model
+        if model is None:
+            return Offered(slot=self.slot)
+        return Offered(
+            slot=self.slot,
+            release=model.release,
+            digest=model.digest,
+            inputs=model.runtime.inputs,
+            outputs=model.runtime.outputs,
+            ready=True,
+            platform=platform_of(model.runtime.name),
+        )
+
+    def _reply(self, request: Request) -> Response:
+        pair = self._pair
+        if pair.model is None:
+            raise NotServingError(f"slot {self.slot} has no model yet: ask again when it has")
+        shadow = pair.shadow
+        first = try_to_ask(shadow, request) if shadow and self.windows % 2 else None
+        said = self._ask(pair.model, request)
+        if pair.comparing is not None:
+            beside = try_to_ask(shadow, request) if shadow and first is None else first
+            pair.comparing.add_rows(seen_rows(said), None if beside is None else seen_rows(beside))
+        number, self.windows = self.windows, self.windows + 1
+        if not isinstance(said, Said):
+            raise said
+        response = name_classes(self.slot, pair.model, request, said)
+        if self._asked:
+            self._tell(self._asked, said.answer(response, pair.model, request, number))
+        return response
+
+    def _ask(self, model: Loaded, request: Request) -> Said | ModelError:
+        said = try_to_ask(model, request)
+        match said:
+            case Said():
+                for confidence, place in said.rows:
+                    model.observer.record(said.latency_us, confidence, place)
+            case InputRefusedError():
+                model.observer.refuse()
+            case ModelError():
+                log.warning("inference=failed release=%s why=%r", model.digest[:16], str(said))
+                model.observer.fail()
+        return said
+
     def _cut(self, windower: Windower, model: Loaded, samples: NDArray[np.float32]) -> None:
         try:
             windows = windower.push(samples)
@@ -237,19 +247,22 @@ class Serving:
             model.observer.fail()
             return Missed.FAILED
         latency_us = (perf_counter_ns() - started) / 1000
-        confidence, place = _decide(outputs, model.place)
-        if not 0 <= confidence <= _ABOVE_ONE:
+        confidence, place = decide(outputs, model.place)
+        if not is_probability(confidence):
             model.observer.fail()
             return Missed.FAILED
         model.observer.record(latency_us, confidence, place)
         if self._sinks:
-            self._hand_out(model, outputs, (latency_us, confidence, place))
+            self._hand_out(model, window, outputs, (latency_us, confidence, place))
         return latency_us, confidence, place
 
-    def _hand_out(self, model: Loaded, outputs: tuple[Array, ...], seen: Seen) -> None:
+    def _hand_out(
+        self, model: Loaded, window: Array, outputs: tuple[Array, ...], seen: Seen
+    ) -> None:
         latency_us, confidence, place = seen
         classes = model.release.classes
         answer = Answer(
+            id=prediction_id(),
             window=self.windows,
             release=model.digest,
             label=classes[place] if 0 <= place < len(classes) else "",
@@ -257,13 +270,17 @@ class Serving:
             probabilities=outputs[model.place].reshape(-1) if place >= 0 else _NO_PROBABILITIES,
             outputs=outputs,
             latency_us=latency_us,
+            given=window,
         )
-        for sink in self._sinks:
+        self._tell(self._sinks, answer)
+
+    def _tell(self, sinks: Sequence[Sink], answer: Answer) -> None:
+        for sink in sinks:
             try:
                 sink(answer)
             except Exception:  # a top loop: sinks are the operator's code
                 self.sink_failures += 1
-                log.exception("sink=failed release=%s", model.digest[:16])
+                log.exception("sink=failed release=%s", answer.release[:16])
 
     def _adopt_if_idle(self) -> None:
         """Change the models now if no window is being answered; else its thread will."""
@@ -298,15 +315,6 @@ def _within(runtime: Runtime, others: Sequence[Runtime]) -> bool:
 _NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
-def _decide(outputs: tuple[Array, ...], place: int) -> tuple[float, int]:
-    """Return confidence and class; a NaN anywhere in the probabilities is the confidence."""
-    if place == NO_CLASS:
-        return 0.0, NO_CLASS
-    answer = outputs[place]
-    best = int(answer.argmax())  # numpy lets a NaN win
-    return answer.item(best), best
-
-
 def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
     started = perf_counter_ns()
     try:
@@ -316,15 +324,10 @@ def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
     except ModelError:
         return Missed.FAILED
     latency_us = (perf_counter_ns() - started) / 1000
-    confidence, place = _decide(outputs, beside.place)
-    if not 0 <= confidence <= _ABOVE_ONE:
+    confidence, place = decide(outputs, beside.place)
+    if not is_probability(confidence):
         return Missed.FAILED
     return latency_us, confidence, place
 
 
-def _incomparable(model: Loaded, beside: Loaded) -> str:
-    if model.windowing != beside.windowing:
-        return "the two releases cut their windows in different ways"
-    if model.release.classes != beside.release.classes:
-        return "the two releases have different classes"
-    return ""
+__all__ = ["Answer", "Loaded", "Observer", "Serving", "Sink"]
