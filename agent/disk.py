@@ -13,10 +13,12 @@ Names are paths relative to the root, with ``/``; folders are made as needed.
 
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from zlib import crc32
 
 import msgspec
 
@@ -25,6 +27,7 @@ from agent.contract.limits import SCHEMA_VERSION
 from agent.errors import DiskFullError, NewerStateError, StoreError
 
 V = TypeVar("V", bound=Versioned)
+_RECORD = struct.Struct(">II")
 
 
 class Disk:
@@ -141,6 +144,26 @@ class Disk:
         if not parent.is_dir():
             parent.mkdir(parents=True, mode=0o700)
             _sync_directory(parent.parent)
+
+
+def write_record(body: bytes) -> bytes:
+    """Return a record of a file that only grows: length(u32 BE) CRC-32(u32 BE) body."""
+    return _RECORD.pack(len(body), crc32(body)) + body
+
+
+def read_record(content: bytes, offset: int, *, limit: int) -> tuple[bytes, int] | None:
+    """Return the body of the record at ``offset`` and where the next one begins.
+
+    None where no whole record begins: at the end, at a torn tail, at one over ``limit``.
+    """
+    start = offset + _RECORD.size
+    if start > len(content):
+        return None
+    length, checksum = _RECORD.unpack_from(content, offset)
+    body = content[start : start + length]
+    if length > limit or len(body) < length or crc32(body) != checksum:
+        return None
+    return body, start + length
 
 
 def read_versioned(disk: Disk, name: str, kind: type[V]) -> V | None:

@@ -10,24 +10,21 @@ Rule 2: a record counts when it is whole; a torn tail was never promised to anyb
 Rule 3: a segment or state of a newer version is refused and left untouched.
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Annotated
-from zlib import crc32
 
 import msgspec
 
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.limits import SCHEMA_VERSION
 from agent.contract.messages import BootId, Count
-from agent.disk import Disk
+from agent.disk import Disk, read_record, write_record
 from agent.errors import ContractError, NewerStateError, StoreError, UnsupportedError
 
 FOLDER = "outbox"
 STATE = f"{FOLDER}/state.json"
 HEADER = b"FFO" + bytes([SCHEMA_VERSION])
 
-_FRAME = struct.Struct(">II")
 _MAX_RECORD_BYTES = 1024 * 1024
 _MAX_STATE_BYTES = 4 * 1024 * 1024
 
@@ -108,7 +105,7 @@ def frame(entry: Entry) -> bytes:
     body = msgspec.msgpack.encode(entry)
     if len(body) > _MAX_RECORD_BYTES:
         raise StoreError(f"report of {len(body)} bytes is over {_MAX_RECORD_BYTES}")
-    return _FRAME.pack(len(body), crc32(body)) + body
+    return write_record(body)
 
 
 def read_segment(disk: Disk, number: int) -> Segment:
@@ -125,25 +122,28 @@ def read_segment(disk: Disk, number: int) -> Segment:
         )
     placed: list[Placed] = []
     at = len(HEADER) if content[: len(HEADER)] == HEADER else 0
-    while at and (entry := entry_at(content, at)) is not None:
-        size_bytes = _FRAME.size + _FRAME.unpack_from(content, at)[0]
-        placed.append(Placed(entry=entry, offset=at, size_bytes=size_bytes))
-        at += size_bytes
+    while at and (found := _placed_at(content, at)) is not None:
+        placed.append(found)
+        at += found.size_bytes
     return Segment(number=number, placed=tuple(placed), whole_bytes=at, size_bytes=len(content))
 
 
 def entry_at(content: bytes, offset: int) -> Entry | None:
     """Return the report whose record begins at ``offset``; None where none is whole."""
-    if offset + _FRAME.size > len(content):
+    found = _placed_at(content, offset)
+    return found.entry if found else None
+
+
+def _placed_at(content: bytes, offset: int) -> Placed | None:
+    found = read_record(content, offset, limit=_MAX_RECORD_BYTES)
+    if found is None:
         return None
-    length, checksum = _FRAME.unpack_from(content, offset)
-    body = content[offset + _FRAME.size : offset + _FRAME.size + length]
-    if length > _MAX_RECORD_BYTES or len(body) < length or crc32(body) != checksum:
-        return None
+    body, end = found
     try:
-        return msgspec.msgpack.decode(body, type=Entry)
+        entry = msgspec.msgpack.decode(body, type=Entry)
     except msgspec.MsgspecError:
         return None
+    return Placed(entry=entry, offset=offset, size_bytes=end - offset)
 
 
 def read_state(disk: Disk) -> SpoolState:
