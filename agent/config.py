@@ -12,7 +12,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from agent.config_inference import LocalBrokerConfig, Name, PipelineConfig, Seconds, Subscribed
+from agent.config_inference import (
+    FeedbackConfig,
+    LocalBrokerConfig,
+    Name,
+    PipelineConfig,
+    Seconds,
+    Subscribed,
+)
 from agent.contract.limits import NAME
 from agent.contract.proxy import NEVER, Proxy
 from agent.errors import MalformedError
@@ -197,8 +204,8 @@ class LearnConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """``[learn]``: what this device gives to federated rounds; its samples never leave it.
 
     Attributes:
-        samples: An ``.npz`` of labelled windows (``x``, ``y``, ``split``); unset, the
-            device neither trains nor evaluates.
+        samples: An ``.npz`` of labelled windows (``x``, ``y``, ``split``); unset, and
+            without ``feedback.keep_windows``, the device neither trains nor evaluates.
         slot: The slot whose model the windows belong to; unset, the only pipeline.
         train: Whether it may train.
         evaluate: Whether it measures releases on its own windows.
@@ -219,6 +226,11 @@ class LearnConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
 
 
+_NOTHING_TO_TRAIN_ON = (
+    "learn.train needs learn.samples, or feedback.keep_windows and one slot: name it in learn.slot"
+)
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device's settings."""
 
@@ -232,6 +244,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     observe: ObserveConfig = ObserveConfig()
     update: UpdateConfig = UpdateConfig()
     learn: LearnConfig = LearnConfig()
+    feedback: FeedbackConfig | None = None
     pipeline: dict[str, PipelineConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -248,14 +261,21 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for slot, pipeline in self.pipeline.items():
             if isinstance(pipeline.source, Subscribed) and self.local_broker is None:
                 raise ValueError(f"pipeline.{slot} listens to MQTT: it needs [local_broker]")
-        if self.learn.train and self.learn.samples is None:
-            raise ValueError("learn.train needs learn.samples")
+        if self.learn.train and self.labelled_slot is None:
+            raise ValueError(_NOTHING_TO_TRAIN_ON)
         if self.link.reconnect_longest_seconds < self.link.reconnect_first_seconds:
             raise ValueError("link.reconnect_longest_seconds is below reconnect_first_seconds")
 
     @property
     def labelled_slot(self) -> str | None:
         """The slot whose releases are measured on the labelled windows, if any."""
-        if self.learn.samples is None:
+        if self.learn.samples is None and not self.keeps_windows:
+            return None
+        if self.learn.slot is None and len(self.pipeline) > 1:
             return None
         return self.learn.slot or next(iter(self.pipeline), None)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether windows that people label are kept."""
+        return self.feedback is not None and self.feedback.keep_windows

@@ -99,3 +99,27 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: Source
     publish_predictions: bool = False
     callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
+
+
+class FeedbackConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[feedback]``: predictions are remembered for a while, so that people can label them.
+
+    Without this section nothing is. A label counts for or against the release that
+    predicted; inputs and labels never leave the device.
+
+    Attributes:
+        recent: Newest predictions of each slot to which a label may still be attached.
+        recent_bytes: Memory for the inputs of those of one slot; the oldest go first.
+        keep_windows: Whether labelled windows are kept on the disk, for training and to
+            judge releases by, beside those of ``learn.samples``. Without, no input is
+            remembered.
+        quota_bytes: Of the kept windows of all slots; the oldest go first.
+        retention_days: Windows that are older are removed.
+
+    """
+
+    recent: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    recent_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 16 * 1024 * 1024
+    keep_windows: bool = False
+    quota_bytes: Annotated[int, Meta(ge=1_048_576, le=2**50)] = 64 * 1024 * 1024
+    retention_days: Annotated[int, Meta(ge=1, le=3650)] = 90

@@ -11,6 +11,8 @@ Rule 2: the code of the family (malformed, unsigned, expired, rollback, mismatch
 """
 
 from agent.errors import (
+    ConfigError,
+    ContractError,
     CorruptError,
     ExpiredError,
     MalformedError,
@@ -348,3 +350,27 @@ class ForeignBundleError(MismatchError):
     """The update bundle holds nothing for this device."""
 
     code = "bundle-foreign"
+
+
+class NoFeedbackError(ConfigError):
+    """Nothing is remembered that a label could be attached to: ``[feedback]`` is not set."""
+
+    code = "feedback-off"
+
+
+class LabelRefusedError(MalformedError):
+    """What was said of a prediction is none of its classes, or not said as labels are."""
+
+    code = "label-refused"
+
+
+class UnknownPredictionError(ContractError):
+    """No prediction with this id is remembered: it is too old, or never was."""
+
+    code = "prediction-unknown"
+
+
+class LabelConflictError(ContractError):
+    """The prediction bears another label already, which stays."""
+
+    code = "label-conflict"
