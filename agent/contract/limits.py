@@ -30,6 +30,12 @@ MAX_OUTSTANDING_BYTES: Final = 2 * 1024 * 1024
 MAX_CONTENT_KEYS: Final = 128
 """Of one assignment: two for each release that it names, and more for its other variants."""
 MAX_TENSOR_ELEMENTS: Final = 64 * 1024 * 1024
+MAX_CHANNELS_TOLD: Final = 32
+"""Of a model's input, by whose name a device tells what it saw."""
+MAX_OUTPUTS_TOLD: Final = 8
+"""Of a model's output; the classes are all counted whatever their number."""
+MAX_TELEMETRY_BYTES: Final = 48 * 1024
+"""One message of windows; more of them travel in another."""
 
 LAST_MS: Final = 253_402_300_799_000
 """9999-12-31: whatever is said to be later is told as this, which every reader can hold."""
