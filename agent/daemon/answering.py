@@ -10,10 +10,11 @@ from agent.config import Config
 from agent.contract.codec import encode
 from agent.contract.telemetry import Telemetry
 from agent.daemon.moments import wall_ms
-from agent.daemon.opening import open_local
+from agent.daemon.owner_link import OwnerLink
 from agent.daemon.reporting import Reporting
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.infer.pipeline import Broken
+from agent.link.connection import Foreign
 from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import rss_bytes
 from agent.update.store import Store
@@ -24,6 +25,7 @@ class Answering:
 
     Attributes:
         inference: What answers.
+        owner: The owner's own broker; whoever listens there names its topics before ``start``.
 
     """
 
@@ -46,7 +48,6 @@ class Answering:
         """
         self._config = config
         self._inbox = inbox
-        self._device = device
         self._reporting = reporting
         self.inference = Inference(
             config.pipeline,
@@ -56,27 +57,25 @@ class Answering:
             put=self._put,
             wall_ms=wall_ms,
         )
-        self._local = open_local(config, device, self.inference.push)
+        self.owner = OwnerLink(config, device, self.inference.push)
 
     def start(self) -> None:
         """Connect to the owner's broker, where there is one."""
-        if self._local is not None:
-            self._local.start()
+        self.owner.start()
 
     def stop(self) -> None:
         """End inference, then the connection for it."""
         self.inference.stop()
-        if self._local is not None:
-            self._local.stop()
+        self.owner.stop()
 
     def predicted(self, item: Predicted) -> None:
         """Publish one answer for integrations: to the fleet, to the owner, or to both."""
-        said, local = item.message(wall_ms()), self._config.local_broker
+        said = item.message(wall_ms())
         if self._config.pipeline[item.slot].publish_predictions:
             self._reporting.prediction(said)
-        if self._local is not None and local is not None and local.prefix:
-            topic = f"{local.prefix}/{self._device}/{item.slot}/prediction"
-            self._local.publish(topic, encode(said))
+        if self.owner.topics is not None:
+            topic = self.owner.topics.prediction(item.slot)
+            self.owner.publish(Foreign(topic=topic, payload=encode(said)))
 
     def report_windows(self) -> None:
         """Report what every release did since the last time."""

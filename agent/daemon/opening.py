@@ -6,11 +6,9 @@ Rule 2: a new life is counted durably before it says anything; one that cannot b
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.config import Config
-from agent.config_inference import Subscribed
 from agent.contract.endpoints import Endpoint
 from agent.contract.proxy import Proxies
 from agent.contract.topics import Topics
@@ -26,7 +24,6 @@ from agent.identity.enrol import Credentials, load_credentials
 from agent.identity.home import load_home
 from agent.link.connection import Connection
 from agent.link.inbox import Inbox
-from agent.link.local import LocalBroker
 from agent.link.outbox import Outbox
 from agent.link.patience import Pace
 from agent.link.session import Broker
@@ -114,7 +111,7 @@ def open_link(
         inbox,
         subscriptions=topics.heard_by_device(device),
         will_for=signer.will,
-        pace=_pace(config),
+        pace=pace_of(config),
     )
     outbox = Outbox(
         opened.disk,
@@ -129,10 +126,8 @@ def open_link(
     return broker, Reporting(outbox, signer, publish=broker.publish, agenda=agenda)
 
 
-def open_local(
-    config: Config, device: str, heard: Callable[[str, bytes], None]
-) -> LocalBroker | None:
-    """Return the connection to the owner's own broker, not yet started, where there is one.
+def local_connection(config: Config, device: str) -> Connection | None:
+    """Return how the owner's own broker is reached, where there is one.
 
     Raises:
         ConfigError: Its address cannot be one, or its CA cannot be read.
@@ -145,24 +140,19 @@ def open_local(
         ca = wanted.ca.read_text() if wanted.ca else ""
     except (OSError, UnicodeDecodeError) as why:
         raise ConfigError(f"local_broker.ca {wanted.ca} cannot be read: {why}") from why
-    sources = [pipeline.source for pipeline in config.pipeline.values()]
-    return LocalBroker(
-        Connection(
-            url=wanted.url,
-            ca=ca,
-            username=wanted.username,
-            password=wanted.password,
-            client_id=device,
-            keepalive_seconds=config.broker.keepalive_seconds,
-            session_expiry_seconds=0,
-        ),
-        subscriptions=tuple(dict.fromkeys(s.topic for s in sources if isinstance(s, Subscribed))),
-        heard=heard,
-        pace=_pace(config),
+    return Connection(
+        url=wanted.url,
+        ca=ca,
+        username=wanted.username,
+        password=wanted.password,
+        client_id=device,
+        keepalive_seconds=config.broker.keepalive_seconds,
+        session_expiry_seconds=0,
     )
 
 
-def _pace(config: Config) -> Pace:
+def pace_of(config: Config) -> Pace:
+    """Return how patient this device is with a broker."""
     return Pace(
         first_seconds=config.agent.startup_delay_seconds,
         shortest_seconds=config.link.reconnect_first_seconds,

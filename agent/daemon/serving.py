@@ -15,6 +15,7 @@ from typing import assert_never, cast
 from agent.config_inference import Called, PipelineConfig, Replay, Subscribed
 from agent.contract.manifest import Release
 from agent.contract.messages import Assigned, Hosted
+from agent.contract.owner_topics import matches
 from agent.contract.telemetry import Prediction, Window
 from agent.daemon.host import event, log
 from agent.errors import AgentError, ConfigError, ModelError, UnknownModelError
@@ -193,7 +194,7 @@ class Inference:
         """Give samples that came on a topic to the slots that listen to it."""
         for slot, place in self._slots.items():
             source = self._pipelines[slot].source
-            if isinstance(source, Subscribed) and source.topic == topic and place.pushed:
+            if isinstance(source, Subscribed) and place.pushed and matches(source.topic, topic):
                 place.pushed.push(payload)
 
     def stop(self) -> None:

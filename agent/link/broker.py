@@ -31,8 +31,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.contract.broker_url import hung_up_at_login
 from agent.contract.topics import Address, Topics
 from agent.errors import MalformedError
-from agent.link.client import RECEIVE_MAXIMUM, DiallingClient, properties_of
-from agent.link.connection import Connection, Outgoing
+from agent.link.client import (
+    RECEIVE_MAXIMUM,
+    DiallingClient,
+    foreign_of,
+    foreign_properties,
+    properties_of,
+)
+from agent.link.connection import Connection, Foreign, Outgoing
 from agent.link.inbox import Arrived, Receipt
 from agent.link.packets import Publish
 
@@ -63,11 +69,11 @@ class Wire:
         *,
         epoch: int,
         subscriptions: tuple[str, ...],
-        will: Outgoing | None,
+        will: Outgoing | Foreign | None,
         arrived: Callable[[Arrived], None],
-        foreign: Callable[[str, bytes], None] | None = None,
+        foreign: Callable[[Foreign], None] | None = None,
     ) -> None:
-        """``foreign`` takes topic and payload of what is on none of our topics."""
+        """``foreign`` takes what is on none of our topics."""
         self.epoch = epoch
         self.session_present = False
         self.welcome = False
@@ -121,34 +127,26 @@ class Wire:
             self._client.loop_write()
         self._client.loop_misc()
 
-    def publish(self, message: Outgoing) -> bool:
-        """Queue a message; from any thread."""
-        channel = message.address.channel
-        properties = properties_of(message)
+    def publish(self, message: Outgoing | Foreign) -> bool:
+        """Queue a message; from any thread. False where too many wait already."""
+        if isinstance(message, Foreign):
+            topic, qos, retain = message.topic, message.qos, message.retained
+            properties = foreign_properties(message)
+        else:
+            channel = message.address.channel
+            topic, qos, retain = self._topics.write(message.address), channel.qos, channel.retain
+            properties = properties_of(message)
         with self._publishing:
             while self._acknowledged:
                 self._unsent.pop(self._acknowledged.popleft(), None)
             if sum(self._unsent.values()) + len(message.payload) > MAX_UNSENT_BYTES:
                 return False
-            sent = self._client.publish(
-                self._topics.write(message.address),
-                message.payload,
-                channel.qos,
-                channel.retain,
-                properties,
-            )
+            sent = self._client.publish(topic, message.payload, qos, retain, properties)
             if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return False
             self._unsent[sent.mid] = len(message.payload)
         self.wake()
         return True
-
-    def publish_foreign(self, topic: str, payload: bytes) -> bool:
-        """Queue a message on a topic that is not ours, at most once; from any thread."""
-        with self._publishing:
-            sent = self._client.publish(topic, payload, 0)
-        self.wake()
-        return bool(sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS)
 
     def subscribe(self, topic: str) -> bool:
         """Also hear one topic; from any thread. A refusal costs nothing else."""
@@ -176,7 +174,7 @@ class Wire:
         except OSError:
             return  # full: it will wake anyway; closed: nobody waits
 
-    def close(self, final: Outgoing | None = None) -> None:
+    def close(self, final: Outgoing | Foreign | None = None) -> None:
         """Say goodbye if the connection still stands, and release everything."""
         if self.end is None and self.subscribed:
             if final is not None:
@@ -221,9 +219,11 @@ class Wire:
             if self._arrivals == before or self._client.socket() is None:
                 return
 
-    def _make_client(self, will: Outgoing | None) -> DiallingClient:
+    def _make_client(self, will: Outgoing | Foreign | None) -> DiallingClient:
         client = DiallingClient(self._connection)
-        if will is not None:
+        if isinstance(will, Foreign):
+            client.leave_will(will, will.topic)
+        elif will is not None:
             client.leave_will(will, self._topics.write(will.address))
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -257,8 +257,11 @@ class Wire:
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        if self.subscribed:
-            return  # one of those that came later
+        if self.subscribed:  # one of those that came later
+            for reason in reasons:
+                if reason.is_failure:
+                    log.warning("link subscription=refused reason=%r", reason.getName())
+            return
         for name, reason in zip(self._subscriptions, reasons, strict=False):
             if reason.is_failure:
                 self.end = End(f"no subscription to {name}: {reason.getName()}", reason.value)
@@ -291,11 +294,11 @@ class Wire:
             self.refusal = End(f"a message was refused: {reason.getName()}", reason.value)
             log.warning("link publish=refused reason=%r", reason.getName())
 
-    def _take_foreign(self, topic: str | None, payload: bytes) -> None:
-        if self._foreign is None or topic is None:
+    def _take_foreign(self, message: Foreign | None) -> None:
+        if self._foreign is None or message is None:
             self.strays += 1
         else:
-            self._foreign(topic, payload)
+            self._foreign(message)
 
     def _read(self, topic: str) -> Address:
         """Read a topic back; chunks come in thousands on the same one."""
@@ -307,7 +310,9 @@ class Wire:
         try:
             address = self._read(publish.topic)
         except MalformedError:
-            self._take_foreign(publish.topic, publish.payload)
+            self._take_foreign(
+                Foreign(topic=publish.topic, payload=publish.payload, retained=publish.retained)
+            )
             return
         self._arrived(Arrived(address=address, payload=publish.payload, retained=publish.retained))
 
@@ -320,7 +325,7 @@ class Wire:
         except (MalformedError, UnicodeDecodeError):
             if message.qos:
                 self._client.ack(message.mid, message.qos)
-            self._take_foreign(topic, bytes(message.payload))
+            self._take_foreign(None if topic is None else foreign_of(topic, message))
             return
         receipt = None
         if message.qos:

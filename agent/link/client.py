@@ -15,7 +15,7 @@ from random import Random
 from time import monotonic
 from typing import Final
 
-from paho.mqtt.client import Client, WebsocketConnectionError
+from paho.mqtt.client import Client, MQTTMessage, WebsocketConnectionError
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,7 +24,7 @@ from agent.contract.broker_url import connect_failure, no_websocket
 from agent.contract.dial import dial, hung_up_after
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.errors import LinkError
-from agent.link.connection import Connection, Outgoing
+from agent.link.connection import Connection, Foreign, Outgoing
 from agent.link.packets import Publish, Stream, read_publish
 from agent.link.secure import tls_context
 
@@ -117,8 +117,12 @@ class DiallingClient(Client):
         self._opened = wrapped
         return wrapped
 
-    def leave_will(self, will: Outgoing, topic: str) -> None:
+    def leave_will(self, will: Outgoing | Foreign, topic: str) -> None:
         """Have the broker publish this when we are gone without a goodbye."""
+        if isinstance(will, Foreign):
+            about = foreign_properties(will, PacketTypes.WILLMESSAGE)
+            self.will_set(topic, will.payload, will.qos, will.retained, about)
+            return
         channel = will.address.channel
         properties = properties_of(will, PacketTypes.WILLMESSAGE)
         properties.WillDelayInterval = self._ours.will_delay_seconds
@@ -173,6 +177,29 @@ def properties_of(message: Outgoing, packet: int = PacketTypes.PUBLISH) -> Prope
     if expiry is not None:
         properties.MessageExpiryInterval = expiry
     return properties
+
+
+def foreign_properties(message: Foreign, packet: int = PacketTypes.PUBLISH) -> Properties:
+    """Return what travels beside a message for the owner's own broker."""
+    properties = _new_properties(packet)
+    properties.ContentType = message.content_type
+    if message.response_topic:
+        properties.ResponseTopic = message.response_topic
+    if message.correlation:
+        properties.CorrelationData = message.correlation
+    return properties
+
+
+def foreign_of(topic: str, message: MQTTMessage) -> Foreign:
+    """Return what came on a topic of the owner's own broker."""
+    return Foreign(
+        topic=topic,
+        payload=bytes(message.payload),
+        qos=message.qos,
+        retained=bool(message.retain),
+        response_topic=getattr(message.properties, "ResponseTopic", ""),
+        correlation=getattr(message.properties, "CorrelationData", b""),
+    )
 
 
 def _new_properties(packet: int) -> Properties:

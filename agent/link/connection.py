@@ -62,3 +62,22 @@ class Outgoing:
     payload: bytes
     properties: tuple[tuple[str, str], ...] = ()
     content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """A message of the owner's own broker: on a topic that is none of the fleet's.
+
+    Attributes:
+        qos: 0 or 1.
+        response_topic, correlation: How MQTT 5 joins a request and its answer; empty without.
+
+    """
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retained: bool = False
+    response_topic: str = ""
+    correlation: bytes = field(default=b"", repr=False)
+    content_type: str = "application/json"

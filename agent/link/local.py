@@ -1,9 +1,12 @@
-"""The owner's own broker: samples of foreign topics in, predictions out.
+"""The owner's own broker: samples and requests in, predictions and answers out.
 
 Rule 1: nothing here is signed or believed; it is sensor data on the owner's network.
 Rule 2: it is a second connection, with its own account; the fleet's link never carries
         foreign topics.
 Rule 3: like the fleet's link it never gives up; what is sent meanwhile is lost, at most once.
+        What must be found by who comes later is retained, and published at every connect.
+Rule 4: without the topics of its sources a connection is no use, and ends; that others are
+        refused is logged, and costs nothing else.
 """
 
 import logging
@@ -14,7 +17,7 @@ from time import monotonic
 from agent.contract.topics import Topics
 from agent.errors import LinkError
 from agent.link.broker import Wire
-from agent.link.connection import Connection
+from agent.link.connection import Connection, Foreign
 from agent.link.patience import Pace, Patience
 
 log = logging.getLogger("agent.link")
@@ -24,22 +27,38 @@ _TICK_SECONDS = 1.0
 
 
 class LocalBroker:
-    """A connection that keeps itself up and hands over what it hears."""
+    """A connection that keeps itself up and hands over what it hears.
+
+    Args:
+        connection: How the broker is reached.
+        subscriptions: Filters that must be granted.
+        welcome: Filters that may be refused.
+        heard: Gets every message on the network thread, and must not wait.
+        connected: Called there whenever the connection stands; must not wait.
+        will: What the broker publishes when we are gone without a word.
+
+    """
 
     def __init__(
         self,
         connection: Connection,
         *,
         subscriptions: tuple[str, ...],
-        heard: Callable[[str, bytes], None],
+        heard: Callable[[Foreign], None],
+        welcome: tuple[str, ...] = (),
+        connected: Callable[[], None] = lambda: None,
+        will: Foreign | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """``heard`` gets topic and payload on the network thread, and must not wait."""
         self._connection = connection
         self._subscriptions = subscriptions
+        self._welcome = welcome
         self._heard = heard
+        self._connected = connected
+        self._will = will
         self._patience = Patience(pace or Pace())
         self._wire: Wire | None = None
+        self._last: Foreign | None = None
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="local-link", daemon=True)
 
@@ -52,13 +71,14 @@ class LocalBroker:
         """Begin to connect; returns at once."""
         self._thread.start()
 
-    def publish(self, topic: str, payload: bytes) -> bool:
-        """Send a message at most once; False when offline."""
+    def publish(self, message: Foreign) -> bool:
+        """Send a message; from any thread. False when offline, or when too many wait."""
         wire = self._wire
-        return wire is not None and wire.publish_foreign(topic, payload)
+        return wire is not None and wire.publish(message)
 
-    def stop(self) -> None:
-        """Disconnect and join the thread."""
+    def stop(self, last: Foreign | None = None) -> None:
+        """Publish a last message, disconnect and join the thread."""
+        self._last = last
         self._stopping.set()
         wire = self._wire
         if wire is not None:
@@ -85,7 +105,7 @@ class LocalBroker:
             _NO_FLEET,
             epoch=1,
             subscriptions=self._subscriptions,
-            will=None,
+            will=self._will,
             arrived=lambda _: None,
             foreign=self._heard,
         )
@@ -95,12 +115,15 @@ class LocalBroker:
             while not wire.subscribed and wire.end is None and monotonic() < deadline:
                 wire.turn(_TICK_SECONDS)
             if wire.end is None and wire.subscribed:
+                for topic in self._welcome:
+                    wire.subscribe(topic)
                 self._wire = wire
                 log.info("local-link state=connected")
+                self._connected()
             while self._wire is not None and wire.end is None and not self._stopping.is_set():
                 wire.turn(_TICK_SECONDS)
         finally:
             self._wire = None
-            wire.close()
+            wire.close(self._last)
         if not self._stopping.is_set():
             raise LinkError(wire.end.why if wire.end else "the local broker does not answer")

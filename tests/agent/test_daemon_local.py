@@ -9,7 +9,7 @@ import pytest
 
 from agent.config_file import parse_config
 from agent.errors import ConfigError
-from agent.link.connection import Connection
+from agent.link.connection import Connection, Foreign
 from agent.link.local import LocalBroker
 from agent.link.patience import Pace
 from tests.benches import Bench, placement
@@ -63,7 +63,7 @@ class HomeBroker:
         broker = LocalBroker(
             connection,
             subscriptions=topics,
-            heard=lambda topic, payload: heard.append((topic, payload)),
+            heard=lambda message: heard.append((message.topic, message.payload)),
             pace=QUICK,
         )
         broker.start()
@@ -94,7 +94,7 @@ source = {{ kind = "mqtt", topic = "watch/left" }}
         manager.assign(bench.device, built)
 
         def installed() -> bool:
-            owner.publish("watch/left", sample)
+            owner.publish(Foreign(topic="watch/left", payload=sample))
             return bench.current() == built.digest
 
         bench.until(agent, installed)
@@ -112,10 +112,10 @@ def test_a_local_broker_that_went_away_is_found_again(home):
     owner, heard = home.client("a/#")
     home.stop()
     eventually(lambda: not owner.connected)
-    assert not owner.publish("a/b", b"lost")
+    assert not owner.publish(Foreign(topic="a/b", payload=b"lost"))
     home.start()
     eventually(lambda: owner.connected)
-    assert owner.publish("a/b", b"kept")
+    assert owner.publish(Foreign(topic="a/b", payload=b"kept"))
     eventually(lambda: heard == [("a/b", b"kept")])
     owner.stop()
 
@@ -123,7 +123,7 @@ def test_a_local_broker_that_went_away_is_found_again(home):
 def test_a_broker_without_subscriptions_is_only_written_to(home):
     reader, heard = home.client("x/#")
     writer, _ = home.client()
-    writer.publish("x/y", b"1")
+    writer.publish(Foreign(topic="x/y", payload=b"1"))
     eventually(lambda: heard == [("x/y", b"1")])
     writer.stop()
     reader.stop()
