@@ -17,6 +17,7 @@
     │   ├── DiskFullError          no space is left, or a quota is used up
     │   ├── BusyError              another agent works on this state directory
     │   └── NewerStateError        state written by a newer version; left untouched
+    ├── ChildDiedError         a process of the agent was killed by a signal
     ├── RuntimeMissingError    no installed runtime can run this model
     ├── ModelError             the model file or its output is not acceptable
     │   ├── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
@@ -27,7 +28,9 @@
     │   ├── TensorSizeError        a tensor too large, or without its bytes
     │   ├── UnknownOperatorError   operators that devices do not run
     │   ├── WrongTensorsError      other inputs or outputs than signed
-    │   └── NotServingError        the slot has no model yet
+    │   ├── NotServingError        the slot has no model yet
+    │   └── WorkerError            the process that runs a model died: it is started again
+    │       └── DeadlineError          it did not answer in time, and was stopped
     ├── LinkError              the broker cannot be reached, or refused us
     │   ├── DisplacedError         the connection ended before the answer came: ask again
     │   ├── ProxyError             the HTTP proxy between does not let us through
@@ -160,6 +163,17 @@ class NewerStateError(StoreError):
     exit_status = 11
 
 
+class ChildDiedError(AgentError):
+    """A process of the agent was killed by a signal."""
+
+    code = "child-died"
+
+    def __init__(self, why: str, number: int = 0) -> None:
+        """``number`` is that of the signal; 0 where it is not known any more."""
+        super().__init__(why)
+        self.signal = number
+
+
 class RuntimeMissingError(AgentError):
     """No installed runtime can run this model."""
 
@@ -226,6 +240,18 @@ class NotServingError(ModelError):
     """The slot has no model yet, or has just lost it."""
 
     code = "model-not-serving"
+
+
+class WorkerError(ModelError):
+    """The process that runs this model has died or does not start; it is started again."""
+
+    code = "worker"
+
+
+class DeadlineError(WorkerError):
+    """The model did not answer in time; the process that ran it was stopped."""
+
+    code = "deadline"
 
 
 class LinkError(AgentError):
