@@ -56,8 +56,12 @@ class OwnerTopics:
         return self._of(slot, "feedback")
 
     def state(self, slot: str) -> str:
-        """What a slot does in one retained message, for Home Assistant."""
+        """The newest prediction, retained and not more often than people look."""
         return self._of(slot, "state")
+
+    def health(self, slot: str) -> str:
+        """What runs in a slot and how it does, retained."""
+        return self._of(slot, "health")
 
     def update(self, slot: str) -> str:
         """Which release is installed and which is the latest, retained."""
