@@ -175,7 +175,7 @@ def merged(sketches: Iterable[SignedSketch]) -> SignedSketch:
 
 
 def _coarser(bucket: int, steps: int) -> int:
-    size = -(-abs(bucket) // 2**steps)
+    size = -(-abs(bucket) // (1 << steps))
     return size if bucket > 0 else -size
 
 
