@@ -56,12 +56,13 @@ class Kill:
 
 @dataclass(slots=True)
 class Place:
-    """One device of the demo: a person's wrist, and the identity that it made."""
+    """One device of the demo: a person's wrist, the identity that it made, its agent's command."""
 
     name: str
     folder: Path
     trains: bool
     device: str = ""
+    agent: tuple[str, ...] = (str(BIN / "fieldfare-agent"),)
 
     @property
     def state(self) -> Path:
@@ -78,6 +79,7 @@ class Story:
     embedded: bool
     kill: Kill | None
     say: Callable[[str], None]
+    rounds: int = ROUNDS
     cast: Cast = field(default_factory=Cast)
     places: list[Place] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -161,27 +163,28 @@ def enrol(story: Story) -> None:
     for person, side in (PLACES[i % len(PLACES)] for i in range(story.count)):
         twin = sum(p.name.startswith(f"person-{person}-{side}") for p in story.places)
         name = f"person-{person}-{side}" + (f"-{twin + 1}" if twin else "")
+        story.say(f"enrolling {name} ({len(story.places) + 1} of {story.count})")
         place = Place(name, story.folder / name, trains=(person, side) != STRANGER)
-        story.places.append(place)
-        story.say(f"enrolling {name} ({len(story.places)} of {story.count})")
-        _run([sys.executable, str(MODELS / "devices"), str(person), side, str(place.folder)])
-        _enrol_one(story, place)
+        enrol_one(story, place, person, side)
     story.wait(
         lambda: sum(v.presence == "online" for v in story.device_views().values()) == story.count,
         "every device to be online",
     )
 
 
-def _enrol_one(story: Story, place: Place) -> None:
+def enrol_one(story: Story, place: Place, person: int, side: str) -> None:
+    """Give one device its recording and a token; it enrols and starts."""
+    story.places.append(place)
+    _run([sys.executable, str(MODELS / "devices"), str(person), side, str(place.folder)])
     file = place.folder / "enrolment.json"
     story.operate("token", "create", "--group", "demo", "--file", str(file))
-    agent, state = str(BIN / "fieldfare-agent"), str(place.state)
-    _run([agent, "enrol", str(file), "--state-dir", state])
+    state = str(place.state)
+    _run([*place.agent, "enrol", str(file), "--state-dir", state])
     file.unlink()
-    told = json.loads(_run([agent, "status", "--state-dir", state, "-o", "json"]))
+    told = json.loads(_run([*place.agent, "status", "--state-dir", state, "-o", "json"]))
     place.device = told["device"]
     (place.folder / "agent.toml").write_text(_agent_toml(place))
-    command = [agent, "run", "--config", str(place.folder / "agent.toml")]
+    command = [*place.agent, "run", "--config", str(place.folder / "agent.toml")]
     story.cast.start(Process(place.name, command, place.folder / "agent.log"))
 
 
@@ -216,7 +219,7 @@ def base(story: Story) -> None:
     story.say("admitting, signing and publishing the base model (int8 ONNX)")
     published = story.operate("model", "publish", str(MODELS / "motion-int8.onnx"))
     name = f"{SLOT}/{published[0]['version']}"
-    view = _roll_out(story, "base", name, [])
+    view = roll_out(story, "base", name, [])
     if view.status != "done":
         raise TimeoutError(f"the rollout of the base model ended as {view.status}: {view.why}")
     story.wait(lambda: _measured(story, published[0]["digest"]), "accuracy of the base release")
@@ -224,7 +227,7 @@ def base(story: Story) -> None:
 
 def rounds(story: Story) -> None:
     """Train the head in federated rounds; every device judges the candidate."""
-    started = story.operate("run", "start", SLOT, "--rounds", str(ROUNDS))
+    started = story.operate("run", "start", SLOT, "--rounds", str(story.rounds))
     run = str(started["id"])
     _interrupt(story, "rounds")
 
@@ -267,11 +270,12 @@ def bad(story: Story) -> None:
     told["golden_inputs"] = str(MODELS / told["golden_inputs"])
     description.write_text(json.dumps(told))
     published = story.operate("model", "publish", str(model), "--description", str(description))
-    _roll_out(story, "bad", f"{SLOT}/{published[0]['version']}", ["--canary", "1"])
+    roll_out(story, "bad", f"{SLOT}/{published[0]['version']}", ["--canary", "1"])
     story.wait(lambda: _settled(story), "every device to run what it is wanted to run")
 
 
-def _roll_out(story: Story, name: str, release: str, options: list[str]) -> RolloutView:
+def roll_out(story: Story, name: str, release: str, options: list[str]) -> RolloutView:
+    """Create a rollout and follow it to its end."""
     created = story.operate("rollout", "create", release, "--soak", "1", *options)
     _interrupt(story, name)
     return _follow(story, name, str(created["id"]))

@@ -1,0 +1,94 @@
+"""Runs a command of ours as an aarch64 program: Debian 12, under qemu's user emulation.
+
+usage: scripts/arm64 COMMAND [ARGUMENT…]   any program of the tree, with this checkout
+       scripts/arm64 check [--quick]       an aarch64 agent in a fleet on this machine
+       scripts/arm64 tests [ARGUMENT…]     the agent's unit tests; arguments go to pytest
+       scripts/arm64 make                  only make what is missing
+
+The command finds this checkout read-only at /fieldfare, where it starts; the machine's own
+/tmp and network; and the environment of a device with onnxruntime, LiteRT and
+tflite-runtime (fieldfare-agent, python). What it leaves elsewhere is gone when it ends.
+
+    scripts/arm64 python -c 'import platform; print(platform.machine())'
+    scripts/arm64 fieldfare-agent --help
+
+The first run makes the tree in .arm64 of this checkout, or in the folder that
+FIELDFARE_ARM64_DIR names: about six minutes and 1 GB; from then on no network is needed.
+Needs root, and Debian's packages qemu-user-static, mmdebstrap and arch-test, which it
+installs. Exit status: the command's own, or 69 where this machine cannot do it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from room import CANNOT, CannotError
+from tree import DEVICE_ENVIRONMENT, ROOT, TEST_ENVIRONMENT, Cache, cache_folder, say
+
+_HERE = Path(__file__).resolve().parent
+TESTS = ("tests/agent", "tests/contract")
+PASSED_OVER: dict[str, str] = {}
+"""Test files that are not run under emulation, each with its reason."""
+
+
+def main(arguments: list[str]) -> int:
+    """Do what was asked; most of it by turning into another program."""
+    match arguments:
+        case [] | ["--help" | "-h", *_]:
+            print(__doc__.strip())
+            return 0 if arguments else 2
+        case ["make"]:
+            cache = Cache(_rooted(cache_folder()))
+            cache.open(DEVICE_ENVIRONMENT)
+            cache.open(TEST_ENVIRONMENT)
+            return 0
+        case ["check", *options]:
+            from check import check  # noqa: PLC0415 -- the only one that needs the fleet
+
+            return check(options, lambda: Cache(_rooted(cache_folder())).open(DEVICE_ENVIRONMENT))
+        case ["tests", *options]:
+            command = _pytest(options)
+            cache = Cache(_rooted(cache_folder()))
+            cache.open(TEST_ENVIRONMENT)
+            return _enter(cache, ["--dev", "--", *command])
+        case [word, *_] if word.startswith("-"):
+            print(f"arm64: {word} is no option of scripts/arm64; see --help", file=sys.stderr)
+            return 2
+        case command:
+            cache = Cache(_rooted(cache_folder()))
+            cache.open(DEVICE_ENVIRONMENT)
+            return _enter(cache, ["--", *command])
+
+
+def _rooted(folder: Path) -> Path:
+    if os.geteuid():
+        raise CannotError("this makes and mounts a tree, which needs root: run it with sudo")
+    return folder
+
+
+def _enter(cache: Cache, words: list[str]) -> int:
+    room = [sys.executable, str(_HERE / "room.py"), "--tree", str(cache.tree)]
+    room += ["--checkout", str(ROOT), *words]
+    os.execv(room[0], room)  # noqa: S606 -- we turn into it, and signals reach it
+
+
+def _pytest(options: list[str]) -> list[str]:
+    """Return the command of the agent's unit tests."""
+    for file, reason in PASSED_OVER.items():
+        say(f"not run under emulation: {file}: {reason}")
+    command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
+    command += ["--dist", "worksteal", "-m", "not broker and not system", "--timeout", "900"]
+    command += ["--hypothesis-profile", "ci"]  # no deadlines, and no file in the checkout
+    command += [f"--ignore={file}" for file in PASSED_OVER]
+    return [*command, *(options or TESTS)]
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except CannotError as sentence:
+        print(f"arm64: {sentence}", file=sys.stderr)
+        sys.exit(CANNOT)
+    except KeyboardInterrupt:
+        say("interrupted; what was half made is made again the next time")
+        sys.exit(130)
