@@ -1,6 +1,7 @@
 """Which part of a device's life a durable operation belongs to, and how cuts are counted.
 
-    enrolment · trust metadata · fetch · stage · activate · commit · evict · outbox · start
+    enrolment · trust metadata · fetch · stage · activate · commit · evict · outbox · start ·
+    budget · endpoint · labelled
 
 A slot's journal is *stage* until the candidate answers, *activate* while it is on
 probation, *commit* once it is over. Tests say how many operations they cut by
@@ -17,8 +18,11 @@ from agent.update.slot import Idle, Probing, State
 Record = Callable[[str, object], None]
 ENROLMENT, TRUST, FETCH, STAGE = "enrolment", "trust metadata", "fetch", "stage"
 ACTIVATE, COMMIT, EVICT, OUTBOX = "activate", "commit", "evict", "outbox"
-START, BUDGET, ENDPOINT = "start", "budget", "endpoint"
-AREAS = (ENROLMENT, TRUST, FETCH, STAGE, ACTIVATE, COMMIT, EVICT, OUTBOX, START, BUDGET, ENDPOINT)
+START, BUDGET, ENDPOINT, LABELLED = "start", "budget", "endpoint", "labelled"
+AREAS = (
+    *(ENROLMENT, TRUST, FETCH, STAGE, ACTIVATE, COMMIT, EVICT, OUTBOX),
+    *(START, BUDGET, ENDPOINT, LABELLED),
+)
 DEMANDED = (ENROLMENT, TRUST, FETCH, STAGE, ACTIVATE, COMMIT, OUTBOX)
 _OF_FILES = {
     "identity.json": ENROLMENT,
@@ -31,6 +35,7 @@ _OF_FILES = {
     "outbox": OUTBOX,
     "budget.json": BUDGET,
     "endpoint.json": ENDPOINT,
+    "labelled": LABELLED,
 }
 
 
