@@ -33,14 +33,34 @@ class Presence(Versioned, frozen=True, kw_only=True):
 
 
 class Hosted(Struct, frozen=True, kw_only=True):
-    """A runtime that made a real inference on this device."""
+    """A runtime that made a real inference on this device.
+
+    Attributes:
+        name: As in ``manifest.Variant.runtime``.
+        version: Of the library.
+        library: The package; empty from an agent that does not tell.
+        ir, opset: Highest ONNX file format, and version of its default operators, that the
+            library loaded when it was tried; None where there is no such thing.
+        providers: Execution providers of the installed build.
+
+    """
 
     name: Name
     version: Text
+    library: Text = ""
+    ir: Count | None = None
+    opset: Count | None = None
+    providers: tuple[Text, ...] = ()
 
 
 class Inventory(Versioned, frozen=True, kw_only=True):
-    """What the device is and can do; ``rev`` grows with every change."""
+    """What the device is and can do; ``rev`` grows with every change.
+
+    Attributes:
+        cpu_flags: Of the processor's features, those that decide how fast models run, as the
+            kernel calls them.
+
+    """
 
     rev: Count
     ts: Count
@@ -55,6 +75,7 @@ class Inventory(Versioned, frozen=True, kw_only=True):
     trains: bool = False
     evaluates: bool = False
     labelled_windows: Count = 0
+    cpu_flags: tuple[Text, ...] = ()
 
 
 class SlotReport(Struct, frozen=True, kw_only=True):

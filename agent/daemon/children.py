@@ -57,13 +57,19 @@ class Children:
         return str(self._config.agent.state_dir.absolute())
 
     @property
-    def _samples(self) -> str | None:
+    def samples(self) -> str | None:
+        """The file of labelled windows, if the operator named one."""
         samples = self._config.learn.samples
         return str(samples.absolute()) if samples else None
 
-    def probe(self) -> None:
-        """Make one real inference with each runtime, and count the labelled windows."""
-        self._start("probe", "probe", ProbeJob(samples=self._samples), self._check_limits())
+    def probe(self, ticket: str, job: ProbeJob) -> None:
+        """Try one library, or count the labelled windows.
+
+        Raises:
+            PlatformError: No child can be started.
+
+        """
+        self._start("probe", ticket, job, self._check_limits())
 
     def refresh(self, job: RefreshJob, limits: Limits) -> None:
         """Verify collected metadata."""
@@ -78,7 +84,7 @@ class Children:
             digest=digest,
             hardware=self._hardware,
             installed=self.installed,
-            samples=self._samples if labelled else None,
+            samples=self.samples if labelled else None,
             sealed=sealed,
         )
         self._start("check", digest, job, self._check_limits())
@@ -126,14 +132,14 @@ class Children:
             AgentError: This device has no labelled windows, or no child can be started.
 
         """
-        if self._samples is None:
+        if self.samples is None:
             raise AgentError("this device has no labelled windows")
         job = LearnJob(
             state_dir=self._state_dir,
             backbone=task.backbone,
             hardware=self._hardware,
             installed=self.installed,
-            samples=self._samples,
+            samples=self.samples,
             kind=task.kind,
             message=attachment,
         )

@@ -11,7 +11,7 @@ import time
 
 from agent.config import Config
 from agent.contract.messages import Assigned, FreshRequest, MetaRequest
-from agent.daemon import certifying, desired, finding, learning, ways
+from agent.daemon import certifying, desired, finding, learning, probing, ways
 from agent.daemon.agenda import Agenda
 from agent.daemon.answering import Answering
 from agent.daemon.children import Children
@@ -38,7 +38,6 @@ from agent.worker.jobs import (
 )
 from agent.worker.start import Finished
 
-PROBE_AGAIN_SECONDS = 60.0
 COUNT_AGAIN_SECONDS = 5.0
 
 
@@ -98,6 +97,16 @@ class Rooms:
             desired=lambda: self.desired,
             tell_state=self.tell_state,
         )
+        self.probing = probing.Probing(
+            self.children.samples,
+            self.agenda,
+            probing.Surroundings(
+                start=self.children.probe,
+                found=self._resume,
+                alarm=self.reporting.alarm,
+                monotonic=time.monotonic,
+            ),
+        )
         self.finding = self._open_finding(opened)
         self.certifying = certifying.Certifying(
             opened.disk,
@@ -114,7 +123,7 @@ class Rooms:
 
     def start(self) -> None:
         """Start what needs no answer yet: the connections, and the probe of the runtimes."""
-        self.probe()
+        self.probing.begin()
         self.finding.listed(self.desired.endpoints)
         self._begin_link()
         self.answering.start()
@@ -137,17 +146,6 @@ class Rooms:
             told = f"started without the fleet, the disk did not take the boot: {self._uncounted}"
             self.reporting.alarm(self._uncounted.code, told)
 
-    def probe(self) -> None:
-        """Find out, in a child, what this device can run; what ran before runs again after."""
-        try:
-            self.children.probe()
-        except AgentError as why:
-            self._not_probed(why)
-
-    def _not_probed(self, why: AgentError) -> None:
-        self.reporting.alarm(why.code, f"runtimes cannot be probed: {why}")
-        self.agenda.at("probe", time.monotonic() + PROBE_AGAIN_SECONDS, self.probe)
-
     def worker_finished(self, finished: Finished) -> None:
         """Hand a child's answer to who asked for it."""
         self.children.ended(finished)
@@ -156,10 +154,8 @@ class Rooms:
                 self.desired.refreshed(finished)
             case "check", CheckAnswer() | AgentError() as answer:
                 self.releases.measures.answered(finished.ticket, answer)
-            case "probe", ProbeAnswer() as answer:
-                self._resume(answer)
-            case "probe", AgentError() as why:
-                self._not_probed(why)
+            case "probe", ProbeAnswer() | AgentError() as answer:
+                self.probing.answered(finished.ticket, answer)
             case "learn", LearnAnswer() | AgentError() as answer:
                 self.learning.finished(answer)
             case "unbundle", UnbundleAnswer() | AgentError() as answer:
@@ -243,7 +239,7 @@ class Rooms:
 
     def _resume(self, probed: ProbeAnswer) -> None:
         self._probed = probed
-        runtimes = ",".join(f"{r.name}-{r.version}" for r in probed.runtimes)
+        runtimes = ",".join(f"{r.library or r.name}-{r.version}" for r in probed.runtimes)
         log.info(event("probed", runtimes=runtimes or "none", labelled=probed.decide))
         if probed.why:
             self.reporting.alarm("probe", probed.why)

@@ -23,6 +23,7 @@ from agent.daemon.state import describe_slot
 from agent.disk import Disk
 from agent.errors import (
     AgentError,
+    ChildDiedError,
     CorruptError,
     PlatformError,
     RollbackError,
@@ -197,7 +198,7 @@ class Updating:
                     (_not_loaded(answer),),
                     code=answer.code,
                     retryable=isinstance(answer, OUTSIDE),
-                    undecided=answer.code == AgentError.code,
+                    undecided=answer.code in (AgentError.code, ChildDiedError.code),
                 )
                 self.tell(slot, failed)
             case _:

@@ -28,7 +28,7 @@ from agent.doctor.login import check_way
 from agent.errors import AgentError
 from agent.identity.enrol import Credentials
 from agent.update.slot import State
-from agent.worker.jobs import CheckAnswer, ProbeAnswer
+from agent.worker.jobs import CheckAnswer
 
 _OTHERS = 0o077
 _SECRETS = ("identity.json", "enrolled.json", "certificate.json", "certificate.pem")
@@ -221,23 +221,28 @@ def _model(name: str, state: State, checked: CheckAnswer | AgentError | None) ->
 
 
 def _runtimes(facts: Facts) -> Iterator[Check]:
-    match facts.probe:
-        case AgentError() as why:
-            yield ill("runtime", f"runtimes cannot be tried: {why}")
-        case ProbeAnswer(runtimes=()):
-            yield ill(
-                "runtime",
-                "no installed runtime made an inference: install one beside the agent, "
-                "pip install 'fieldfare[onnx]'",
-            )
-        case ProbeAnswer(runtimes=runtimes, why=why):
-            names = ", ".join(f"{r.name} {r.version}" for r in runtimes)
-            yield well("runtime", f"{names} made an inference")
-            if why:
-                yield ill("samples", f"the labelled windows cannot be used: {why}")
+    probe = facts.probe
+    say = doubt if probe.runtimes else ill
+    for unusable in probe.unusable:
+        yield say(f"runtime:{unusable.library}", unusable.why)
+    if probe.runtimes:
+        names = ", ".join(f"{r.library or r.name} {r.version}" for r in probe.runtimes)
+        yield well("runtime", f"{names} made an inference")
+    elif not probe.unusable:
+        yield ill(
+            "runtime",
+            "no runtime is installed: install one beside the agent, "
+            "pip install 'fieldfare[onnx]' or 'fieldfare[litert]'",
+        )
+    if probe.why:
+        yield ill("samples", f"the labelled windows cannot be used: {probe.why}")
 
 
 def _sources(facts: Facts) -> Iterator[Check]:
+    if not isinstance(facts.config, AgentError):
+        for slot, pipeline in facts.config.pipeline.items():
+            if pipeline.source is None:
+                yield well(f"source:{slot}", "it has none: its model answers requests only")
     for slot, why in facts.sources.items():
         if why:
             yield ill(f"source:{slot}", f"{why}; see [pipeline.{slot}]")

@@ -168,7 +168,7 @@ class Facts:
     config: Config | AgentError
     state_dir: Path
     held: Held | AgentError | None
-    probe: ProbeAnswer | AgentError
+    probe: ProbeAnswer
     checked: Mapping[str, CheckAnswer | AgentError] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     broker: Way = NotTried("this device is not enrolled")

@@ -38,7 +38,8 @@ from agent.link.ledger import read_totals
 from agent.observe.resources import describe_machine, require_supported
 from agent.update import journal, trust
 from agent.update.slot import State
-from agent.worker.jobs import CheckAnswer, CheckJob, Kind, Limits, ProbeAnswer, ProbeJob
+from agent.worker.jobs import CheckAnswer, CheckJob, Kind, Limits, ProbeAnswer
+from agent.worker.probes import joined, probe_jobs
 from agent.worker.start import Finished, start
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ def gather(
         held=held,
         probe=probe,
         checked=_check_releases(settings, place, kept, probe, limits),
-        sources={slot: why_no_samples(p.source) for slot, p in settings.pipeline.items()},
+        sources={s: why_no_samples(p.source) for s, p in settings.pipeline.items() if p.source},
         broker=_way(settings, kept, environment, place / IDENTITY_FILE),
         local_broker=_local_way(settings),
     )
@@ -191,22 +192,19 @@ def _slots(disk: Disk) -> dict[str, State | AgentError]:
     return {slot: tried(lambda name=slot: journal.load(disk, name)) for slot in names}  # type: ignore[misc]  # a bound name
 
 
-def _probe(samples: str | None, limits: Limits) -> ProbeAnswer | AgentError:
-    match _run("probe", ProbeJob(samples=samples), limits):
-        case ProbeAnswer() | AgentError() as answer:
-            return answer
-        case other:
-            return AgentError(f"the probe worker answered {type(other).__name__}")
+def _probe(samples: str | None, limits: Limits) -> ProbeAnswer:
+    answers = {ticket: _run("probe", job, limits) for ticket, job in probe_jobs(samples).items()}
+    return joined({t: a for t, a in answers.items() if isinstance(a, ProbeAnswer | AgentError)})
 
 
 def _check_releases(
     config: Config,
     place: Path,
     held: Held | None,
-    probe: ProbeAnswer | AgentError,
+    probe: ProbeAnswer,
     limits: Limits,
 ) -> dict[str, CheckAnswer | AgentError]:
-    if held is None or isinstance(probe, AgentError) or not probe.runtimes:
+    if held is None or not probe.runtimes:
         return {}
     hardware = describe_machine(config.agent.hardware).hardware
     return {
@@ -232,7 +230,7 @@ def _check(
 def _run(kind: Kind, job: Struct, limits: Limits) -> Struct | AgentError:
     answers: SimpleQueue[Finished] = SimpleQueue()
     try:
-        start(kind, job, ticket="doctor", limits=limits, deliver=answers.put)
+        start(kind, job, ticket="doctor", limits=limits, deliver=answers.put, quiet=True)
     except AgentError as why:
         return why
     return answers.get().answer

@@ -6,7 +6,6 @@ Rule 2: a model of one static input and static outputs runs on buffers bound onc
 Rule 3: no exception of the library leaves this module; each becomes one sentence.
 """
 
-import ctypes
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from agent.contract.manifest import Tensor
+from agent.contract.messages import Hosted
 from agent.errors import InputRefusedError, ModelError, RuntimeMissingError
+from agent.infer.heap import trim
 from agent.infer.runtime import Array, not_finite, require_input, require_named
 
 NAME: Final = "onnx"
@@ -29,6 +30,9 @@ PROBE_MODEL: Final = b64decode(
     "CAg6NgoLCgF4EgF5IgNOZWcSBXByb2JlWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQDQ=="
 )
 """The smallest model: ``y = -x`` for one float32 (rebuilt and compared in the tests)."""
+
+PROBE_IR, PROBE_OPSET = 8, 13
+_LAST_VARINT_OF_ONE_BYTE = 127
 
 _FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -97,7 +101,7 @@ class OnnxRuntime:
         """Drop the session and give its arena back to the operating system."""
         self.infer = self._infer
         self._session = None
-        _trim()
+        trim()
 
 
 class _Bound:
@@ -161,11 +165,12 @@ class _Bound:
         return tuple(map(_copy, self._answers))
 
 
-def probe() -> str:
-    """Make one real inference and return the library's version.
+def probe() -> Hosted:
+    """Make one real inference, and find out by trying which models the installed build loads.
 
     Raises:
         RuntimeMissingError: The installed build does not work on this machine.
+        ModelError: It does not run the model.
 
     """
     runtime = OnnxRuntime(PROBE_MODEL)
@@ -173,7 +178,32 @@ def probe() -> str:
     runtime.close()
     if answer.tolist() != [-1.0]:
         raise RuntimeMissingError(f"onnxruntime {ort.__version__} computes wrongly here")
-    return str(ort.__version__)
+    return Hosted(
+        name=NAME,
+        version=str(ort.__version__),
+        library="onnxruntime",
+        ir=_highest(PROBE_IR, lambda number: _loads(ir=number)),
+        opset=_highest(PROBE_OPSET, lambda number: _loads(opset=number)),
+        providers=tuple(ort.get_available_providers()),
+    )
+
+
+def _highest(known: int, loads: Callable[[int], bool]) -> int:
+    """Return the last of the consecutive numbers above ``known`` that loads."""
+    number = known
+    while number < _LAST_VARINT_OF_ONE_BYTE and loads(number + 1):
+        number += 1
+    return number
+
+
+def _loads(*, ir: int = PROBE_IR, opset: int = PROBE_OPSET) -> bool:
+    # ModelProto.ir_version is the second byte, the version of the one operator set the last
+    model = PROBE_MODEL[:1] + bytes([ir]) + PROBE_MODEL[2:-1] + bytes([opset])
+    try:
+        _open_session(model, "of the probe", (CPU,))
+    except ModelError:
+        return False
+    return True
 
 
 def _open_session(model: Path | bytes, what: str, providers: Sequence[str]) -> Any:
@@ -219,12 +249,6 @@ def _describe(node: Any, what: str) -> Tensor:
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return Tensor(name=node.name, dtype=_DTYPES[match[1]], shape=shape)
-
-
-def _trim() -> None:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 __all__ = ["CPU", "NAME", "PROBE_MODEL", "InputRefusedError", "OnnxRuntime", "probe"]

@@ -73,8 +73,9 @@ def require_input(tensor: Tensor, x: Array) -> None:
         InputRefusedError: It does not; the sentence says what was wanted.
 
     """
-    if x.dtype.name != tensor.dtype:
-        raise InputRefusedError(f"input {tensor.name!r} is {x.dtype.name}; wanted {tensor.dtype}")
+    found = dtype_name(x)
+    if found != tensor.dtype:
+        raise InputRefusedError(f"input {tensor.name!r} is {found}; wanted {tensor.dtype}")
     fits = len(x.shape) == len(tensor.shape) and all(
         want in (-1, have) for want, have in zip(tensor.shape, x.shape, strict=True)
     )
@@ -84,6 +85,11 @@ def require_input(tensor: Tensor, x: Array) -> None:
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise not_finite(tensor)
+
+
+def dtype_name(x: Array) -> str:
+    """Return an array's dtype as a ``Tensor`` calls it; ``string`` for texts and objects."""
+    return "string" if x.dtype.kind in "OSU" else x.dtype.name
 
 
 def not_finite(tensor: Tensor) -> InputRefusedError:
@@ -98,8 +104,18 @@ def require_named(tensors: tuple[Tensor, ...], inputs: Mapping[str, Array]) -> N
         InputRefusedError: One is missing, unknown, or does not fit.
 
     """
+    require_names(tensors, inputs)
+    for tensor in tensors:
+        require_input(tensor, inputs[tensor.name])
+
+
+def require_names(tensors: tuple[Tensor, ...], inputs: Mapping[str, Array]) -> None:
+    """Return if ``inputs`` are of exactly the names wanted.
+
+    Raises:
+        InputRefusedError: One is missing or unknown.
+
+    """
     wanted = {tensor.name for tensor in tensors}
     if wanted != set(inputs):
         raise InputRefusedError(f"inputs {sorted(inputs)} were given; wanted {sorted(wanted)}")
-    for tensor in tensors:
-        require_input(tensor, inputs[tensor.name])

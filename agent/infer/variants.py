@@ -1,7 +1,7 @@
 """Which of a release's variants this device runs, and the door to its runtime.
 
-Rule 1: a runtime counts as installed only after a real inference on this machine; some
-        builds import and then fail, or die with SIGILL. Probe in a child process.
+Rule 1: a runtime counts as installed only after a real inference on this machine, see
+        ``probing``; what was probed is loaded, and no other library.
 Rule 2: the manifest's order is the publisher's preference; the first variant that fits
         the hardware and an installed runtime is taken.
 Rule 3: a loaded model must have exactly the inputs and outputs that were signed.
@@ -15,9 +15,10 @@ from agent.contract.messages import Hosted
 from agent.errors import RuntimeMissingError, WrongTensorsError
 from agent.infer.onnx_file import examine_onnx
 from agent.infer.runtime import Runtime
+from agent.infer.stateful import Stateful
 from agent.refusals import WrongHardwareError
 
-EXTRAS = {"onnx": "fieldfare[onnx]"}
+EXTRAS = {"onnx": "fieldfare[onnx]", "tflite": "fieldfare[litert]"}
 """What an operator installs for a runtime; a manifest may name others, of later versions."""
 
 
@@ -33,11 +34,22 @@ def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Vari
     if not fitting:
         known = sorted({name for v in release.variants for name in v.hardware})
         raise WrongHardwareError(f"{release.target} is for {', '.join(known)}; this is {hardware}")
-    hosted = {runtime.name for runtime in installed}
     for variant in fitting:
-        if variant.runtime in hosted:
+        if any(_runs(hosted, variant) for hosted in installed):
             return variant
-    raise _missing(fitting[0].runtime)
+    first = fitting[0]
+    for hosted in installed:
+        if hosted.name == first.runtime:
+            raise RuntimeMissingError(
+                f"{release.target} wants {', '.join(first.providers)}; this "
+                f"{hosted.library} has {', '.join(hosted.providers)}"
+            )
+    raise _missing(first.runtime)
+
+
+def _runs(hosted: Hosted, variant: Variant) -> bool:
+    known = set(hosted.providers)  # an agent's own probe always tells them
+    return hosted.name == variant.runtime and (not known or not known.isdisjoint(variant.providers))
 
 
 def examine(variant: Variant, path: Path) -> None:
@@ -52,15 +64,21 @@ def examine(variant: Variant, path: Path) -> None:
         examine_onnx(path)
 
 
-def load(variant: Variant, path: Path) -> Runtime:
+def load(variant: Variant, path: Path, installed: Sequence[Hosted] = ()) -> Runtime:
     """Load a variant's model, already verified, from a file.
+
+    Args:
+        variant: What the manifest says of it.
+        path: The file.
+        installed: What a probe found: nothing else is loaded, as it may kill this process.
+            Without it, as on a publisher's machine, whatever imports is taken.
 
     Raises:
         RuntimeMissingError: Its runtime is not installed, or does not start.
         ModelError: The file is not such a model, or not the one that the manifest describes.
 
     """
-    runtime = _open(variant, path)
+    runtime = _open(variant, path, installed)
     for what, signed, found in (
         ("inputs", variant.inputs, runtime.inputs),
         ("outputs", variant.outputs, runtime.outputs),
@@ -71,32 +89,51 @@ def load(variant: Variant, path: Path) -> Runtime:
                 f"model {path.name[:16]} has {what} {_tell(found)}; "
                 f"its manifest says {_tell(signed)}"
             )
-    return runtime
-
-
-def probe_installed() -> tuple[Hosted, ...]:
-    """Return the runtimes that made a real inference just now; run it in a child process."""
+    if not variant.states:
+        return runtime
     try:
-        from agent.infer import onnx  # noqa: PLC0415 -- 20 MiB that only ONNX models need
-    except ImportError:
-        return ()
-    return (Hosted(name=onnx.NAME, version=onnx.probe()),)
+        return Stateful(runtime, variant.states)
+    except WrongTensorsError:
+        runtime.close()
+        raise
 
 
-def _open(variant: Variant, path: Path) -> Runtime:
-    if variant.runtime != "onnx":
+def open_model(
+    runtime: str, path: Path, providers: Sequence[str], library: str | None = None
+) -> Runtime:
+    """Load a model of which nothing is known yet but its runtime.
+
+    Raises:
+        RuntimeMissingError: Its runtime is not installed, or does not start.
+        ModelError: The file is not such a model.
+
+    """
+    match runtime:
+        case "onnx":
+            try:
+                from agent.infer import onnx  # noqa: PLC0415 -- 20 MiB that only its models need
+            except ImportError as why:
+                raise _missing(runtime) from why
+            return onnx.OnnxRuntime(path, providers)
+        case "tflite":
+            from agent.infer import litert  # noqa: PLC0415 -- likewise
+
+            return litert.LiteRtRuntime(path, library)
+        case _:
+            raise _missing(runtime)
+
+
+def _open(variant: Variant, path: Path, installed: Sequence[Hosted]) -> Runtime:
+    libraries = [hosted.library for hosted in installed if hosted.name == variant.runtime]
+    if installed and not libraries:
         raise _missing(variant.runtime)
-    try:
-        from agent.infer import onnx  # noqa: PLC0415 -- 20 MiB that only ONNX models need
-    except ImportError as why:
-        raise _missing(variant.runtime) from why
-    return onnx.OnnxRuntime(path, variant.providers)
+    return open_model(variant.runtime, path, variant.providers, next(filter(None, libraries), None))
 
 
 def _missing(runtime: str) -> RuntimeMissingError:
     if runtime not in EXTRAS:
         return RuntimeMissingError(
-            f"this version of the agent runs no {runtime} models: publish an onnx variant"
+            f"this version of the agent runs no {runtime} models: publish an onnx or tflite variant"
         )
     return RuntimeMissingError(
         f"no runtime for {runtime} models works here: install {EXTRAS[runtime]}"

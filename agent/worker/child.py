@@ -22,7 +22,7 @@ import msgspec
 from agent.contract.manifest import Release
 from agent.contract.messages import Finding, Quality
 from agent.disk import Disk
-from agent.errors import AgentError, ConfigError, ContractError, ModelError, RuntimeMissingError
+from agent.errors import AgentError, ConfigError, ContractError, ModelError
 from agent.update.store import Store
 from agent.update.trust import RefreshAnswer, RefreshJob
 from agent.worker.jobs import (
@@ -161,7 +161,7 @@ def check(job: CheckJob) -> CheckAnswer:
         examine(variant, model)
         golden = store.path(release.golden.digest).read_bytes()
         require_golden(golden)
-        runtime = load(variant, model)
+        runtime = load(variant, model, job.installed)
     except (ContractError, ModelError) as why:
         _require_memory(str(why))
         refused = Finding(check="load", held=False, why=str(why)[:500])
@@ -202,29 +202,30 @@ def _label(runtime: "Runtime", release: Release, samples: Path) -> Labels | None
 
 
 def probe(job: ProbeJob) -> ProbeAnswer:
-    """Try each runtime with a real inference, and count the labelled windows."""
-    from agent.infer.variants import probe_installed
+    """Try one library with a real inference, or count the labelled windows.
+
+    Raises:
+        RuntimeMissingError: The library does not work here.
+
+    """
+    if job.library is not None:
+        from agent.infer.probing import probe as probe_library
+
+        return ProbeAnswer(runtimes=(probe_library(job.library),))
+    if job.samples is None:
+        return ProbeAnswer(runtimes=())
     from agent.learn.samples import Split, load_samples
 
-    problems: list[str] = []
     try:
-        runtimes = probe_installed()
-    except RuntimeMissingError as why:
-        runtimes = ()
-        problems.append(str(why))
-    counts = dict.fromkeys(Split, 0)
-    if job.samples is not None:
-        try:
-            windows = load_samples(Path(job.samples))
-            counts = {split: len(windows.of(split)[1]) for split in Split}
-        except (ConfigError, ContractError) as why:
-            problems.append(str(why))
+        windows = load_samples(Path(job.samples))
+    except (ConfigError, ContractError) as why:
+        return ProbeAnswer(runtimes=(), why=str(why))
+    counts = {split: len(windows.of(split)[1]) for split in Split}
     return ProbeAnswer(
-        runtimes=runtimes,
+        runtimes=(),
         train=counts[Split.TRAIN],
         decide=counts[Split.DECIDE],
         withheld=counts[Split.WITHHELD],
-        why="; ".join(problems),
     )
 
 
@@ -246,7 +247,7 @@ def learn(job: LearnJob) -> LearnAnswer:
     if head is None:
         raise ModelError(f"{release.target} has no trainable head")
     variant = choose(release, job.hardware, job.installed)
-    runtime = load(variant, store.path(variant.model.digest))
+    runtime = load(variant, store.path(variant.model.digest), job.installed)
     answered = answer_task(
         job.message,
         job.kind,

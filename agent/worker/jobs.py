@@ -120,14 +120,31 @@ class CheckAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ProbeJob(Struct, frozen=True, kw_only=True):
-    """Try each runtime with a real inference, and count the labelled windows.
+    """Try a library with a real inference, or count the labelled windows.
 
     Attributes:
-        samples: The file of labelled windows, if the operator named one.
+        library: One of ``infer.probing.LIBRARIES``, or none.
+        samples: The file of labelled windows, or none.
 
     """
 
+    library: str | None = None
     samples: str | None = None
+
+
+class Unusable(Struct, frozen=True, kw_only=True):
+    """A library that is installed and made no inference.
+
+    Attributes:
+        library: Package.
+        code: Of the error.
+        why: One sentence for the operator.
+
+    """
+
+    library: str
+    code: str
+    why: str
 
 
 class ProbeAnswer(Struct, frozen=True, kw_only=True):
@@ -137,6 +154,7 @@ class ProbeAnswer(Struct, frozen=True, kw_only=True):
         runtimes: Those that made an inference.
         train, decide, withheld: Labelled windows per split.
         why: Why the labelled windows cannot be used, or empty.
+        unusable: Libraries that made none, though they are installed.
 
     """
 
@@ -145,6 +163,7 @@ class ProbeAnswer(Struct, frozen=True, kw_only=True):
     decide: int = 0
     withheld: int = 0
     why: str = ""
+    unusable: tuple[Unusable, ...] = ()
 
 
 class RebuildJob(Struct, frozen=True, kw_only=True):

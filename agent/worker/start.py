@@ -21,7 +21,7 @@ from typing import assert_never
 
 import msgspec
 
-from agent.errors import AgentError, PlatformError, error_named
+from agent.errors import AgentError, ChildDiedError, PlatformError, error_named
 from agent.worker.jobs import Answered, Envelope, Kind, Limits, Named, Outcome, answer_type
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
@@ -82,7 +82,7 @@ class Running:
 
     def _answer(self, job: bytes) -> msgspec.Struct | AgentError:
         try:
-            said, _ = self._child.communicate(job, timeout=self._limits.seconds)
+            said, noise = self._child.communicate(job, timeout=self._limits.seconds)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.communicate()
@@ -91,13 +91,15 @@ class Running:
             )
         except OSError as why:
             return AgentError(f"the {self.kind} worker does not listen: {why.strerror or why}")
+        if noise and self._child.returncode:
+            sys.stderr.write(noise.decode(errors="replace"))
         return read_answer(self.kind, self._child.returncode, said)
 
 
 def read_answer(kind: Kind, status: int, said: bytes) -> msgspec.Struct | AgentError:
     """Return what a child that ended with ``status`` answered, or why it did not."""
     if status < 0:
-        return AgentError(f"the {kind} worker was killed by {_signal_name(-status)}")
+        return ChildDiedError(f"the {kind} worker was killed by {signal_name(-status)}", -status)
     try:
         outcome: Outcome = msgspec.json.decode(said, type=Outcome)
         match outcome:
@@ -118,6 +120,7 @@ def start(
     ticket: str,
     limits: Limits,
     deliver: Callable[[Finished], object],
+    quiet: bool = False,
 ) -> Running:
     """Start a child with one job.
 
@@ -127,6 +130,7 @@ def start(
         ticket: Comes back in ``Finished``.
         limits: Wall clock, memory, processor time and niceness.
         deliver: Called once, from another thread, and must not block.
+        quiet: Show what it prints, and its libraries, only where it fails.
 
     Raises:
         PlatformError: The operating system does not start it.
@@ -141,6 +145,7 @@ def start(
             [sys.executable, "-I", "-m", "agent", "worker", kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if quiet else None,
             env=environment,
             cwd=tempfile.gettempdir(),
         )
@@ -156,7 +161,8 @@ def start(
     )
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return how a signal is called, for example ``SIGSEGV``."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -24,7 +24,7 @@ from agent.doctor.examine import examine
 from agent.doctor.facts import Facts, Held, NoPort, NoProxy, NotTried, Open
 from agent.doctor.gather import gather, tried, why_no_samples
 from agent.doctor.reach import FAR_PORT
-from agent.errors import AgentError, CorruptError, StoreError
+from agent.errors import CorruptError, StoreError
 from agent.identity.certificate import CertificateFile
 from agent.identity.clock import CLOCK
 from agent.identity.device_key import next_boot
@@ -32,7 +32,7 @@ from agent.link.ledger import Totals
 from agent.link.outbox import Outbox
 from agent.observe.resources import require_supported
 from agent.update import trust
-from agent.worker.jobs import CheckAnswer, ProbeAnswer
+from agent.worker.jobs import CheckAnswer, ProbeAnswer, Unusable
 from tests.agents import command
 from tests.doctors import DAY_MS, facts_of, make_device, named, now_ms, settings
 from tests.signed_fleet import SignedFleet
@@ -93,6 +93,9 @@ def opened(name: str, mode: int) -> Plant:
         return facts_of(disk)
 
     return plant
+
+
+DEAD = Unusable(library="ai-edge-litert", code="child-died", why="killed by SIGILL at its first")
 
 
 def seen(**changes: object) -> Plant:
@@ -247,11 +250,18 @@ FAULTS = [
     ),
     ("no runtime", seen(probe=ProbeAnswer(runtimes=())), "runtime", "fail", "fieldfare[onnx]"),
     (
-        "runtimes that cannot be tried",
-        seen(probe=AgentError("the probe worker was killed by SIGKILL")),
-        "runtime",
+        "a library that dies, and no other",
+        seen(probe=ProbeAnswer(runtimes=(), unusable=(DEAD,))),
+        "runtime:ai-edge-litert",
         "fail",
-        "SIGKILL",
+        "SIGILL",
+    ),
+    (
+        "a library that dies beside one that works",
+        seen(probe=ProbeAnswer(runtimes=(Hosted(name="onnx", version="1"),), unusable=(DEAD,))),
+        "runtime:ai-edge-litert",
+        "warn",
+        "SIGILL",
     ),
     (
         "labelled windows that cannot be used",

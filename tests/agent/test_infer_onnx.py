@@ -8,8 +8,10 @@ from agent.contract.messages import Hosted
 from agent.errors import InputRefusedError, MismatchError, ModelError, RuntimeMissingError
 from agent.infer import onnx
 from agent.infer.labelled import embed, evaluate, right_answers
+from agent.infer.litert import LiteRtRuntime
 from agent.infer.onnx import OnnxRuntime
-from agent.infer.variants import choose, load, probe_installed
+from agent.infer.variants import choose, load
+from tests import small_tflite
 from tests.small_models import (
     SAMPLES,
     adder,
@@ -128,10 +130,6 @@ def test_the_embedded_probe_model_is_the_one_that_the_tests_rebuild():
     assert negative() == onnx.PROBE_MODEL
 
 
-def test_a_probe_reports_the_runtime_that_made_a_real_inference():
-    assert [hosted.name for hosted in probe_installed()] == ["onnx"]
-
-
 def test_the_first_variant_that_fits_hardware_and_runtime_is_chosen():
     release = release_of(classifier())
     (plain,) = release.variants
@@ -152,12 +150,34 @@ def test_a_runtime_that_is_not_installed_is_named_with_what_to_install():
     (plain,) = release_of(classifier()).variants
     tflite = _changed(plain, runtime="tflite")
     release = _changed(release_of(classifier()), variants=(tflite,))
-    with pytest.raises(RuntimeMissingError, match="runs no tflite models"):
+    with pytest.raises(RuntimeMissingError, match=r"install fieldfare\[litert\]"):
         choose(release, "generic-linux", INSTALLED)
     with pytest.raises(RuntimeMissingError, match=r"install fieldfare\[onnx\]"):
         choose(release_of(classifier()), "generic-linux", ())
-    with pytest.raises(RuntimeMissingError, match="runs no tflite models"):
-        load(tflite, Path("never-read"))
+    with pytest.raises(RuntimeMissingError, match=r"install fieldfare\[litert\]"):
+        load(tflite, Path("never-read"), INSTALLED)
+
+
+def test_a_variant_whose_providers_are_not_here_is_passed_over():
+    release = release_of(classifier())
+    (plain,) = release.variants
+    gpu = _changed(plain, name="gpu", providers=("CUDAExecutionProvider",))
+    both = _changed(release, variants=(gpu, plain))
+    here = (_changed(INSTALLED[0], library="onnxruntime", providers=("CPUExecutionProvider",)),)
+    assert choose(both, "generic-linux", here) is plain
+    with pytest.raises(RuntimeMissingError, match="wants CUDAExecutionProvider; this onnxruntime"):
+        choose(_changed(release, variants=(gpu,)), "generic-linux", here)
+
+
+def test_of_two_libraries_for_one_runtime_the_first_that_was_probed_is_loaded(tmp_path):
+    runtime = LiteRtRuntime(small_tflite.classifier())
+    (plain,) = release_of(classifier()).variants
+    variant = _changed(plain, runtime="tflite", inputs=runtime.inputs, outputs=runtime.outputs)
+    path = write_model(tmp_path, small_tflite.classifier())
+    works = Hosted(name="tflite", version="2.14.0", library="ai-edge-litert")
+    loaded = load(variant, path, (*INSTALLED, works))
+    assert isinstance(loaded, LiteRtRuntime)
+    assert loaded.library == "ai-edge-litert"
 
 
 def test_a_model_that_is_not_what_the_manifest_describes_is_not_loaded(tmp_path):
