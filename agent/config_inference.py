@@ -88,7 +88,8 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """``[pipeline.<slot>]``: where one slot's model gets its windows.
 
     Attributes:
-        source: Replay of a recording, an MQTT topic, or a Python callable.
+        source: Replay of a recording, an MQTT topic, or a Python callable. Without one the
+            slot's model answers requests only, and they are what a new release is tried on.
         publish_predictions: Whether every answer is published to the fleet's broker
             (QoS 0), for integrations there.
         callback: ``module:function`` that is called with every answer, in the inference
@@ -96,7 +97,7 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     """
 
-    source: Source
+    source: Source | None = None
     publish_predictions: bool = False
     callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
 

@@ -29,6 +29,7 @@
     │   ├── UnknownOperatorError   operators that devices do not run
     │   ├── WrongTensorsError      other inputs or outputs than signed
     │   ├── NotServingError        the slot has no model yet
+    │   ├── BrokenStateError       a recurrent model lost its state
     │   └── WorkerError            the process that runs a model died: it is started again
     │       └── DeadlineError          it did not answer in time, and was stopped
     ├── LinkError              the broker cannot be reached, or refused us
@@ -252,6 +253,12 @@ class DeadlineError(WorkerError):
     """The model did not answer in time; the process that ran it was stopped."""
 
     code = "deadline"
+
+
+class BrokenStateError(ModelError):
+    """The state of a recurrent model cannot be kept: its stream begins anew."""
+
+    code = "model-state"
 
 
 class LinkError(AgentError):

@@ -63,6 +63,22 @@ def adder() -> bytes:
     return _model(nodes, inputs, [("sum", TensorProto.FLOAT, (2,))], {}, 17)
 
 
+def recurrent(*, rows: int | str = 1, width: int = 2, dtype: int = TensorProto.FLOAT) -> bytes:
+    """Sums its inputs: ``sum = h_out = h_in + x``, all of shape (rows, width)."""
+    nodes = [
+        helper.make_node("Add", ["x", "h_in"], ["h_out"]),
+        helper.make_node("Identity", ["h_out"], ["sum"]),
+    ]
+    shape = (rows, width)
+    return _model(
+        nodes,
+        [(name, dtype, shape) for name in ("x", "h_in")],
+        [(name, dtype, shape) for name in ("sum", "h_out")],
+        {},
+        17,
+    )
+
+
 def negative() -> bytes:
     """``y = -x`` for one float32: the probe's model."""
     graph = helper.make_graph(

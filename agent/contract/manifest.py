@@ -135,13 +135,22 @@ class Tensor(Struct, frozen=True, kw_only=True):
     shape: tuple[Annotated[int, Meta(ge=-1, le=2**31)], ...]
 
 
+class State(Struct, frozen=True, kw_only=True):
+    """A tensor that a recurrent model gives back to itself: an output that is its next input."""
+
+    input: Label
+    output: Label
+
+
 class Variant(Struct, frozen=True, kw_only=True):
     """One way to run the release.
 
     Attributes:
         runtime: ``onnx`` or ``tflite``.
         hardware: Names a device must have one of; empty fits every device.
+        inputs, outputs: Everything that the file takes and gives, states among them.
         providers: Execution providers in order of preference.
+        states: What of them the device keeps from one call to the next; it begins as zeros.
 
     """
 
@@ -152,6 +161,16 @@ class Variant(Struct, frozen=True, kw_only=True):
     outputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=64)]
     hardware: tuple[Name, ...] = ()
     providers: tuple[Label, ...] = ("CPUExecutionProvider",)
+    states: Annotated[tuple[State, ...], Meta(max_length=32)] = ()
+
+    def __post_init__(self) -> None:
+        for side, tensors, kept in (
+            ("input", self.inputs, [state.input for state in self.states]),
+            ("output", self.outputs, [state.output for state in self.states]),
+        ):
+            known = {tensor.name for tensor in tensors}
+            if kept and not (len(set(kept)) == len(kept) and set(kept) < known):
+                raise ValueError(f"states of variant {self.name} leave no {side} or name no {side}")
 
 
 class Windowing(Struct, frozen=True, kw_only=True):

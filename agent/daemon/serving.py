@@ -2,7 +2,8 @@
 
 Rule 1: a model is loaded here only after a child process has loaded it once.
 Rule 2: a slot's source begins to flow with its first model, so that a recording is not
-        played to nobody.
+        played to nobody. A slot without one answers requests, which then take the place of
+        windows: a candidate is tried on them, and sinks hear the answers to them.
 Rule 3: windows of behaviour belong to the release that answered; a release that is
         replaced hands in its last window with the next report.
 """
@@ -12,8 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import assert_never, cast
 
-from agent.config_inference import Called, PipelineConfig, Replay, Subscribed
-from agent.contract.manifest import Release
+from agent.config_inference import Called, PipelineConfig, Replay, Source, Subscribed
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.owner_topics import matches
 from agent.contract.telemetry import Prediction, Window
@@ -25,6 +25,7 @@ from agent.infer.pipeline import Broken, Ended, Pipeline
 from agent.infer.requests import Offered, Request, Response
 from agent.infer.serving import Answer, Loaded, Serving, Sink
 from agent.infer.variants import choose, load
+from agent.infer.windowing import Unfed
 from agent.observe.windows import WindowRecorder
 from agent.update.store import Store
 
@@ -93,9 +94,7 @@ class Inference:
         self._put = put
         self._wall_ms = wall_ms
         self._slots = {
-            slot: _Slot(
-                serving=Serving(self._sinks(slot, wanted, told=slot in published), slot=slot)
-            )
+            slot: _Slot(serving=self._serving(slot, wanted, told=slot in published))
             for slot, wanted in pipelines.items()
         }
 
@@ -136,8 +135,9 @@ class Inference:
         shadow = wanted.get(beside.digest) if beside else None
         if answering is not None and answering.observer not in place.answered:
             place.answered.append(self._recorder(answering))
-        if answering is not None and place.pushed is not None:
-            place.pushed.expect(_channels(answering.release))
+        channels = answering.cutter().channels if answering else 0
+        if place.pushed is not None and channels:
+            place.pushed.expect(channels)
         place.serving.serve(answering, shadow, measure=measure)
         new = [digest[:16] for digest in wanted if digest not in before]
         log.info(
@@ -149,11 +149,8 @@ class Inference:
                 loaded=",".join(new) or "nothing",
             )
         )
-        if answering is not None and place.pipeline is None:
-            try:
-                self._flow(slot, place, answering.release)
-            except AgentError as why:  # the operator's source is at fault, not the release
-                self._put(SourceEnded(slot=slot, end=Broken(str(why))))
+        if answering is not None:
+            self._feed(slot, place, answering)
 
     def request(self, slot: str, request: Request) -> Response:
         """Answer one request from any thread.
@@ -214,7 +211,7 @@ class Inference:
         release = self._store.read_manifest(assigned.digest)
         variant = choose(release, self._hardware, installed)
         self._store.require(variant.model.digest)
-        runtime = load(variant, self._store.path(variant.model.digest))
+        runtime = load(variant, self._store.path(variant.model.digest), installed)
         recorder = WindowRecorder(
             slot,
             assigned.digest,
@@ -229,18 +226,31 @@ class Inference:
             raise ModelError(f"release {loaded.digest[:16]} is not observed by a recorder of ours")
         return loaded.observer
 
-    def _flow(self, slot: str, place: _Slot, release: Release) -> None:
+    def _feed(self, slot: str, place: _Slot, model: Loaded) -> None:
+        """Let samples flow to a slot, where it has a source and its model takes a stream."""
+        wanted, cutter = self._pipelines[slot].source, model.cutter()
+        if wanted is None:
+            return
+        if isinstance(cutter, Unfed):
+            told = f"the source of {slot} feeds nothing, it answers requests only: {cutter.why}"
+            self._put(SourceEnded(slot=slot, end=Broken(told)))
+        elif place.pipeline is None:
+            try:
+                self._flow(slot, place, wanted, cutter.channels)
+            except AgentError as why:  # the operator's source is at fault, not the release
+                self._put(SourceEnded(slot=slot, end=Broken(str(why))))
+
+    def _flow(self, slot: str, place: _Slot, wanted: Source, channels: int) -> None:
         def ended(end: Ended | Broken) -> None:
             self._put(SourceEnded(slot=slot, end=end))
 
-        wanted = self._pipelines[slot].source
         source: sources.Source
         match wanted:
             case Replay():
                 recording = sources.load_recording(wanted.path)
                 source = sources.Replay(recording, speed=wanted.speed, loop=wanted.loop)
             case Subscribed():
-                source = place.pushed = sources.Pushed(_channels(release))
+                source = place.pushed = sources.Pushed(channels)
             case Called():
                 source = sources.Called(sources.named_callable(wanted.target))
             case _:
@@ -253,6 +263,10 @@ class Inference:
         )
         place.pipeline.start()
 
+    def _serving(self, slot: str, wanted: PipelineConfig, *, told: bool) -> Serving:
+        sinks = self._sinks(slot, wanted, told=told)
+        return Serving(sinks, slot=slot, asked=() if wanted.source else sinks)
+
     def _sinks(self, slot: str, wanted: PipelineConfig, *, told: bool) -> list[Sink]:
         sinks: list[Sink] = []
         if wanted.callback is not None:
@@ -264,7 +278,3 @@ class Inference:
 
             sinks.append(put)
         return sinks
-
-
-def _channels(release: Release) -> int:
-    return len(release.windowing.channels) if release.windowing else 1

@@ -29,12 +29,14 @@ class Said:
         rows: Confidence and place of the class for every row; of a model without classes
             0 and ``NO_CLASS``.
         latency_us: Of the inference alone.
+        began: As in ``Response``.
 
     """
 
     outputs: dict[str, Array]
     rows: tuple[tuple[float, int], ...]
     latency_us: float
+    began: bool = False
 
     def answer(self, response: Response, model: Loaded, request: Request, number: int) -> Answer:
         """Return it as sinks hear it."""
@@ -68,13 +70,16 @@ def ask(model: Loaded, request: Request) -> Said:
                 f"there is no output {name[:80]!r}; the model has {', '.join(known)}"
             )
     started = perf_counter_ns()
-    outputs = model.runtime.infer_named(request.inputs)
+    if model.memory is None:
+        outputs, began = model.runtime.infer_named(request.inputs), False
+    else:
+        outputs, began = model.memory.ask(request.inputs, request.stream)
     latency_us = (perf_counter_ns() - started) / 1000
     rows = _read_rows(model, request, tuple(outputs.values()))
     for confidence, _ in rows:
         if not is_probability(confidence):
             raise ModelError(f"the model answers with a probability of {confidence:g}")
-    return Said(outputs=outputs, rows=rows, latency_us=latency_us)
+    return Said(outputs=outputs, rows=rows, latency_us=latency_us, began=began)
 
 
 def try_to_ask(model: Loaded, request: Request) -> Said | ModelError:
@@ -116,6 +121,7 @@ def name_classes(slot: str, model: Loaded, request: Request, said: Said) -> Resp
         labels=labels,
         confidences=confidences,
         latency_us=said.latency_us,
+        began=said.began,
     )
 
 

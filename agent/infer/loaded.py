@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from agent.contract.manifest import Release, Windowing
 from agent.infer.labelled import place_of
 from agent.infer.runtime import Array, Runtime
+from agent.infer.stateful import Memory, Stateful
+from agent.infer.windowing import Cutter, cutter_of
 
 NO_CLASS: Final = -1
 _ABOVE_ONE: Final = 1.001
@@ -31,7 +33,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A release, its loaded model, and where its figures go.
+    """A release, its loaded model with what it remembers, and where its figures go.
 
     Raises:
         ModelError: The model lacks the output that the manifest names.
@@ -43,16 +45,23 @@ class Loaded:
     runtime: Runtime
     observer: Observer
     place: int = field(init=False)
+    memory: Memory | None = field(init=False)
 
     def __post_init__(self) -> None:
         name = self.release.probabilities
         place = NO_CLASS if name is None else place_of(self.runtime, name)
         object.__setattr__(self, "place", place)
+        memory = Memory(self.runtime) if isinstance(self.runtime, Stateful) else None
+        object.__setattr__(self, "memory", memory)
 
     @property
     def windowing(self) -> Windowing | None:
         """How samples become its windows; None where it takes none."""
         return self.release.windowing
+
+    def cutter(self) -> Cutter:
+        """Return what feeds it from a stream of samples."""
+        return cutter_of(self.windowing, self.runtime.inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +107,3 @@ def decide(outputs: tuple[Array, ...], place: int) -> tuple[float, int]:
 def is_probability(confidence: float) -> bool:
     """Return whether a confidence can be one; a NaN cannot."""
     return 0 <= confidence <= _ABOVE_ONE
-
-
-def incomparable(model: Loaded, beside: Loaded) -> str:
-    """Return why two releases cannot be compared on the same windows; "" where they can."""
-    if model.windowing != beside.windowing:
-        return "the two releases cut their windows in different ways"
-    if model.release.classes != beside.release.classes:
-        return "the two releases have different classes"
-    return ""

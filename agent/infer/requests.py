@@ -71,6 +71,8 @@ class Response:
         confidence: Probability of that class, 0 to 1; 0 without classes.
         labels, confidences: The same for every row; empty without classes.
         latency_us: Of the inference alone.
+        began: Whether a stateful model began afresh with this request, because it was told
+            to, or because it knew no such stream (any more).
 
     """
 
@@ -84,6 +86,7 @@ class Response:
     labels: tuple[str, ...] = ()
     confidences: tuple[float, ...] = ()
     latency_us: float
+    began: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

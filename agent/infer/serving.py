@@ -14,7 +14,6 @@ Rule 4: runtimes handed over belong to ``Serving``, which closes those no longer
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter_ns
 
 import numpy as np
@@ -22,31 +21,14 @@ from numpy.typing import NDArray
 
 from agent.errors import InputRefusedError, ModelError, NotServingError
 from agent.infer.asking import Said, name_classes, seen_rows, try_to_ask
-from agent.infer.comparison import Comparing, Comparison, Missed, Seen
-from agent.infer.loaded import Answer, Loaded, Observer, Sink, decide, incomparable, is_probability
+from agent.infer.comparison import Comparison, Missed, Seen
+from agent.infer.loaded import Answer, Loaded, Observer, Sink, decide, is_probability
+from agent.infer.pair import Pair
 from agent.infer.requests import Offered, Request, Response, platform_of, prediction_id
 from agent.infer.runtime import Array, Runtime
-from agent.infer.windowing import Windower
+from agent.infer.windowing import Cutter, Unfed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
-    """What is served: the model, the one beside it, and the comparison going on."""
-
-    model: Loaded | None = None
-    beside: Loaded | None = None
-    comparing: Comparing | None = None
-
-    @property
-    def shadow(self) -> Loaded | None:
-        """The model beside, where its answers can be compared."""
-        return None if self.comparing is None or self.comparing.why_not else self.beside
-
-    @property
-    def runtimes(self) -> tuple[Runtime, ...]:
-        return tuple(loaded.runtime for loaded in (self.model, self.beside) if loaded)
 
 
 class Serving:
@@ -75,12 +57,12 @@ class Serving:
         heard = () if remember is None else (remember,)
         self._sinks = (*sinks, *heard)
         self._asked = (*asked, *heard)
-        self._pair = _Pair()
+        self._pair = Pair()
         self._wanted = self._pair
         self._feeding = threading.Lock()
         self._swapping = threading.Lock()
         self._owned: list[Runtime] = []
-        self._windower: Windower | None = None
+        self._cutter: Cutter = Unfed("there is no model")
         self._refused = 0
         self.windows = 0
         self.sink_failures = 0
@@ -93,11 +75,7 @@ class Serving:
         A comparison starts anew with each call that has a ``beside``, or that asks to
         ``measure`` a model which has nothing to be compared with.
         """
-        comparing = None
-        if model is not None and (beside is not None or measure):
-            why_not = incomparable(model, beside) if beside else ""
-            comparing = Comparing(model.digest, beside.digest if beside else None, why_not)
-        wanted = _Pair(model, beside, comparing)
+        wanted = Pair.begin(model, beside, measure=measure)
         with self._swapping:
             self._owned += [r for r in wanted.runtimes if not _within(r, self._owned)]
             self._wanted = wanted
@@ -125,15 +103,17 @@ class Serving:
         """Take samples (n, channels) and answer the windows that they complete."""
         with self._feeding:
             self._adopt()
-            if self._windower is not None and self._pair.model is not None:
-                self._cut(self._windower, self._pair.model, samples)
+            if self._pair.model is not None:
+                self._cut(self._pair.model, samples)
         self._adopt_if_idle()
 
     def gap(self) -> None:
         """Note that the next samples do not follow the last ones."""
         with self._feeding:
-            if self._windower is not None:
-                self._windower.reset()
+            self._cutter.reset()
+            for loaded in self._pair.loaded:
+                if loaded.memory is not None:
+                    loaded.memory.break_off()
         self._adopt_if_idle()
 
     def answer(self, window: NDArray[np.float32]) -> None:
@@ -176,6 +156,7 @@ class Serving:
             outputs=model.runtime.outputs,
             ready=True,
             platform=platform_of(model.runtime.name),
+            stateful=model.memory is not None,
         )
 
     def _reply(self, request: Request) -> Response:
@@ -209,9 +190,10 @@ class Serving:
                 model.observer.fail()
         return said
 
-    def _cut(self, windower: Windower, model: Loaded, samples: NDArray[np.float32]) -> None:
+    def _cut(self, model: Loaded, samples: NDArray[np.float32]) -> None:
+        cutter = self._cutter
         try:
-            windows = windower.push(samples)
+            windows = cutter.push(samples)
         except InputRefusedError as why:
             self._refused += 1
             if self._refused.bit_count() == 1:  # 1, 2, 4, …: a wrong sensor fills no disk
@@ -220,7 +202,7 @@ class Serving:
             return
         for window in windows:
             self._adopt()
-            if self._windower is not windower:
+            if self._cutter is not cutter:
                 return  # the new model cuts its windows in another way
             self._answer(window)
 
@@ -238,7 +220,10 @@ class Serving:
     def _run(self, model: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
         started = perf_counter_ns()
         try:
-            outputs = model.runtime.infer(window)
+            if model.memory is None:
+                outputs = model.runtime.infer(window)
+            else:
+                outputs = model.memory.flow(window)
         except InputRefusedError:
             model.observer.refuse()
             return Missed.REFUSED
@@ -298,11 +283,9 @@ class Serving:
             wanted = self._wanted
             gone = [r for r in self._owned if not _within(r, wanted.runtimes)]
             self._owned = list(wanted.runtimes)
-        windowing = wanted.model.windowing if wanted.model else None
-        if windowing is None:
-            self._windower = None
-        elif self._windower is None or self._windower.windowing != windowing:
-            self._windower = Windower(windowing)
+        cutter = wanted.model.cutter() if wanted.model else Unfed("there is no model")
+        if cutter.windowing is None or cutter.windowing != self._cutter.windowing:
+            self._cutter = cutter  # else the samples that wait in it are not lost
         self._pair = wanted
         for runtime in gone:
             runtime.close()
@@ -318,7 +301,8 @@ _NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)
 def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
     started = perf_counter_ns()
     try:
-        outputs = beside.runtime.infer(window)
+        memory = beside.memory
+        outputs = beside.runtime.infer(window) if memory is None else memory.flow(window)
     except InputRefusedError:
         return Missed.REFUSED
     except ModelError:

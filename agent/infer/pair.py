@@ -1,0 +1,56 @@
+"""What a slot serves at one moment: a model, on probation another beside it, their comparison."""
+
+from dataclasses import dataclass
+
+from agent.infer.comparison import Comparing
+from agent.infer.loaded import Loaded
+from agent.infer.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """The model, the one beside it, and the comparison going on; None where there is none."""
+
+    model: Loaded | None = None
+    beside: Loaded | None = None
+    comparing: Comparing | None = None
+
+    @classmethod
+    def begin(cls, model: Loaded | None, beside: Loaded | None, *, measure: bool) -> "Pair":
+        """Return a pair whose comparison starts now, where there is something to compare."""
+        if model is None or (beside is None and not measure):
+            return cls(model, beside)
+        why_not = incomparable(model, beside) if beside else ""
+        return cls(
+            model, beside, Comparing(model.digest, beside.digest if beside else None, why_not)
+        )
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """Whatever of the two there is."""
+        return tuple(loaded for loaded in (self.model, self.beside) if loaded)
+
+    @property
+    def shadow(self) -> Loaded | None:
+        """The model beside, where its answers can be compared."""
+        return None if self.comparing is None or self.comparing.why_not else self.beside
+
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """What is loaded for them."""
+        return tuple(loaded.runtime for loaded in self.loaded)
+
+
+def incomparable(model: Loaded, beside: Loaded) -> str:
+    """Return why two releases cannot be compared on the same windows; "" where they can."""
+    if model.windowing != beside.windowing:
+        return "the two releases cut their windows in different ways"
+    if model.release.classes != beside.release.classes:
+        return "the two releases have different classes"
+    if model.windowing is None and _takes(model) != _takes(beside):
+        return "the two releases take different inputs"
+    return ""
+
+
+def _takes(loaded: Loaded) -> dict[str, str]:
+    return {tensor.name: tensor.dtype for tensor in loaded.runtime.inputs}
