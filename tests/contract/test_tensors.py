@@ -50,7 +50,9 @@ SETTINGS = st.one_of(
 def arrays(draw):
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     chance = np.random.default_rng(draw(st.integers(0, 999)))
-    array = np.array(chance.normal(size=shape) * 50).astype(draw(st.sampled_from(DTYPES)))
+    dtype = draw(st.sampled_from(DTYPES))
+    with np.errstate(invalid="ignore"):  # ARM and x86 differ in what is left of -1.5 as uint8
+        array = np.array(chance.normal(size=shape) * 50).astype(dtype)
     return np.asfortranarray(array) if draw(st.booleans()) else array
 
 
