@@ -84,6 +84,7 @@ def inventory_of(
         trains=learn.train and probed.train > 0,
         evaluates=learn.evaluate and probed.decide > 0,
         labelled_windows=probed.train + probed.decide + probed.withheld,
+        cpu_flags=machine.cpu_flags,
     )
 
 

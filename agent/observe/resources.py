@@ -23,6 +23,13 @@ _MODELS: Final = (
     Path("proc/device-tree/model"),
     Path("sys/firmware/devicetree/base/model"),
 )
+CPU_FLAGS: Final = (
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+    *("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+)
+"""What libraries choose their kernels by, as aarch64 and x86_64 kernels call it."""
 _REVISION: Final = re.compile(r"\s+(rev|revision)\s+[\d.]+$", re.IGNORECASE)
 
 
@@ -37,6 +44,7 @@ class Machine:
         python: Version of the interpreter.
         memory_bytes: Installed memory.
         cpus: Processors that this process may use.
+        cpu_flags: Those of ``CPU_FLAGS`` that the first processor has.
 
     """
 
@@ -46,6 +54,7 @@ class Machine:
     python: str
     memory_bytes: int
     cpus: int
+    cpu_flags: tuple[str, ...] = ()
 
 
 def require_supported(
@@ -76,6 +85,7 @@ def describe_machine(hardware: str | None = None, root: Path = Path("/")) -> Mac
         python=platform.python_version(),
         memory_bytes=memory_bytes(root),
         cpus=cpu_count(),
+        cpu_flags=cpu_flags(root),
     )
 
 
@@ -115,6 +125,17 @@ def pss_bytes(pid: int | None = None, root: Path = Path("/")) -> int:
 def cpu_count() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def cpu_flags(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return those of ``CPU_FLAGS`` that the first processor has; none where it is not known."""
+    try:
+        text = (root / "proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ()
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    had = set(line[1].split()) if line else set()
+    return tuple(flag for flag in CPU_FLAGS if flag in had)
 
 
 def _kilobytes(file: Path, field: str) -> int:

@@ -140,7 +140,7 @@ def list_devices(client: ManagerClient, output: str) -> None:
 def show_device(client: ManagerClient, output: str, device_id: str) -> None:
     """Show one device: slots, wishes, denials, its last update and newest alarms."""
     view = client.get(path_of("devices", device_id), DeviceView)
-    show(view, output, lambda: _print(view))
+    show(view, output, lambda: print_device(view))
 
 
 @device.command()
@@ -207,7 +207,25 @@ def _yes(said: bool) -> str:
     return "yes" if said else "no"
 
 
-def _print(view: DeviceView) -> None:
+def _print_platform(view: DeviceView) -> None:
+    if view.arch:
+        python = f", Python {view.python}" if view.python else ""
+        tell(f"{'system':<12}{view.system} on {view.arch}{python}")
+    for runtime in view.runtimes:
+        limits = [
+            *([f"opset up to {runtime.opset}"] if runtime.opset is not None else []),
+            *([f"IR up to {runtime.ir}"] if runtime.ir is not None else []),
+            *([", ".join(runtime.providers)] if runtime.providers else []),
+        ]
+        named = f"{runtime.name} by {runtime.library}" if runtime.library else runtime.name
+        of_it = f" ({'; '.join(limits)})" if limits else ""
+        tell(f"{'runtime':<12}{named} {runtime.version}{of_it}")
+    if view.cpu_flags:
+        tell(f"{'processor':<12}{' '.join(view.cpu_flags)}")
+
+
+def print_device(view: DeviceView) -> None:
+    """Tell everything that is known of one device."""
     for name, value in (
         ("device", view.id),
         ("state", view.state),
@@ -221,6 +239,7 @@ def _print(view: DeviceView) -> None:
         ),
     ):
         tell(f"{name:<12}{value}")
+    _print_platform(view)
     if view.quarantined_why:
         tell(f"{'QUARANTINED':<12}{view.quarantined_why}")
     for slot in view.slots:

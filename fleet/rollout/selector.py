@@ -45,6 +45,11 @@ _WORDS: Final[dict[str, Callable[[Device], tuple[str, ...]]]] = {
     "trains": _flag("trains"),
     "evaluates": _flag("evaluates"),
     "runtime": lambda d: tuple(r.name for r in d.inventory.runtimes) if d.inventory else (),
+    "library": lambda d: tuple(r.library for r in d.inventory.runtimes) if d.inventory else (),
+    "provider": lambda d: (
+        tuple(p for r in d.inventory.runtimes for p in r.providers) if d.inventory else ()
+    ),
+    "cpu": lambda d: tuple(d.inventory.cpu_flags) if d.inventory else (),
     "slot": lambda d: tuple(d.inventory.slots) if d.inventory else (),
 }
 _FIGURES: Final = {

@@ -301,6 +301,7 @@ def _view(desk: Desk, found: Device) -> DeviceView:
     desired = desk.registry.devices.desired(found.id)
     told = found.reported.slots if found.reported else {}
     totals = desk.registry.reports.totals(found.id)
+    said = found.inventory
     return DeviceView(
         id=found.id,
         state=str(found.state),
@@ -308,15 +309,20 @@ def _view(desk: Desk, found: Device) -> DeviceView:
         hardware=found.hardware,
         presence=found.presence or "unknown",
         last_seen_ms=found.last_seen_ms or 0,
-        agent=found.inventory.agent if found.inventory else "",
-        trains=bool(found.inventory and found.inventory.trains),
-        evaluates=bool(found.inventory and found.inventory.evaluates),
+        agent=said.agent if said else "",
+        trains=bool(said and said.trains),
+        evaluates=bool(said and said.evaluates),
         slots=tuple(_slot(desk, found, s, desired.get(s)) for s in sorted({*desired, *told})),
         quarantined_why=found.quarantined_why,
         reports_accepted=totals.accepted,
         reports_duplicates_ignored=totals.duplicates_ignored,
         reports_skipped=totals.skipped,
         reports_missing=totals.missing,
+        system=said.system if said else "",
+        arch=said.arch if said else "",
+        python=said.python if said else "",
+        runtimes=said.runtimes if said else (),
+        cpu_flags=said.cpu_flags if said else (),
     )
 
 

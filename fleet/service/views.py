@@ -7,7 +7,7 @@ Rule 2: a view is made from the registry at one moment and never changes.
 from msgspec import Struct, field
 
 from agent.contract.manifest import Digest
-from agent.contract.messages import Count, Finding, Quality
+from agent.contract.messages import Count, Finding, Hosted, Quality
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -62,6 +62,9 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         reports_duplicates_ignored: Resends that changed nothing.
         reports_skipped: Reports that the device says it dropped for lack of room.
         reports_missing: Numbers below the highest that have not arrived (yet).
+        system, arch, python: Of its newest inventory, like the next two.
+        runtimes: Libraries that made a real inference there.
+        cpu_flags: What of its processor decides how fast models run.
         last_update: How its newest update ended; only where one device is asked for.
         alarms: Its newest alarms, oldest first; only where one device is asked for.
 
@@ -82,6 +85,11 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     reports_duplicates_ignored: int = 0
     reports_skipped: int = 0
     reports_missing: int = 0
+    system: str = ""
+    arch: str = ""
+    python: str = ""
+    runtimes: tuple[Hosted, ...] = ()
+    cpu_flags: tuple[str, ...] = ()
     last_update: UpdateView | None = None
     alarms: tuple[AlarmView, ...] = ()
 

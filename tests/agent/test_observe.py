@@ -6,6 +6,7 @@ from agent.contract.histogram import LogHistogram
 from agent.errors import PlatformError
 from agent.observe.resources import (
     cpu_count,
+    cpu_flags,
     describe_machine,
     hardware_name,
     memory_bytes,
@@ -85,6 +86,24 @@ def test_the_board_is_named_by_its_device_tree(tmp_path, model, name):
 def test_a_machine_without_a_device_tree_is_generic(tmp_path):
     assert hardware_name(tmp_path) == "generic-linux"
     assert describe_machine("my-board", tmp_path).hardware == "my-board"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("flags\t\t: fpu avx2 sse2 avx512_vnni\n\nflags\t: amx_int8\n", ("avx2", "avx512_vnni")),
+        ("BogoMIPS\t: 108\nFeatures\t: fp asimd i8mm asimddp\n", ("asimd", "asimddp", "i8mm")),
+        ("processor\t: 0\n", ()),
+    ],
+)
+def test_the_processor_tells_by_what_libraries_choose_their_kernels(tmp_path, text, flags):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(text)
+    assert cpu_flags(tmp_path) == describe_machine(root=tmp_path).cpu_flags == flags
+
+
+def test_a_machine_that_hides_its_processor_has_no_flags(tmp_path):
+    assert cpu_flags(tmp_path) == ()
 
 
 def test_figures_of_this_machine_are_plausible_and_missing_ones_are_zero(tmp_path):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent.contract.envelope import Boot
-from agent.contract.messages import Event, Inventory
+from agent.contract.messages import Event, Hosted, Inventory
 from fleet.cli.log_lines import PlainLines
 from fleet.registry.devices import DeviceState
 from fleet.service.desk import Desk
@@ -31,7 +31,11 @@ def add_liar(desk: Desk) -> None:
             state=DeviceState.ENROLLED, at_ms=1,
         )  # fmt: skip
         said = dict.fromkeys(("arch", "system", "python", "agent"), EVIL)
-        inventory = Inventory(rev=1, ts=1, hardware="x86-64", memory_bytes=1, **said)
+        hosted = Hosted(name="onnx", version=EVIL, library=EVIL, providers=(EVIL,))
+        inventory = Inventory(
+            rev=1, ts=1, hardware="x86-64", memory_bytes=1,
+            runtimes=(hosted,), cpu_flags=(EVIL,), **said,
+        )  # fmt: skip
         desk.registry.devices.inventory(DEVICE, Boot(1, "0" * 16), inventory, at_ms=1)
         alarm = Event(id="0" * 32, type="alarm", ts=1, up=1, code=EVIL, why=EVIL)
         desk.registry.reports.alarm_add(DEVICE, alarm, at_ms=desk.now_ms())
@@ -41,7 +45,7 @@ def add_liar(desk: Desk) -> None:
     ("words", "lines"),
     [
         (("fleet", "alarms"), 2),
-        (("device", "show", DEVICE), 8),
+        (("device", "show", DEVICE), 11),
         (("device", "list"), 2),
     ],
 )

@@ -5,12 +5,15 @@ from fleet.errors import RefusedError
 from fleet.rollout.selector import parse_selector, select
 from tests.small_fleet import a_device, an_inventory
 
+ONNX = Hosted(
+    name="onnx", version="1.22", library="onnxruntime", providers=("CPUExecutionProvider",)
+)
 PI = a_device(
     1,
     group="barn",
     hardware="raspberry-pi-5",
     inventory=an_inventory(
-        arch="aarch64", runtimes=(Hosted(name="onnx", version="1.22"),), memory_bytes=8 * 10**9
+        arch="aarch64", runtimes=(ONNX,), memory_bytes=8 * 10**9, cpu_flags=("asimddp", "i8mm")
     ),
 )
 BOX = a_device(2, inventory=an_inventory(trains=False), presence=None)
@@ -33,6 +36,9 @@ EVERY = [PI, BOX, STRANGER]
         ("trains=no", [BOX]),
         ("runtime=onnx", [PI]),
         ("slot=motion", [PI, BOX]),
+        ("library=onnxruntime", [PI]),
+        ("provider=CPUExecutionProvider", [PI]),
+        ("cpu=i8mm|avx2", [PI]),
         ("memory_bytes>=8000000000", [PI]),
         ("memory_bytes<=4000000000", [BOX]),
         ("presence=offline", [BOX]),
