@@ -22,7 +22,7 @@ import numpy as np
 
 from agent.contract.limits import SCHEMA_VERSION
 from agent.disk import Disk, read_record
-from agent.errors import NewerStateError
+from agent.errors import ConfigError, NewerStateError
 from agent.learn.samples import LabelledWindows, Split
 
 FOLDER: Final = "labelled"
@@ -157,6 +157,29 @@ def load_kept(
         split=np.array([w.split for w in chosen], np.uint8),
     )
     return found, tuple(f"{w.id}/{w.row}" for w in chosen)
+
+
+def join(file: LabelledWindows | None, kept: LabelledWindows) -> LabelledWindows:
+    """Return the windows of the operator's file, then those that people labelled.
+
+    Raises:
+        ConfigError: They are of different shapes.
+
+    """
+    if file is None:
+        return kept
+    if not len(kept.x):
+        return file
+    if file.x.shape[1:] != kept.x.shape[1:]:
+        raise ConfigError(
+            f"learn.samples holds windows of shape {file.x.shape[1:]}, the release takes"
+            f" {kept.x.shape[1:]}: make the file anew, or take it out of the configuration"
+        )
+    return LabelledWindows(
+        x=np.concatenate([file.x, kept.x]),
+        y=np.concatenate([file.y, kept.y]),
+        split=np.concatenate([file.split, kept.split]),
+    )
 
 
 def segment_name(number: int) -> str:

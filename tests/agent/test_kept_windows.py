@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 
 from agent.disk import Disk
-from agent.errors import DiskFullError, NewerStateError, StoreError
+from agent.errors import ConfigError, DiskFullError, NewerStateError, StoreError
 from agent.learn import keeping, kept
 from agent.learn.keeping import KeptWindows, clear
-from agent.learn.kept import BLOCK_MS, FOLDER, Kept, load_kept, scan, segment_name, split_of
-from agent.learn.samples import Split
+from agent.learn.kept import (
+    BLOCK_MS,
+    FOLDER,
+    Kept,
+    join,
+    load_kept,
+    scan,
+    segment_name,
+    split_of,
+)
+from agent.learn.samples import LabelledWindows, Split
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.power_cuts import Record, count_cuts
 
@@ -77,6 +86,23 @@ def test_windows_of_another_slot_or_shape_teach_nothing(tmp_path: Path) -> None:
     assert names(disk) == ("0011aabb-1/0", "0011aabb-3/0")
     windows, found = load_kept(disk, "motion", classes=CLASSES, shape=(6, 4))
     assert (len(windows.x), windows.x.shape, found) == (0, (0, 6, 4), ())
+
+
+def test_kept_windows_stand_behind_those_of_the_operators_file(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store(disk).keep([a_window(1), a_window(2)], NOW)
+    windows, _ = load_kept(disk, "motion", classes=CLASSES, shape=SHAPE)
+    x = np.zeros((1, *SHAPE), np.float32)
+    file = LabelledWindows(x=x, y=np.array([0]), split=np.array([0], np.uint8))
+    joined = join(file, windows)
+    assert (joined.y.tolist(), joined.split.tolist()) == ([0, 1, 2], [0, 1, 2])
+    assert joined.x[:, 0, 0].tolist() == [0, 1, 2]
+    assert join(None, windows) is windows
+    other = LabelledWindows(x=x.reshape(1, 8, 3), y=file.y, split=file.split)
+    with pytest.raises(ConfigError, match=r"shape \(8, 3\), the release takes \(3, 8\)"):
+        join(other, windows)
+    none, _ = load_kept(disk, "other", classes=CLASSES, shape=SHAPE)
+    assert join(other, none) is other
 
 
 def test_only_the_newest_windows_of_a_split_are_used_at_once(
