@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -21,10 +22,11 @@ from agent.contract.manifest import Tensor
 from agent.contract.messages import Hosted
 from agent.errors import InputRefusedError, ModelError, RuntimeMissingError
 from agent.infer.heap import trim
-from agent.infer.runtime import Array, not_finite, require_input, require_named
+from agent.infer.runtime import Array, not_finite, read_texts, require_input, require_named
 
 NAME: Final = "onnx"
 CPU: Final = "CPUExecutionProvider"
+NO_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({})
 
 PROBE_MODEL: Final = b64decode(
     "CAg6NgoLCgF4EgF5IgNOZWcSBXByb2JlWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQDQ=="
@@ -47,7 +49,7 @@ _DTYPES = {
     "float": "float32",
     "double": "float64",
     "float16": "float16",
-    **{name: name for name in ("bool", "int8", "int16", "int32", "int64")},
+    **{name: name for name in ("bool", "string", "int8", "int16", "int32", "int64")},
     **{name: name for name in ("uint8", "uint16", "uint32", "uint64")},
 }
 _copy = np.ndarray.copy
@@ -67,10 +69,15 @@ class OnnxRuntime:
 
     name = NAME
 
-    def __init__(self, model: Path | bytes, providers: Sequence[str] = (CPU,)) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        providers: Sequence[str] = (CPU,),
+        options: Mapping[str, Mapping[str, str]] = NO_OPTIONS,
+    ) -> None:
         self.version: str = ort.__version__
         what = model.name[:16] if isinstance(model, Path) else "in memory"
-        self._session: Any = _open_session(model, what, providers)
+        self._session: Any = _open_session(model, what, providers, options)
         self.inputs: tuple[Tensor, ...] = tuple(
             _describe(node, what) for node in self._session.get_inputs()
         )
@@ -92,10 +99,14 @@ class OnnxRuntime:
         if self._session is None:
             raise ModelError("the model was closed")
         try:
-            answers = self._session.run(None, dict(inputs))
+            answers = self._session.run(None, self._feed(inputs))
         except _FAILURES as why:
             raise ModelError(f"the model failed: {_first_line(why)}") from why
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers, strict=True)}
+
+    def _feed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        texts = {t.name: read_texts(t, inputs[t.name]) for t in self.inputs if t.dtype == "string"}
+        return {**inputs, **texts}
 
     def close(self) -> None:
         """Drop the session and give its arena back to the operating system."""
@@ -141,7 +152,9 @@ class _Bound:
         cls, session: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> "_Bound | None":
         """Return the bound form, or None where the model has no fixed shapes."""
-        static = all(size > 0 for t in (*inputs, *outputs) for size in t.shape)
+        static = all(
+            t.dtype != "string" and all(size > 0 for size in t.shape) for t in (*inputs, *outputs)
+        )
         if len(inputs) != 1 or not static or session.get_providers() != [CPU]:
             return None
         return cls(session, inputs[0], outputs)
@@ -206,7 +219,12 @@ def _loads(*, ir: int = PROBE_IR, opset: int = PROBE_OPSET) -> bool:
     return True
 
 
-def _open_session(model: Path | bytes, what: str, providers: Sequence[str]) -> Any:
+def _open_session(
+    model: Path | bytes,
+    what: str,
+    providers: Sequence[str],
+    chosen: Mapping[str, Mapping[str, str]] = NO_OPTIONS,
+) -> Any:
     available = [p for p in providers if p in ort.get_available_providers()]
     if not available:
         raise RuntimeMissingError(
@@ -222,7 +240,8 @@ def _open_session(model: Path | bytes, what: str, providers: Sequence[str]) -> A
         raise ModelError(f"model {what} is not on this disk")
     try:
         source = str(model) if isinstance(model, Path) else model
-        return ort.InferenceSession(source, options, providers=available)
+        wanted = [(provider, dict(chosen.get(provider, {}))) for provider in available]
+        return ort.InferenceSession(source, options, providers=wanted)
     except _FAILURES as why:
         raise ModelError(f"model {what} {_explain(why)}") from why
 
@@ -245,7 +264,8 @@ def _describe(node: Any, what: str) -> Tensor:
     match = _TYPE.fullmatch(node.type)
     if match is None or match[1] not in _DTYPES:
         raise ModelError(
-            f"model {what} has {node.name!r} of type {node.type}: only tensors of numbers are run"
+            f"model {what} has {node.name!r} of type {node.type}: only tensors of numbers or "
+            "texts are run"
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return Tensor(name=node.name, dtype=_DTYPES[match[1]], shape=shape)

@@ -7,8 +7,10 @@ Rule 2: the manifest's order is the publisher's preference; the first variant th
 Rule 3: a loaded model must have exactly the inputs and outputs that were signed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from agent.contract.manifest import Release, Tensor, Variant
 from agent.contract.messages import Hosted
@@ -20,6 +22,10 @@ from agent.refusals import WrongHardwareError
 
 EXTRAS = {"onnx": "fieldfare[onnx]", "tflite": "fieldfare[litert]"}
 """What an operator installs for a runtime; a manifest may name others, of later versions."""
+
+
+Options = Mapping[str, Mapping[str, str]]
+NO_OPTIONS: Final[Options] = MappingProxyType({})
 
 
 def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Variant:
@@ -99,9 +105,15 @@ def load(variant: Variant, path: Path, installed: Sequence[Hosted] = ()) -> Runt
 
 
 def open_model(
-    runtime: str, path: Path, providers: Sequence[str], library: str | None = None
+    runtime: str,
+    path: Path,
+    providers: Sequence[str],
+    library: str | None = None,
+    options: Options = NO_OPTIONS,
 ) -> Runtime:
     """Load a model of which nothing is known yet but its runtime.
+
+    ``options`` are those of each provider.
 
     Raises:
         RuntimeMissingError: Its runtime is not installed, or does not start.
@@ -114,7 +126,7 @@ def open_model(
                 from agent.infer import onnx  # noqa: PLC0415 -- 20 MiB that only its models need
             except ImportError as why:
                 raise _missing(runtime) from why
-            return onnx.OnnxRuntime(path, providers)
+            return onnx.OnnxRuntime(path, providers, options)
         case "tflite":
             from agent.infer import litert  # noqa: PLC0415 -- likewise
 

@@ -1,0 +1,381 @@
+"""A model that runs in a process of its own, spoken to in the Open Inference Protocol.
+
+The process is a vendor's runtime under another Python, any program that keeps to
+``docs/external-runtimes.md``, or the agent's own Python where a slot wants it so.
+
+Rule 1: whatever happens to the process costs the answers that it owed and no more. It is
+        started again in the background, at once and then with growing pauses; who asks
+        meanwhile is told so immediately.
+Rule 2: a process that does not answer in time is killed: only so does it stop.
+Rule 3: what it says of itself and answers is compared with what is known of the model; it
+        is no more believed than any other program.
+Rule 4: one thread starts it, because the kernel ends it with that thread; the thread lasts
+        as long as the runtime.
+"""
+
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from agent.contract.manifest import Tensor
+from agent.errors import (
+    AgentError,
+    DeadlineError,
+    MalformedError,
+    ModelError,
+    RuntimeMissingError,
+    WorkerError,
+    WrongTensorsError,
+)
+from agent.infer import oip
+from agent.infer.engines import Engine
+from agent.infer.external_link import ExternalLink, HttpAnswer
+from agent.infer.oip_documents import ServerMetadata, read_error, read_metadata
+from agent.infer.runtime import Array, require_input, require_named
+from agent.infer.supervised import Program, Supervised
+
+log = logging.getLogger(__name__)
+
+MODEL: Final = "model"
+"""What the one model of a worker is called in its addresses."""
+
+_INFER: Final = f"/v2/models/{MODEL}/infer"
+_LOOK_SECONDS: Final = 0.02
+_SHORT_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+_SOUND_SECONDS: Final = 60.0
+"""Who lived so long is started again without a pause."""
+_LONGEST_SOCKET_PATH: Final = 100
+_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """How a model is run outside of the agent.
+
+    Attributes:
+        program: What is started.
+        runtime: As in ``Variant.runtime``.
+        providers: Execution providers in order of preference; one of them must really run it.
+        options: Of each provider.
+        start_seconds: Until it is ready.
+        build_seconds: The same, and of the first inference, while nothing is compiled yet.
+        awaits_build: Whether its first start may take that long; later ones always may.
+        deadline_seconds: Of one inference.
+        engine: Where it keeps what it compiles, if it does.
+
+    """
+
+    program: Program
+    runtime: str
+    providers: tuple[str, ...]
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    start_seconds: float
+    build_seconds: float = 0.0
+    awaits_build: bool = False
+    deadline_seconds: float
+    engine: Engine | None = None
+
+    @property
+    def unbuilt_seconds(self) -> float:
+        """How long it may take while nothing is compiled; 0 where something is."""
+        unbuilt = self.engine is not None and not self.engine.built
+        return self.build_seconds if unbuilt else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    library: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Worker:
+    """One life of the process, ready to answer."""
+
+    process: Supervised
+    link: ExternalLink
+    described: _Described
+
+
+class _Parameters(Struct, frozen=True):
+    providers: str = ""
+
+
+class _Extended(Struct, frozen=True):
+    """What a worker may add to the metadata of its model."""
+
+    parameters: _Parameters = _Parameters()
+
+
+class ExternalRuntime:
+    """A model in a process of its own; see ``runtime.Runtime`` for what each method promises.
+
+    Attributes:
+        library, version: As the worker calls the library that it uses.
+        providers: Those that it really runs the model with; empty if it does not say.
+
+    Raises:
+        ModelError: The worker does not take the model; ``WorkerError`` where it died or was
+            not ready in time.
+        RuntimeMissingError: Its library or its providers do not work here.
+        StoreError: There is no place for what it compiles.
+
+    """
+
+    def __init__(
+        self, outside: Outside, model: Path, died: Callable[[str], object] | None = None
+    ) -> None:
+        """``died`` is told, from another thread, why a worker that answered ended."""
+        self.name = outside.runtime
+        self._outside = outside
+        self._model = model.absolute()
+        self._died = died
+        self._folder = Path(tempfile.mkdtemp(prefix="fieldfare-"))
+        self._worker: _Worker | None = None
+        self._process: Supervised | None = None
+        self._why = ""
+        self._first: _Described | AgentError | None = None
+        self._began = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._supervise, name=f"{outside.program.name}-runs", daemon=True
+        )
+        self._thread.start()
+        first = self._wait_first()
+        self.library, self.version = first.library, first.version
+        self.inputs: tuple[Tensor, ...] = first.inputs
+        self.outputs: tuple[Tensor, ...] = first.outputs
+        self.providers = first.providers
+
+    @property
+    def pid(self) -> int | None:
+        """The process that answers now, if one does."""
+        worker = self._worker
+        return worker.process.pid if worker else None
+
+    def resident_bytes(self) -> int:
+        """Return the memory of the process; 0 while none answers."""
+        worker = self._worker
+        return worker.process.resident_bytes() if worker else 0
+
+    def infer(self, x: Array) -> tuple[Array, ...]:
+        """Run a model of one input."""
+        if len(self.inputs) != 1:
+            raise ModelError(f"the model takes {len(self.inputs)} inputs: give them by name")
+        require_input(self.inputs[0], x)
+        return tuple(self._ask({self.inputs[0].name: x}).values())
+
+    def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run any model; inputs and outputs by name."""
+        require_named(self.inputs, inputs)
+        return self._ask(inputs)
+
+    def close(self) -> None:
+        """End the process."""
+        self._closing.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ask(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        worker, name = self._worker, self._outside.program.name
+        if self._closing.is_set():
+            raise ModelError("the model was closed")
+        if worker is None:
+            raise WorkerError(f"{self._why}; it is being started again")
+        wanted = self._outside
+        seconds = max(wanted.deadline_seconds, wanted.unbuilt_seconds)
+        try:
+            answer = worker.link.post(_INFER, oip.write_request(inputs), seconds)
+        except TimeoutError:
+            worker.process.kill()
+            why = f"{name} did not answer within {seconds:g} s and was stopped"
+            self._lost(worker, why)
+            raise DeadlineError(why) from None
+        except (OSError, MalformedError) as bad:
+            worker.process.kill()
+            self._lost(worker, str(worker.process.wait() if isinstance(bad, OSError) else bad))
+            raise WorkerError(f"{self._why}; it is being started again") from bad
+        outputs = self._read(answer)
+        engine = self._outside.engine
+        if engine is not None and not engine.built:
+            engine.keep()
+        return outputs
+
+    def _read(self, answer: HttpAnswer) -> dict[str, Array]:
+        name = self._outside.program.name
+        if answer.status != _OK:
+            raise ModelError(f"{name}: {read_error(answer.body)}")
+        try:
+            found = oip.read_response(answer.body, answer.json_length).outputs
+        except MalformedError as why:
+            raise ModelError(f"{name} does not keep to the protocol: {why}") from why
+        if found.keys() != {tensor.name for tensor in self.outputs}:
+            raise ModelError(f"{name} answered {sorted(found)}, which are not the model's outputs")
+        for tensor in self.outputs:
+            _require_output(name, tensor, found[tensor.name])
+        return {tensor.name: found[tensor.name] for tensor in self.outputs}
+
+    def _lost(self, worker: _Worker, why: str) -> None:
+        if self._worker is worker:
+            self._why, self._worker = why, None
+
+    def _wait_first(self) -> _Described:
+        self._began.wait()
+        if isinstance(self._first, _Described):
+            return self._first
+        self.close()
+        raise self._first or WorkerError(f"{self._outside.program.name} does not start")
+
+    # --- the thread that starts it ---------------------------------------------------------
+
+    def _supervise(self) -> None:
+        pause, short_lives = 0.0, 0
+        while not self._closing.wait(pause):
+            began = monotonic()
+            try:
+                worker = self._start()
+            except AgentError as why:
+                if not self._began.is_set():
+                    self._first = why
+                    self._began.set()
+                    return
+                self._why = str(why)
+                log.warning("worker=failed name=%s why=%r", self._outside.program.name, str(why))
+            else:
+                self._run(worker)
+            short_lives = 0 if monotonic() - began > _SOUND_SECONDS else short_lives + 1
+            pause = min(2.0 ** (short_lives - 2), _LONGEST_PAUSE_SECONDS) if short_lives > 1 else 0
+
+    def _run(self, worker: _Worker) -> None:
+        self._worker = worker
+        if not self._began.is_set():
+            self._first = worker.described
+            self._began.set()
+        if self._closing.is_set():
+            worker.process.kill()
+        end = worker.process.wait()
+        if self._worker is worker:
+            self._why, self._worker = str(end), None
+        worker.link.close()
+        if self._closing.is_set():
+            return
+        log.warning("worker=died name=%s why=%r", self._outside.program.name, self._why)
+        if self._died is not None:
+            self._died(self._why)
+
+    def _start(self) -> _Worker:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            AgentError: It died, or was not ready in time; it no longer runs.
+
+        """
+        wanted = self._outside
+        engine = wanted.engine
+        path = self._folder / "worker.sock"
+        path.unlink(missing_ok=True)
+        if engine is not None:
+            engine.prepare()
+        limit = wanted.start_seconds
+        if wanted.awaits_build or self._began.is_set():
+            limit = max(limit, wanted.unbuilt_seconds)
+        process = self._process = Supervised(wanted.program, self._arguments(path), self._folder)
+        try:
+            link, described = self._await(process, path, limit)
+        except AgentError as why:
+            crashed = process.ended and not isinstance(why, RuntimeMissingError)
+            process.kill()
+            process.wait()
+            if engine is not None and crashed and not self._closing.is_set():
+                engine.forget()
+            raise
+        return _Worker(process=process, link=link, described=described)
+
+    def _arguments(self, path: Path) -> list[str]:
+        wanted = self._outside
+        if len(str(path)) > _LONGEST_SOCKET_PATH:
+            raise WorkerError(f"{path} is too long for a socket: set TMPDIR to a shorter place")
+        return [
+            *("--socket", str(path)),
+            *("--model", str(self._model)),
+            *("--providers", ",".join(wanted.providers)),
+            *("--options", msgspec.json.encode(wanted.options).decode()),
+            *("--cache", str(wanted.engine.path) if wanted.engine else ""),
+        ]
+
+    def _await(
+        self, process: Supervised, path: Path, seconds: float
+    ) -> tuple[ExternalLink, _Described]:
+        name, ends = self._outside.program.name, monotonic() + seconds
+        while not self._closing.wait(_LOOK_SECONDS):
+            if process.ended:
+                raise process.wait()
+            if monotonic() > ends:
+                break
+            with suppress(OSError, MalformedError):  # nobody listens yet, or not for long
+                link = ExternalLink(path)
+                try:
+                    if link.get("/v2/health/ready", _SHORT_SECONDS).status == _OK:
+                        return link, self._describe(link)
+                except BaseException:
+                    link.close()
+                    raise
+                link.close()
+        raise WorkerError(f"{name} was not ready within {seconds:g} s")
+
+    def _describe(self, link: ExternalLink) -> _Described:
+        name = self._outside.program.name
+        server = link.get("/v2", _SHORT_SECONDS)
+        model = link.get(f"/v2/models/{MODEL}", _SHORT_SECONDS)
+        if _OK not in (server.status, model.status):
+            raise WorkerError(f"{name} does not describe its model: {read_error(model.body)}")
+        try:
+            told = msgspec.json.decode(server.body, type=ServerMetadata)
+            inputs, outputs = read_metadata(model.body).tensors
+            extended = msgspec.json.decode(model.body, type=_Extended)
+        except (MalformedError, msgspec.MsgspecError) as why:
+            raise WorkerError(f"{name} does not keep to the protocol: {why}") from why
+        providers = tuple(p for p in extended.parameters.providers.split(",") if p)
+        if providers and not set(providers) & set(self._outside.providers):
+            raise RuntimeMissingError(
+                f"{name} runs the model with {', '.join(providers)}; "
+                f"wanted is {', '.join(self._outside.providers)}"
+            )
+        first = self._first
+        if isinstance(first, _Described) and (inputs, outputs) != (first.inputs, first.outputs):
+            raise WrongTensorsError(f"{name} has other inputs or outputs than before")
+        return _Described(
+            library=told.name,
+            version=told.version,
+            inputs=inputs,
+            outputs=outputs,
+            providers=providers,
+        )
+
+
+def _require_output(worker: str, tensor: Tensor, found: Array) -> None:
+    dtype = "string" if found.dtype.kind == "O" else found.dtype.name
+    fits = len(found.shape) == len(tensor.shape) and all(
+        want in (-1, have) for want, have in zip(tensor.shape, found.shape, strict=True)
+    )
+    if dtype != tensor.dtype or not fits:
+        raise ModelError(
+            f"{worker} answered {tensor.name!r} as {dtype} {list(found.shape)}; "
+            f"it is {tensor.dtype} {list(tensor.shape)}"
+        )

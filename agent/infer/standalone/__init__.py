@@ -1,0 +1,1 @@
+"""Programs that run beside the agent and import nothing of it; each file stands alone."""
