@@ -18,22 +18,45 @@ _ABOVE_ONE: Final = 1.001
 """What rounding may make of a probability of 1."""
 
 
+Given = Array | Mapping[str, Array]
+"""An input as it was given: alone, or by name."""
+
+
 class Observer(Protocol):
     """Where the figures of a served model go; ``observe.windows.WindowRecorder`` is one."""
 
-    def record(self, latency_us: float, confidence: float, place: int) -> None:
-        """Count one answer; ``place`` is ``NO_CLASS`` for a model without classes."""
+    def note(self, latency_ns: int, row: Array, given: Given) -> None:
+        """Count one answer, to be read later from the output ``Loaded.told``; keeps neither."""
 
-    def refuse(self) -> None:
+    def record(self, latency_us: float, confidence: float, place: int) -> None:
+        """Count one answer that was read; ``place`` is ``NO_CLASS`` without classes."""
+
+    def look(self, given: Given) -> None:
+        """Look at an input whose answer was read, where that is due."""
+
+    def refuse(self, given: Given | None = None) -> None:
         """Count one window that the input check refused."""
 
     def fail(self) -> None:
         """Count one window on which the model failed."""
 
+    def skip(self) -> None:
+        """Count one window of a stream that was left out."""
+
+    def take(self, samples: int) -> None:
+        """Count samples that came from the source."""
+
+    def gap(self) -> None:
+        """Count a break in the stream."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A release, its loaded model with what it remembers, and where its figures go.
+
+    Attributes:
+        place: Number of the output with the probabilities; ``NO_CLASS`` without.
+        told: Number of the output whose values are told: that one, or the first.
 
     Raises:
         ModelError: The model lacks the output that the manifest names.
@@ -45,12 +68,14 @@ class Loaded:
     runtime: Runtime
     observer: Observer
     place: int = field(init=False)
+    told: int = field(init=False)
     memory: Memory | None = field(init=False)
 
     def __post_init__(self) -> None:
         name = self.release.probabilities
         place = NO_CLASS if name is None else place_of(self.runtime, name)
         object.__setattr__(self, "place", place)
+        object.__setattr__(self, "told", max(place, 0))
         memory = Memory(self.runtime) if isinstance(self.runtime, Stateful) else None
         object.__setattr__(self, "memory", memory)
 
@@ -89,7 +114,7 @@ class Answer:
     probabilities: NDArray[np.float32]
     outputs: tuple[Array, ...]
     latency_us: float
-    given: Array | Mapping[str, Array]
+    given: Given
 
 
 Sink = Callable[[Answer], None]

@@ -37,6 +37,7 @@ class Serving:
     Attributes:
         slot: Its name.
         windows: How many windows were fed, and requests made, so far.
+        duty: One in so many windows of a stream is answered; requests always are.
         sink_failures: How often a sink raised.
 
     """
@@ -64,7 +65,9 @@ class Serving:
         self._owned: list[Runtime] = []
         self._cutter: Cutter = Unfed("there is no model")
         self._refused = 0
+        self._cut_off = -1
         self.windows = 0
+        self.duty = 1
         self.sink_failures = 0
 
     def serve(
@@ -104,6 +107,7 @@ class Serving:
         with self._feeding:
             self._adopt()
             if self._pair.model is not None:
+                self._pair.model.observer.take(len(samples))
                 self._cut(self._pair.model, samples)
         self._adopt_if_idle()
 
@@ -111,6 +115,8 @@ class Serving:
         """Note that the next samples do not follow the last ones."""
         with self._feeding:
             self._cutter.reset()
+            if self._pair.model is not None:
+                self._pair.model.observer.gap()
             for loaded in self._pair.loaded:
                 if loaded.memory is not None:
                     loaded.memory.break_off()
@@ -183,8 +189,9 @@ class Serving:
             case Said():
                 for confidence, place in said.rows:
                     model.observer.record(said.latency_us, confidence, place)
+                model.observer.look(request.inputs)
             case InputRefusedError():
-                model.observer.refuse()
+                model.observer.refuse(request.inputs)
             case ModelError():
                 log.warning("inference=failed release=%s why=%r", model.digest[:16], str(said))
                 model.observer.fail()
@@ -204,20 +211,33 @@ class Serving:
             self._adopt()
             if self._cutter is not cutter:
                 return  # the new model cuts its windows in another way
-            self._answer(window)
+            self._cut_off = (self._cut_off + 1) % self.duty
+            if self._cut_off and self._pair.model is not None:
+                self._pair.model.observer.skip()
+            else:
+                self._answer(window)
 
     def _answer(self, window: NDArray[np.float32]) -> None:
         pair = self._pair
         if pair.model is not None:
-            shadow = pair.shadow
-            first = _shadow(shadow, window) if shadow and self.windows % 2 else None
-            seen = self._run(pair.model, window)
-            if pair.comparing is not None:
-                beside = _shadow(shadow, window) if shadow and first is None else first
-                pair.comparing.add(seen, beside)
+            if pair.comparing is None and not self._sinks:
+                self._run(pair.model, window)  # whoever asks later reads what was noted
+            else:
+                self._answer_aloud(pair, pair.model, window)
         self.windows += 1
 
-    def _run(self, model: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
+    def _answer_aloud(self, pair: Pair, model: Loaded, window: NDArray[np.float32]) -> None:
+        shadow = pair.shadow
+        first = _shadow(shadow, window) if shadow and self.windows % 2 else None
+        ran = self._run(model, window)
+        seen = ran if isinstance(ran, Missed) else self._read(model, window, *ran)
+        if pair.comparing is not None:
+            beside = _shadow(shadow, window) if shadow and first is None else first
+            pair.comparing.add(seen, beside)
+
+    def _run(
+        self, model: Loaded, window: NDArray[np.float32]
+    ) -> tuple[tuple[Array, ...], int] | Missed:
         started = perf_counter_ns()
         try:
             if model.memory is None:
@@ -225,21 +245,26 @@ class Serving:
             else:
                 outputs = model.memory.flow(window)
         except InputRefusedError:
-            model.observer.refuse()
+            model.observer.refuse(window)
             return Missed.REFUSED
         except ModelError as why:
             log.warning("inference=failed release=%s why=%r", model.digest[:16], str(why))
             model.observer.fail()
             return Missed.FAILED
-        latency_us = (perf_counter_ns() - started) / 1000
+        latency_ns = perf_counter_ns() - started
+        model.observer.note(latency_ns, outputs[model.told], window)
+        return outputs, latency_ns
+
+    def _read(
+        self, model: Loaded, window: Array, outputs: tuple[Array, ...], latency_ns: int
+    ) -> Seen | Missed:
         confidence, place = decide(outputs, model.place)
         if not is_probability(confidence):
-            model.observer.fail()
-            return Missed.FAILED
-        model.observer.record(latency_us, confidence, place)
+            return Missed.FAILED  # as the observer counts it
+        seen = latency_ns / 1000, confidence, place
         if self._sinks:
-            self._hand_out(model, window, outputs, (latency_us, confidence, place))
-        return latency_us, confidence, place
+            self._hand_out(model, window, outputs, seen)
+        return seen
 
     def _hand_out(
         self, model: Loaded, window: Array, outputs: tuple[Array, ...], seen: Seen

@@ -23,7 +23,7 @@ from agent.contract.telemetry import Channel
 MAX_VALUES: Final = 4096
 """A window of 6 channels of 128 samples takes about 30 µs."""
 LOOK_SECONDS: Final = 1.0
-_NUMBERS: Final = "fiub"
+NUMBERS: Final = "fiub"
 _TABLE: Final = 2
 
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -73,7 +73,7 @@ def channels_of(inputs: Sequence[Tensor], windowing: Windowing | None) -> tuple[
     parts: list[Part] = []
     left = MAX_CHANNELS_TOLD
     for tensor in inputs:
-        if np.dtype(_numpy_name(tensor.dtype)).kind not in _NUMBERS or not left:
+        if np.dtype(_numpy_name(tensor.dtype)).kind not in NUMBERS or not left:
             continue
         shape, axis = tensor.shape, None
         names: tuple[str, ...] = (tensor.name,)
@@ -199,7 +199,7 @@ class Looking:
         """Return of each part some values, shape (channels, values), at least one."""
         for part in self._parts:
             array = given.get(part.tensor) if isinstance(given, Mapping) else given
-            if array is None or not array.size or array.dtype.kind not in _NUMBERS:
+            if array is None or not array.size or array.dtype.kind not in NUMBERS:
                 continue
             if part.axis is not None and array.ndim > part.axis:
                 rows = np.moveaxis(array, part.axis, 0).reshape(array.shape[part.axis], -1)

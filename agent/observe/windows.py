@@ -23,7 +23,7 @@ from agent.contract.histogram import LogHistogram
 from agent.contract.limits import MAX_OUTPUTS_TOLD
 from agent.contract.sketch import WIDTH, places, written
 from agent.contract.telemetry import Feature, Window
-from agent.observe.inputs import LOOK_SECONDS, Given, Held, Looking
+from agent.observe.inputs import LOOK_SECONDS, NUMBERS, Given, Held, Looking
 
 BLOCK: Final = 256
 SKETCHED: Final = 64
@@ -226,6 +226,10 @@ class WindowRecorder:
     def _fold_rows(self, fresh: NDArray[np.int64], rows: list[bytes]) -> None:
         self._looking.earn(float(fresh.sum()))
         latencies = fresh / 1000
+        if self._dtype.kind not in NUMBERS:
+            self._inferences += len(rows)
+            self._latency.add_many(latencies)
+            return
         width = self._classes * self._dtype.itemsize or len(rows[0])
         whole = b"".join(rows)
         if len(whole) != width * len(rows) or not width:  # of a model with a free dimension
