@@ -62,6 +62,11 @@ class Children:
         samples = self._config.learn.samples
         return str(samples.absolute()) if samples else None
 
+    @property
+    def _kept(self) -> str | None:
+        """The slot whose windows people labelled, if any are kept."""
+        return self._config.labelled_slot if self._config.keeps_windows else None
+
     def probe(self, ticket: str, job: ProbeJob) -> None:
         """Try one library, or count the labelled windows.
 
@@ -85,6 +90,7 @@ class Children:
             hardware=self._hardware,
             installed=self.installed,
             samples=self.samples if labelled else None,
+            kept=self._kept if labelled else None,
             sealed=sealed,
         )
         self._start("check", digest, job, self._check_limits())
@@ -132,7 +138,7 @@ class Children:
             AgentError: This device has no labelled windows, or no child can be started.
 
         """
-        if self.samples is None:
+        if self.samples is None and self._kept is None:
             raise AgentError("this device has no labelled windows")
         job = LearnJob(
             state_dir=self._state_dir,
@@ -140,6 +146,7 @@ class Children:
             hardware=self._hardware,
             installed=self.installed,
             samples=self.samples,
+            kept=self._kept,
             kind=task.kind,
             message=attachment,
         )

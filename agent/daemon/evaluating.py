@@ -52,7 +52,8 @@ class Evaluating:
             why = "; ".join(finding.why for finding in answer.findings if not finding.held)
             self._around.alarm("check", f"release {digest[:16]} in {slot}: {why}")
             return
-        if answer.labels is None or (slot, digest) in self._told:
+        labels = answer.labels
+        if labels is None or not labels.windows or (slot, digest) in self._told:
             return
         ts, up = self._around.moment()
         self._around.report(
@@ -63,8 +64,8 @@ class Evaluating:
                 up=up,
                 slot=slot,
                 release=digest,
-                decide=answer.labels.decide_quality,
-                withheld=answer.labels.withheld,
+                decide=labels.decide_quality,
+                withheld=labels.withheld,
             )
         )
         self._told.add((slot, digest))

@@ -15,7 +15,7 @@ from agent.errors import AgentError
 from agent.infer.comparison import Comparison, Side
 from agent.update import machine
 from agent.update.probation import Evidence, Labelled, Limits, Measured, Verdict, judge
-from agent.worker.jobs import CheckAnswer
+from agent.worker.jobs import CheckAnswer, Labels
 
 Learned = Callable[[CheckAnswer | AgentError], None]
 MAX_REMEMBERED = 16
@@ -106,7 +106,8 @@ class Judging:
         self._measures.ask(prove.candidate.digest, lambda _: None)
         if prove.against is not None:
             new, old = (self._measures.known(a.digest) for a in (prove.candidate, prove.against))
-            self._measures.ask(prove.against.digest, lambda _: None, anew=_relabelled(new, old))
+            anew = _relabelled(new, old) or _labelled_since(new, old)
+            self._measures.ask(prove.against.digest, lambda _: None, anew=anew)
         self._later(slot)
 
     def stop(self, slot: str) -> None:
@@ -162,7 +163,7 @@ class Judging:
             return None
         decide, relabelled = None, _relabelled(new, old)
         if new and old and new.labels and old.labels and not relabelled:
-            decide = Labelled.pair(new.labels.decide, old.labels.decide)
+            decide = Labelled.pair(*_on_the_same(new.labels, old.labels))
         return Evidence(
             golden=prove.checked,
             windows=shown.windows if shown else 0,
@@ -181,6 +182,22 @@ def _relabelled(new: CheckAnswer | None, old: CheckAnswer | None) -> bool:
     if not (new and old and new.labels and old.labels):
         return False
     return len(new.labels.decide) != len(old.labels.decide)
+
+
+def _labelled_since(new: CheckAnswer | None, old: CheckAnswer | None) -> bool:
+    """Return whether people labelled windows between the two measurements."""
+    if not (new and old and new.labels and old.labels):
+        return False
+    return new.labels.kept.keys() != old.labels.kept.keys()
+
+
+def _on_the_same(new: Labels, old: Labels) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Return the answers of both to the windows that both were measured on, in one order."""
+    both = [name for name in new.kept if name in old.kept]
+    return (
+        (*new.decide, *(new.kept[name] for name in both)),
+        (*old.decide, *(old.kept[name] for name in both)),
+    )
 
 
 def _unlike(shown: Comparison | None, new: CheckAnswer | None, old: CheckAnswer | None) -> str:

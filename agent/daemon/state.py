@@ -4,7 +4,7 @@ Rule 1: a revision grows with every change within a life; equal content keeps it
 Rule 2: content that was handed to the connection is not sent again, unless all is anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from agent.contract.messages import Assigned, Inventory, Reported, SlotReport
 from agent.daemon.accepted import AcceptedAssignment
 from agent.daemon.host import AGENT_VERSION
 from agent.learn.offer import Conditions
+from agent.learn.samples import Split
 from agent.observe.resources import Machine
 from agent.update.slot import Idle, State
 from agent.worker.jobs import ProbeAnswer
@@ -85,6 +86,18 @@ def inventory_of(
         evaluates=learn.evaluate and probed.decide > 0,
         labelled_windows=probed.train + probed.decide + probed.withheld,
         cpu_flags=machine.cpu_flags,
+    )
+
+
+def with_kept(probed: ProbeAnswer | None, kept: Mapping[Split, int]) -> ProbeAnswer | None:
+    """Return what the probe counted, and the windows that people labelled by now."""
+    if probed is None:
+        return None
+    return replace(
+        probed,
+        train=probed.train + kept[Split.TRAIN],
+        decide=probed.decide + kept[Split.DECIDE],
+        withheld=probed.withheld + kept[Split.WITHHELD],
     )
 
 

@@ -15,12 +15,11 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never, cast, get_args
+from typing import assert_never, cast, get_args
 
 import msgspec
 
-from agent.contract.manifest import Release
-from agent.contract.messages import Finding, Quality
+from agent.contract.messages import Finding
 from agent.disk import Disk
 from agent.errors import AgentError, ConfigError, ContractError, ModelError
 from agent.update.store import Store
@@ -31,7 +30,6 @@ from agent.worker.jobs import (
     CheckJob,
     Envelope,
     Kind,
-    Labels,
     LearnAnswer,
     LearnJob,
     Limits,
@@ -46,9 +44,6 @@ from agent.worker.jobs import (
     UnpackAnswer,
     UnpackJob,
 )
-
-if TYPE_CHECKING:
-    from agent.infer.runtime import Runtime
 
 _PR_SET_PDEATHSIG = 1
 _MAX_JOB_BYTES = 64 * 1024 * 1024
@@ -171,34 +166,16 @@ def check(job: CheckJob) -> CheckAnswer:
         _require_memory(finding.why)
     rss_bytes = _resident_bytes()
     labels = None
-    if finding.held and job.samples:
-        labels = _label(runtime, release, Path(job.samples))
+    if finding.held and (job.samples or job.kept):
+        from agent.worker.labelled import measure
+
+        labels = measure(runtime, release, job)
     return CheckAnswer(findings=(finding,), rss_bytes=rss_bytes, labels=labels)
 
 
 def _require_memory(why: str) -> None:
     if _NO_MEMORY.search(why):
         raise MemoryError(why)
-
-
-def _label(runtime: "Runtime", release: Release, samples: Path) -> Labels | None:
-    from agent.infer.labelled import right_answers
-    from agent.learn.samples import Split, load_samples
-
-    if release.probabilities is None:
-        return None
-    try:
-        windows = load_samples(samples)
-    except ConfigError:
-        return None  # the probe at the start of the agent has said so
-    decide, withheld = (
-        right_answers(runtime, *windows.of(split), release.probabilities)
-        for split in (Split.DECIDE, Split.WITHHELD)
-    )
-    return Labels(
-        decide=tuple(decide.tolist()),
-        withheld=Quality(right=int(withheld.sum()), windows=len(withheld)),
-    )
 
 
 def probe(job: ProbeJob) -> ProbeAnswer:
@@ -233,13 +210,14 @@ def learn(job: LearnJob) -> LearnAnswer:
     """Do one task of a federated round on embeddings of the backbone.
 
     Raises:
+        ConfigError: There are no labelled windows, or they cannot be read.
         ModelError: The release has no trainable head.
 
     """
     from agent.infer.labelled import embed
     from agent.infer.variants import choose, load
-    from agent.learn.samples import load_samples
     from agent.learn.trainer import answer_task
+    from agent.worker.labelled import own_windows
 
     store = Store(Disk(Path(job.state_dir)))
     release = store.read_manifest(job.backbone)
@@ -252,7 +230,7 @@ def learn(job: LearnJob) -> LearnAnswer:
         job.message,
         job.kind,
         lambda windows: embed(runtime, windows, head.embedding),
-        load_samples(Path(job.samples)),
+        own_windows(job, release),
     )
     return LearnAnswer(
         reply=answered.reply,

@@ -67,6 +67,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
         hardware: What variants are matched with.
         installed: Runtimes that made a real inference here.
         samples: The file of labelled windows, if this slot has one.
+        kept: The slot whose windows people labelled, if any are kept for it.
         sealed: Files that the agent hashed lately, by digest.
 
     """
@@ -76,6 +77,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
     hardware: str
     installed: tuple[Hosted, ...]
     samples: str | None = None
+    kept: str | None = None
     sealed: tuple[tuple[str, Seal], ...] = ()
 
 
@@ -84,17 +86,26 @@ class Labels(Struct, frozen=True, kw_only=True):
 
     Attributes:
         decide: Whether each *decide* window was answered rightly, in the file's order.
+        kept: The same for *decide* windows that people labelled, by a name that stays:
+            meanwhile some came, and some went.
         withheld: Quality on the *withheld* windows; reported, and never decided by.
 
     """
 
     decide: tuple[bool, ...]
     withheld: Quality
+    kept: dict[str, bool] = {}
 
     @property
     def decide_quality(self) -> Quality:
         """Quality on the *decide* windows."""
-        return Quality(right=sum(self.decide), windows=len(self.decide))
+        answers = (*self.decide, *self.kept.values())
+        return Quality(right=sum(answers), windows=len(answers))
+
+    @property
+    def windows(self) -> int:
+        """How many windows it was measured on."""
+        return len(self.decide) + len(self.kept) + self.withheld.windows
 
 
 class CheckAnswer(Struct, frozen=True, kw_only=True):
@@ -240,7 +251,8 @@ class LearnJob(Struct, frozen=True, kw_only=True):
 
     Attributes:
         backbone: Manifest digest of the release whose embedding is used.
-        samples: The file of labelled windows.
+        samples: The file of labelled windows, if there is one.
+        kept: The slot whose windows people labelled, if any are kept for it.
         kind: ``train`` or ``evaluate``.
         message: The Flower message that is the task's attachment.
 
@@ -250,7 +262,8 @@ class LearnJob(Struct, frozen=True, kw_only=True):
     backbone: str
     hardware: str
     installed: tuple[Hosted, ...]
-    samples: str
+    samples: str | None = None
+    kept: str | None = None
     kind: str
     message: bytes
 

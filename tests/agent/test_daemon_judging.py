@@ -26,6 +26,13 @@ def labelled(windows: int) -> CheckAnswer:
     return CheckAnswer(findings=GOLDEN, rss_bytes=1, labels=labels)
 
 
+def labelled_by_people(*names: str, right: bool = True) -> CheckAnswer:
+    labels = Labels(
+        decide=(), kept=dict.fromkeys(names, right), withheld=Quality(right=0, windows=0)
+    )
+    return CheckAnswer(findings=GOLDEN, rss_bytes=1, labels=labels)
+
+
 OLD, NEW = release(1), release(2)
 PROVE = Prove(NEW, OLD, GOLDEN)
 
@@ -124,6 +131,38 @@ def test_labelled_windows_that_changed_are_measured_anew_with_both():
     room.measures.answered(OLD.digest, labelled(40))
     room.wait(60.0)
     assert isinstance(room.ends[0], Proved)
+
+
+def test_windows_that_people_labelled_meanwhile_are_measured_with_both():
+    room = Room()
+    room.measures.ask(OLD.digest, lambda _: None)
+    room.measures.answered(OLD.digest, labelled_by_people("a", "b"))
+    room.measures.ask(NEW.digest, lambda _: None)
+    room.measures.answered(NEW.digest, labelled_by_people("b", "c", "d"))
+    room.judging.begin("motion", PROVE)
+    assert room.started == [OLD.digest, NEW.digest, OLD.digest]
+
+
+def test_two_releases_are_judged_on_the_labelled_windows_that_both_answered():
+    room = Room()
+    room.judging.begin("motion", PROVE)
+    common = [f"both-{n}" for n in range(30)]
+    room.measures.answered(NEW.digest, labelled_by_people("new-1", "new-2", *common, right=False))
+    room.measures.answered(OLD.digest, labelled_by_people(*reversed(common), "old-1"))
+    room.wait(60.0)
+    (end,) = room.ends
+    assert isinstance(end, Failed)
+    assert "0 of 30 labelled windows right" in told(end)
+
+
+def test_no_labelled_window_yet_is_no_obstacle():
+    room = Room()
+    room.judging.begin("motion", PROVE)
+    room.measures.answered(NEW.digest, labelled_by_people("a"))
+    room.measures.answered(OLD.digest, labelled_by_people())
+    room.wait(60.0)
+    (end,) = room.ends
+    assert isinstance(end, Proved)
 
 
 def test_windows_of_another_release_are_no_evidence():
