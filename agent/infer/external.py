@@ -18,14 +18,9 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Final
-
-import msgspec
-from msgspec import Struct
 
 from agent.contract.manifest import Tensor
 from agent.errors import (
@@ -33,92 +28,22 @@ from agent.errors import (
     DeadlineError,
     MalformedError,
     ModelError,
-    RuntimeMissingError,
     WorkerError,
     WrongTensorsError,
 )
 from agent.infer import oip
-from agent.infer.engines import Engine
-from agent.infer.external_link import ExternalLink, HttpAnswer
-from agent.infer.oip_documents import ServerMetadata, read_error, read_metadata
+from agent.infer.external_link import HttpAnswer
+from agent.infer.external_worker import MODEL, OK, Described, Outside, Worker, begin
+from agent.infer.oip_documents import read_error
 from agent.infer.runtime import Array, require_input, require_named
-from agent.infer.supervised import Program, Supervised
+from agent.infer.supervised import Supervised
 
 log = logging.getLogger(__name__)
 
-MODEL: Final = "model"
-"""What the one model of a worker is called in its addresses."""
-
 _INFER: Final = f"/v2/models/{MODEL}/infer"
-_LOOK_SECONDS: Final = 0.02
-_SHORT_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _SOUND_SECONDS: Final = 60.0
 """Who lived so long is started again without a pause."""
-_LONGEST_SOCKET_PATH: Final = 100
-_OK: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
-    """How a model is run outside of the agent.
-
-    Attributes:
-        program: What is started.
-        runtime: As in ``Variant.runtime``.
-        providers: Execution providers in order of preference; one of them must really run it.
-        options: Of each provider.
-        start_seconds: Until it is ready.
-        build_seconds: The same, and of the first inference, while nothing is compiled yet.
-        awaits_build: Whether its first start may take that long; later ones always may.
-        deadline_seconds: Of one inference.
-        engine: Where it keeps what it compiles, if it does.
-
-    """
-
-    program: Program
-    runtime: str
-    providers: tuple[str, ...]
-    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    start_seconds: float
-    build_seconds: float = 0.0
-    awaits_build: bool = False
-    deadline_seconds: float
-    engine: Engine | None = None
-
-    @property
-    def unbuilt_seconds(self) -> float:
-        """How long it may take while nothing is compiled; 0 where something is."""
-        unbuilt = self.engine is not None and not self.engine.built
-        return self.build_seconds if unbuilt else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Described:
-    library: str
-    version: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    providers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Worker:
-    """One life of the process, ready to answer."""
-
-    process: Supervised
-    link: ExternalLink
-    described: _Described
-
-
-class _Parameters(Struct, frozen=True):
-    providers: str = ""
-
-
-class _Extended(Struct, frozen=True):
-    """What a worker may add to the metadata of its model."""
-
-    parameters: _Parameters = _Parameters()
 
 
 class ExternalRuntime:
@@ -145,10 +70,10 @@ class ExternalRuntime:
         self._model = model.absolute()
         self._died = died
         self._folder = Path(tempfile.mkdtemp(prefix="fieldfare-"))
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._process: Supervised | None = None
         self._why = ""
-        self._first: _Described | AgentError | None = None
+        self._first: Described | AgentError | None = None
         self._began = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(
@@ -219,7 +144,7 @@ class ExternalRuntime:
 
     def _read(self, answer: HttpAnswer) -> dict[str, Array]:
         name = self._outside.program.name
-        if answer.status != _OK:
+        if answer.status != OK:
             raise ModelError(f"{name}: {read_error(answer.body)}")
         try:
             found = oip.read_response(answer.body, answer.json_length).outputs
@@ -231,13 +156,13 @@ class ExternalRuntime:
             _require_output(name, tensor, found[tensor.name])
         return {tensor.name: found[tensor.name] for tensor in self.outputs}
 
-    def _lost(self, worker: _Worker, why: str) -> None:
+    def _lost(self, worker: Worker, why: str) -> None:
         if self._worker is worker:
             self._why, self._worker = why, None
 
-    def _wait_first(self) -> _Described:
+    def _wait_first(self) -> Described:
         self._began.wait()
-        if isinstance(self._first, _Described):
+        if isinstance(self._first, Described):
             return self._first
         self.close()
         raise self._first or WorkerError(f"{self._outside.program.name} does not start")
@@ -262,7 +187,7 @@ class ExternalRuntime:
             short_lives = 0 if monotonic() - began > _SOUND_SECONDS else short_lives + 1
             pause = min(2.0 ** (short_lives - 2), _LONGEST_PAUSE_SECONDS) if short_lives > 1 else 0
 
-    def _run(self, worker: _Worker) -> None:
+    def _run(self, worker: Worker) -> None:
         self._worker = worker
         if not self._began.is_set():
             self._first = worker.described
@@ -279,94 +204,31 @@ class ExternalRuntime:
         if self._died is not None:
             self._died(self._why)
 
-    def _start(self) -> _Worker:
-        """Start the process and wait until it is ready.
-
-        Raises:
-            AgentError: It died, or was not ready in time; it no longer runs.
-
-        """
+    def _start(self) -> Worker:
         wanted = self._outside
-        engine = wanted.engine
-        path = self._folder / "worker.sock"
-        path.unlink(missing_ok=True)
-        if engine is not None:
-            engine.prepare()
-        limit = wanted.start_seconds
+        seconds = wanted.start_seconds
         if wanted.awaits_build or self._began.is_set():
-            limit = max(limit, wanted.unbuilt_seconds)
-        process = self._process = Supervised(wanted.program, self._arguments(path), self._folder)
-        try:
-            link, described = self._await(process, path, limit)
-        except AgentError as why:
-            crashed = process.ended and not isinstance(why, RuntimeMissingError)
-            process.kill()
-            process.wait()
-            if engine is not None and crashed and not self._closing.is_set():
-                engine.forget()
-            raise
-        return _Worker(process=process, link=link, described=described)
-
-    def _arguments(self, path: Path) -> list[str]:
-        wanted = self._outside
-        if len(str(path)) > _LONGEST_SOCKET_PATH:
-            raise WorkerError(f"{path} is too long for a socket: set TMPDIR to a shorter place")
-        return [
-            *("--socket", str(path)),
-            *("--model", str(self._model)),
-            *("--providers", ",".join(wanted.providers)),
-            *("--options", msgspec.json.encode(wanted.options).decode()),
-            *("--cache", str(wanted.engine.path) if wanted.engine else ""),
-        ]
-
-    def _await(
-        self, process: Supervised, path: Path, seconds: float
-    ) -> tuple[ExternalLink, _Described]:
-        name, ends = self._outside.program.name, monotonic() + seconds
-        while not self._closing.wait(_LOOK_SECONDS):
-            if process.ended:
-                raise process.wait()
-            if monotonic() > ends:
-                break
-            with suppress(OSError, MalformedError):  # nobody listens yet, or not for long
-                link = ExternalLink(path)
-                try:
-                    if link.get("/v2/health/ready", _SHORT_SECONDS).status == _OK:
-                        return link, self._describe(link)
-                except BaseException:
-                    link.close()
-                    raise
-                link.close()
-        raise WorkerError(f"{name} was not ready within {seconds:g} s")
-
-    def _describe(self, link: ExternalLink) -> _Described:
-        name = self._outside.program.name
-        server = link.get("/v2", _SHORT_SECONDS)
-        model = link.get(f"/v2/models/{MODEL}", _SHORT_SECONDS)
-        if _OK not in (server.status, model.status):
-            raise WorkerError(f"{name} does not describe its model: {read_error(model.body)}")
-        try:
-            told = msgspec.json.decode(server.body, type=ServerMetadata)
-            inputs, outputs = read_metadata(model.body).tensors
-            extended = msgspec.json.decode(model.body, type=_Extended)
-        except (MalformedError, msgspec.MsgspecError) as why:
-            raise WorkerError(f"{name} does not keep to the protocol: {why}") from why
-        providers = tuple(p for p in extended.parameters.providers.split(",") if p)
-        if providers and not set(providers) & set(self._outside.providers):
-            raise RuntimeMissingError(
-                f"{name} runs the model with {', '.join(providers)}; "
-                f"wanted is {', '.join(self._outside.providers)}"
-            )
-        first = self._first
-        if isinstance(first, _Described) and (inputs, outputs) != (first.inputs, first.outputs):
-            raise WrongTensorsError(f"{name} has other inputs or outputs than before")
-        return _Described(
-            library=told.name,
-            version=told.version,
-            inputs=inputs,
-            outputs=outputs,
-            providers=providers,
+            seconds = max(seconds, wanted.unbuilt_seconds)
+        worker = begin(
+            wanted,
+            self._model,
+            self._folder,
+            seconds=seconds,
+            stopping=self._closing,
+            began=self._note,
         )
+        first, now = self._first, worker.described
+        same = (now.inputs, now.outputs)
+        if isinstance(first, Described) and same != (first.inputs, first.outputs):
+            worker.process.kill()
+            worker.link.close()
+            raise WrongTensorsError(
+                f"{wanted.program.name} has other inputs or outputs than before"
+            )
+        return worker
+
+    def _note(self, process: Supervised) -> None:
+        self._process = process
 
 
 def _require_output(worker: str, tensor: Tensor, found: Array) -> None:

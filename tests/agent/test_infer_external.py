@@ -21,7 +21,8 @@ from agent.errors import (
 )
 from agent.infer import engines
 from agent.infer.engines import Engine
-from agent.infer.external import ExternalRuntime, Outside
+from agent.infer.external import ExternalRuntime
+from agent.infer.external_worker import Outside
 from agent.infer.onnx import OnnxRuntime
 from agent.infer.standalone import onnx_worker
 from agent.infer.supervised import Program
