@@ -63,6 +63,15 @@ def adder() -> bytes:
     return _model(nodes, inputs, [("sum", TensorProto.FLOAT, (2,))], {}, 17)
 
 
+def echo(
+    dtype: int = TensorProto.FLOAT, shape: Sequence[int | str] = (1, 3), op: str = "Identity"
+) -> bytes:
+    """One input ``x`` and an output ``y`` equal to it; ``NonZero`` answers as it likes."""
+    out, answer = (dtype, shape) if op == "Identity" else (TensorProto.INT64, (len(shape), "n"))
+    node = helper.make_node(op, ["x"], ["y"])
+    return _model([node], [("x", dtype, shape)], [("y", out, answer)], {}, 17)
+
+
 def recurrent(*, rows: int | str = 1, width: int = 2, dtype: int = TensorProto.FLOAT) -> bytes:
     """Sums its inputs: ``sum = h_out = h_in + x``, all of shape (rows, width)."""
     nodes = [

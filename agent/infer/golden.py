@@ -5,11 +5,15 @@ an array ``in.<name>`` or ``out.<name>`` whose first axis counts the vectors.
 
 Rule 1: they are made at publication by the device's own runtime code, and checked on the
         device before a release serves and after each change of runtime.
-Rule 2: a check never raises for what is in the file or in the model: whatever keeps the
+Rule 2: the vectors of a stateful model are one stream in their order, from its beginning, so
+        that its state is checked as well.
+Rule 3: of a model whose answers differ in shape, those vectors are kept whose answers have the
+        shapes of the first.
+Rule 4: a check never raises for what is in the file or in the model: whatever keeps the
         vectors from being reproduced is the finding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,6 +22,7 @@ from agent.contract.messages import Finding
 from agent.errors import ContractError, ModelError, UnsupportedError
 from agent.infer.arrays import read_npz, write_npz
 from agent.infer.runtime import Array, Runtime
+from agent.infer.stateful import Stateful
 
 FORMAT: Final = 1
 MAX_GOLDEN_BYTES: Final = 64 * 1024 * 1024
@@ -44,14 +49,18 @@ def make_golden(runtime: Runtime, inputs: Sequence[Mapping[str, Array] | Array])
         {runtime.inputs[0].name: vector} if isinstance(vector, np.ndarray) else dict(vector)
         for vector in inputs
     ]
-    answers = [runtime.infer_named(vector) for vector in vectors]
+    infer = _in_order(runtime)
+    answers = [infer(vector) for vector in vectors]
+    kept = [row for row, answer in enumerate(answers) if _shapes(answer) == _shapes(answers[0])]
+    if isinstance(runtime, Stateful) and len(kept) != len(answers):
+        kept = kept[:1]  # a stream with holes in it is another stream
     members: dict[str, Array] = {"v": np.array(FORMAT, np.int64)}
     for side, rows in (("in", vectors), ("out", answers)):
         for name in rows[0]:
-            stacked = np.stack([row[name] for row in rows])
+            stacked = np.stack([rows[row][name] for row in kept])
             if stacked.dtype.kind == "f" and not np.isfinite(stacked).all():
                 raise ModelError(f"the model answers a golden input with a NaN in {name!r}")
-            members[f"{side}.{name}"] = stacked
+            members[f"{side}.{name}"] = stacked.astype(str) if _is_text(stacked) else stacked
     return write_npz(members)
 
 
@@ -84,10 +93,11 @@ def _read_golden(content: bytes) -> dict[str, Array]:
     if version is None or not known or int(version) != FORMAT:
         raise UnsupportedError(f"golden file has version {version}; this program knows {FORMAT}")
     lengths = {array.shape[:1] for array in members.values()}
-    numbers = all(array.ndim and array.dtype.kind in "biuf" for array in members.values())
-    if len(lengths) != 1 or not members or not numbers:
+    readable = all(array.ndim and array.dtype.kind in "biufU" for array in members.values())
+    if len(lengths) != 1 or not members or not readable:
         raise ModelError(
-            "golden file does not hold the same number of vectors of numbers for each tensor"
+            "golden file does not hold the same number of vectors of numbers or texts for each "
+            "tensor"
         )
     return members
 
@@ -104,8 +114,9 @@ def _compare(runtime: Runtime, wanted: dict[str, Array]) -> tuple[float, str, in
     if not 1 <= count <= MAX_VECTORS:
         raise ModelError(f"golden file holds {count} vectors; 1 to {MAX_VECTORS} are checked")
     worst, where = 0.0, next(iter(outputs))
+    infer = _in_order(runtime)
     for row in range(count):
-        answers = runtime.infer_named({name: array[row] for name, array in inputs.items()})
+        answers = infer({name: np.asarray(array[row]) for name, array in inputs.items()})
         for name, array in outputs.items():
             found = answers[name]
             if found.shape != array[row].shape:
@@ -120,7 +131,21 @@ def _compare(runtime: Runtime, wanted: dict[str, Array]) -> tuple[float, str, in
     return worst, where, count
 
 
+def _in_order(runtime: Runtime) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    return runtime.one_stream() if isinstance(runtime, Stateful) else runtime.infer_named
+
+
+def _shapes(answer: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in answer.items()}
+
+
+def _is_text(array: Array) -> bool:
+    return array.dtype.kind in "OSU"
+
+
 def _difference(found: Array, wanted: Array) -> float:
     if not found.size:
         return 0.0
+    if _is_text(found) or _is_text(wanted):
+        return 0.0 if np.array_equal(found.astype(str), wanted.astype(str)) else float("inf")
     return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())

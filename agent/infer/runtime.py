@@ -7,7 +7,7 @@ Rule 3: what ``infer`` returns is a copy that the caller may keep.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,12 @@ from agent.contract.manifest import Tensor
 from agent.errors import InputRefusedError
 
 Array = NDArray[Any]
+
+DTYPES: Final = frozenset(
+    {"bool", "float16", "float32", "float64", "string"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""What elements of tensors may be, as a ``Tensor`` calls it."""
 
 
 class Runtime(Protocol):
@@ -74,6 +80,8 @@ def require_input(tensor: Tensor, x: Array) -> None:
 
     """
     found = dtype_name(x)
+    if not x.dtype.isnative:
+        raise InputRefusedError(f"input {tensor.name!r} is of the other byte order")
     if found != tensor.dtype:
         raise InputRefusedError(f"input {tensor.name!r} is {found}; wanted {tensor.dtype}")
     fits = len(x.shape) == len(tensor.shape) and all(
@@ -90,6 +98,29 @@ def require_input(tensor: Tensor, x: Array) -> None:
 def dtype_name(x: Array) -> str:
     """Return an array's dtype as a ``Tensor`` calls it; ``string`` for texts and objects."""
     return "string" if x.dtype.kind in "OSU" else x.dtype.name
+
+
+def read_texts(tensor: Tensor, x: Array) -> Array:
+    """Return an array of texts as one of ``str`` objects; bytes are read as UTF-8.
+
+    Raises:
+        InputRefusedError: An element is neither text nor UTF-8.
+
+    """
+    texts = np.empty(x.shape, object)
+    for place, element in enumerate(x.flat):
+        match element:
+            case str():
+                texts.flat[place] = str(element)
+            case bytes():
+                try:
+                    texts.flat[place] = element.decode()
+                except UnicodeDecodeError as why:
+                    raise InputRefusedError(f"input {tensor.name!r} is not UTF-8: {why}") from why
+            case _:
+                kind = type(element).__name__
+                raise InputRefusedError(f"input {tensor.name!r} holds a {kind}; wanted texts")
+    return texts
 
 
 def not_finite(tensor: Tensor) -> InputRefusedError:

@@ -49,10 +49,10 @@ def cutter_of(windowing: Windowing | None, inputs: Sequence[Tensor]) -> Cutter:
         return Unfed(f"the model takes {len(inputs)} inputs ({names}), and a source feeds only one")
     if windowing is not None:
         return Windower(windowing)
-    shape, dtype = inputs[0].shape, np.dtype(inputs[0].dtype)
+    shape, dtype = inputs[0].shape, inputs[0].dtype
     row = len(shape) == _ROW_DIMENSIONS and shape[0] in (-1, 1) and shape[1] > 0
-    if row and dtype.kind == "f":
-        return Sampler(shape[1], dtype)
+    if row and dtype.startswith("float"):
+        return Sampler(shape[1], np.dtype(dtype))
     return Unfed(
         f"its release says nothing of windows, and input {inputs[0].name!r} of "
         f"{inputs[0].dtype}{list(shape)} does not take single samples"

@@ -61,7 +61,8 @@ def publish(
     the owner's where the family is delegated. A folder that 'model sign' made elsewhere
     is published as it is. Beside each file stands its description (motion.onnx:
     motion.toml or motion.json) with family, slot, classes, probabilities, golden_inputs,
-    metrics and [windowing].
+    metrics, states and [windowing]. A recurrent model keeps its state on the device with
+    states = { h_in = "h_out" }: an output that is the next input, from zeros on.
     """
     from fleet.service.publication import read_described
 

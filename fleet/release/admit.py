@@ -14,6 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 from agent.contract.limits import MAX_TENSOR_ELEMENTS
 from agent.contract.manifest import Tensor
 from agent.infer.onnx_file import DOMAINS, MAGIC, MAX_DEPTH, MAX_NODES
+from agent.infer.runtime import DTYPES
 from fleet.errors import AdmissionError
 
 MAX_MODEL_BYTES = 512 * 1024 * 1024
@@ -143,14 +144,30 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
         )
 
 
+def _dtype(number: int) -> str:
+    if number == TensorProto.STRING:
+        return "string"
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(number).name)
+    except KeyError:
+        return f"number {number}"
+
+
 def _tensor(value: ValueInfoProto, name: str) -> Tensor:
     kind = value.type.tensor_type
+    if value.type.HasField("sequence_type") or value.type.HasField("map_type"):
+        raise AdmissionError(
+            f"{name}: {value.name!r} is not a tensor but a list or a map: export "
+            "the model with tensors only (skl2onnx: options={'zipmap': False})"
+        )
     if not value.type.HasField("tensor_type") or not kind.elem_type:
         raise AdmissionError(f"{name}: {value.name!r} is not a tensor")
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    except KeyError as why:
-        raise AdmissionError(f"{name}: {value.name!r} has an unknown element type") from why
+    dtype = _dtype(kind.elem_type)
+    if dtype not in DTYPES:
+        raise AdmissionError(
+            f"{name}: {value.name!r} has elements of type {dtype}; devices know "
+            f"{', '.join(sorted(DTYPES))}"
+        )
     shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
     if any(d < -1 or d > MAX_TENSOR_ELEMENTS for d in shape):
         raise AdmissionError(f"{name}: {value.name!r} has the impossible shape {shape}")

@@ -9,6 +9,7 @@ from agent.contract.manifest import (
     Head,
     Lineage,
     Release,
+    State,
     Variant,
     Windowing,
     describe_artifact,
@@ -16,10 +17,17 @@ from agent.contract.manifest import (
 )
 from agent.contract.sources import full_source
 from agent.errors import MalformedError
+from agent.infer.stateful import why_no_states
 from fleet.errors import AdmissionError
 from fleet.release.admit import Admitted, admit_onnx
 from fleet.release.delta import Earlier, Offered, offer
-from fleet.release.golden import GoldenInput, golden_vectors, synthetic_inputs
+from fleet.release.golden import (
+    GoldenInput,
+    asked_inputs,
+    fit_inputs,
+    golden_vectors,
+    synthetic_inputs,
+)
 
 EMBEDDING, HEAD_WEIGHT, HEAD_BIAS = "embedding", "head.weight", "head.bias"
 _BATCH_OF_WINDOWS = 3  # dimensions: (1, channels, samples)
@@ -56,6 +64,7 @@ class Placement:
         windowing, classes, probabilities, head: As in ``manifest.Release``; ``head`` is
             only named when the model has it (see ``find_head``).
         rollback_to: Manifest digests that devices may return to from it.
+        states: Tensors that a recurrent model gives back to itself.
 
     """
 
@@ -69,6 +78,7 @@ class Placement:
     head: Head | None = None
     lineage: Lineage = field(default_factory=Lineage)
     rollback_to: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
 
 
 def find_head(model: bytes) -> Head | None:
@@ -128,8 +138,10 @@ def build_release(
             model=of_model.artifact,
             inputs=admitted.inputs,
             outputs=admitted.outputs,
+            states=placement.states,
         )
-        inputs = golden_inputs or synthetic_inputs(admitted.inputs)
+        asked = asked_inputs(admitted.inputs, placement.states)
+        inputs = fit_inputs(golden_inputs, asked) if golden_inputs else synthetic_inputs(asked)
         golden = golden_vectors(variant, model, inputs)
         goldens = [e.golden for e in known] if known is not None else None
         of_golden = _offer(golden, goldens, encrypt=encrypt)
@@ -175,12 +187,19 @@ def _offer(content: bytes, bases: Sequence[bytes] | None, *, encrypt: bool) -> O
 
 
 def _check_placement(admitted: Admitted, placement: Placement) -> None:
-    outputs = {t.name: t.shape for t in admitted.outputs}
+    why = why_no_states(admitted.inputs, admitted.outputs, placement.states)
+    if why:
+        raise AdmissionError(f"these states cannot be kept: {why}")
+    inputs = asked_inputs(admitted.inputs, placement.states)
+    if not inputs:
+        raise AdmissionError("every input is a state, so nothing is left to ask the model with")
+    kept = {state.output for state in placement.states}
+    outputs = {t.name: t.shape for t in admitted.outputs if t.name not in kept}
     window, head = placement.windowing, placement.head
     if window is not None:
         wanted = (len(window.channels), window.samples)
-        found = admitted.inputs[0].shape
-        if len(admitted.inputs) != 1 or len(found) != _BATCH_OF_WINDOWS or found[1:] != wanted:
+        found = inputs[0].shape
+        if len(inputs) != 1 or len(found) != _BATCH_OF_WINDOWS or found[1:] != wanted:
             raise AdmissionError(
                 f"windows of shape {(1, *wanted)} do not fit the model's input of shape {found}"
             )

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.contract.manifest import Tensor, Variant
+from agent.contract.manifest import State, Tensor, Variant
 from agent.errors import ContractError, ModelError, RuntimeMissingError
 from agent.infer.arrays import read_npz
 from agent.infer.golden import MAX_GOLDEN_BYTES, make_golden
 from agent.infer.variants import load
 from fleet.errors import AdmissionError
+
+_WORDS = ("0", "1", "a", "b", "one word")
 
 GoldenInput = Mapping[str, NDArray[Any]] | NDArray[Any]
 
@@ -44,23 +46,55 @@ def golden_vectors(variant: Variant, model: bytes, inputs: Sequence[GoldenInput]
             finally:
                 runtime.close()
         except (ModelError, RuntimeMissingError) as why:
-            raise AdmissionError(f"the device's runtime does not run this model: {why}") from why
+            raise AdmissionError(
+                f"the device's runtime does not run this model on its golden inputs: {why}; "
+                "'golden_inputs' in its description names inputs that it takes"
+            ) from why
+
+
+def asked_inputs(inputs: Sequence[Tensor], states: Sequence[State]) -> tuple[Tensor, ...]:
+    """Return the inputs that callers give: all but those that are states."""
+    kept = {state.input for state in states}
+    return tuple(tensor for tensor in inputs if tensor.name not in kept)
+
+
+def fit_inputs(given: Sequence[GoldenInput], inputs: Sequence[Tensor]) -> tuple[GoldenInput, ...]:
+    """Return golden inputs without the axis that counted them, where the model has no such."""
+    ranks = {tensor.name: len(tensor.shape) for tensor in inputs}
+    return tuple(
+        vector
+        if isinstance(vector, np.ndarray)
+        else {
+            name: array[0] if array.ndim == ranks.get(name, -1) + 1 and len(array) == 1 else array
+            for name, array in vector.items()
+        }
+        for vector in given
+    )
 
 
 def synthetic_inputs(
     inputs: Sequence[Tensor], *, count: int = 8, seed: int = 7
 ) -> tuple[dict[str, NDArray[Any]], ...]:
-    """Return seeded standard normal inputs for a model without examples; -1 becomes 1."""
+    """Return seeded inputs for a model without examples; -1 becomes 1.
+
+    Floats are standard normal, bytes take their whole range, wider integers are 0 or 1, because
+    they may be places in a table of unknown length.
+    """
     chance = np.random.default_rng(seed)
-    return tuple(
-        {
-            tensor.name: np.asarray(
-                chance.standard_normal([1 if d < 0 else d for d in tensor.shape])
-            ).astype(tensor.dtype)
-            for tensor in inputs
-        }
-        for _ in range(count)
-    )
+    return tuple({t.name: _synthetic(t, chance) for t in inputs} for _ in range(count))
+
+
+def _synthetic(tensor: Tensor, chance: np.random.Generator) -> NDArray[Any]:
+    shape = [1 if size < 0 else size for size in tensor.shape]
+    if tensor.dtype == "string":
+        return np.asarray(chance.choice(_WORDS, shape))
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "f":
+        return np.asarray(chance.standard_normal(shape)).astype(dtype)
+    if dtype.kind in "iu" and dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
+        return np.asarray(chance.integers(limits.min, limits.max + 1, shape)).astype(dtype)
+    return np.asarray(chance.integers(0, 2, shape)).astype(dtype)
 
 
 def golden_inputs(content: bytes) -> tuple[dict[str, NDArray[Any]], ...]:

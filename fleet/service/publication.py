@@ -10,6 +10,7 @@ A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``mot
     classes = ["walk", "sit"]          # names of the probabilities, in order
     probabilities = "probabilities"    # output that holds them
     golden_inputs = "golden.npz"       # arrays (n, …) by input name; default: seeded inputs
+    states = { h_in = "h_out" }        # recurrent: outputs that are the next inputs
     metrics = { accuracy = 0.86 }
     [windowing]
     channels = ["ax", "ay", "az"]
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Root, Targets
 
-from agent.contract.manifest import Label, Lineage, Name, Windowing, decode_release
+from agent.contract.manifest import Label, Lineage, Name, State, Windowing, decode_release
 from fleet.errors import RefusedError
 from fleet.release.build import BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
@@ -63,6 +64,7 @@ class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     golden_inputs: Annotated[str, Meta(max_length=1000)] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     windowing: Windowing | None = None
+    states: dict[Label, Label] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ def describe_candidate(candidate: CandidateView) -> Described:
             classes=parent.classes,
             probabilities=parent.probabilities,
             windowing=parent.windowing,
+            states={state.input: state.output for state in parent.variants[0].states},
         ),
         golden_inputs=golden_inputs(candidate.parent_golden),
         lineage=candidate_lineage(
@@ -162,6 +165,7 @@ def sign_release(
             head=find_head(described.model),
             lineage=described.lineage,
             rollback_to=targets.in_use.get(described.slot, ()),
+            states=tuple(State(input=name, output=out) for name, out in text.states.items()),
         ),
         golden_inputs=described.golden_inputs,
         metrics=text.metrics,
