@@ -142,6 +142,19 @@ class State(Struct, frozen=True, kw_only=True):
     output: Label
 
 
+class Option(Struct, frozen=True, kw_only=True):
+    """How an execution provider is to run a variant; a value names no path of a device.
+
+    Attributes:
+        value: ``{cache}`` in it is the folder in which the device keeps what was compiled.
+
+    """
+
+    provider: Label
+    name: Label
+    value: Annotated[str, Meta(max_length=200, pattern=r"^[^/\\\x00-\x1f]*$(?!\n)")]
+
+
 class Variant(Struct, frozen=True, kw_only=True):
     """One way to run the release.
 
@@ -151,6 +164,7 @@ class Variant(Struct, frozen=True, kw_only=True):
         inputs, outputs: Everything that the file takes and gives, states among them.
         providers: Execution providers in order of preference.
         states: What of them the device keeps from one call to the next; it begins as zeros.
+        options: Of the providers.
 
     """
 
@@ -162,6 +176,15 @@ class Variant(Struct, frozen=True, kw_only=True):
     hardware: tuple[Name, ...] = ()
     providers: tuple[Label, ...] = ("CPUExecutionProvider",)
     states: Annotated[tuple[State, ...], Meta(max_length=32)] = ()
+    options: Annotated[tuple[Option, ...], Meta(max_length=64)] = ()
+
+    @property
+    def options_by_provider(self) -> dict[str, dict[str, str]]:
+        """Return the options as a runtime takes them."""
+        found: dict[str, dict[str, str]] = {}
+        for option in self.options:
+            found.setdefault(option.provider, {})[option.name] = option.value
+        return found
 
     def __post_init__(self) -> None:
         for side, tensors, kept in (
