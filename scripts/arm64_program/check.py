@@ -81,7 +81,6 @@ def check(options: list[str], prepare: Callable[[], object]) -> int:
     if shutil.which("mosquitto") is None:
         raise CannotError("the check needs the mosquitto broker: install the package mosquitto")
     prepare()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-arm64-"))
     story = Story(folder=folder, count=2, embedded=False, kill=None, say=_silent, rounds=1)
     page = Page()

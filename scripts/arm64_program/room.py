@@ -53,6 +53,8 @@ def main() -> int:
     wanted = _arguments()
     if os.geteuid():
         raise CannotError("this mounts a tree, which needs root: run it with sudo")
+    if wanted.writable or not wanted.tree:  # a part of the tree is made: not without its maker
+        _call("it cannot be tied to its parent", _LIBC.prctl, _PARENT_DEATH_SIGNAL, signal.SIGKILL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     _call("process namespaces cannot be made", _LIBC.unshare, _NEW_PROCESSES)
     sys.stdout.flush()

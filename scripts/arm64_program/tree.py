@@ -15,14 +15,17 @@ Rule 3: packages are aarch64 wheels, fetched and unpacked by this machine's own 
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from room import CHECKOUT, DEVELOPER, DEVICE, CannotError
+from room import CANNOT, CHECKOUT, DEVELOPER, DEVICE, CannotError
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = ROOT / "scripts" / "requirements"
@@ -35,11 +38,23 @@ PROGRAMS = {
     "arch-test": "/usr/bin/arch-test",
 }
 _ROOM = Path(__file__).with_name("room.py")
+_UV = (str(ROOT / ".venv/bin/uv"), "pip", "install", "--native-tls", "--link-mode", "copy")
 _PLATFORM = ("--python-platform", "aarch64-manylinux_2_36", "--python-version", "3.11")
 _HOST_PYTHON = sys.version_info[:2]
 _TREE_PYTHON = (3, 11)
 _TREE_BYTES = 700_000_000
 """What mmdebstrap needs at its peak, packages included."""
+
+
+_LAST_WORDS = 1500
+_NO_NETWORK = re.compile(
+    "Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|"
+    "Network is unreachable|error sending request|dns error"
+)
+
+
+class UnmadeError(Exception):
+    """A part of the tree could not be made although nothing was missing for it."""
 
 
 def say(words: str) -> None:
@@ -142,11 +157,10 @@ class Cache:
         venv = [*room, "/usr/bin/python3", "-m", "venv", "--without-pip", place]
         self._run(name, venv, "the tree's Python made no virtual environment")
         packages = self._inside(place) / "lib/python3.11/site-packages"
-        command = [str(ROOT / ".venv/bin/uv"), "pip", "install", "--native-tls", *_PLATFORM]
-        command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--link-mode"]
-        command += ["copy", "--target", str(packages), "-r", str(environment.pins)]
+        command = [*_UV, *_PLATFORM, "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        command += ["--target", str(packages), "-r", str(environment.pins)]
         self._run(name, command, "the aarch64 packages could not be installed")
-        (packages / "fieldfare-checkout.pth").write_text(CHECKOUT + "\n")
+        self._link_checkout(name, packages)
         agent = self._inside(place) / "bin/fieldfare-agent"
         agent.write_text(f'#!/bin/sh\nexec {place}/bin/python -I -m agent "$@"\n')
         agent.chmod(0o755)
@@ -159,12 +173,24 @@ class Cache:
         # some packages bring test files that are no Python; they are never imported
         subprocess.run(compiling, check=False, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
+    def _link_checkout(self, name: str, packages: Path) -> None:
+        """Install our own package as one path file, which names the checkout's place in a room."""
+        with tempfile.TemporaryDirectory() as built:
+            build = [sys.executable, "-I", "-m", "hatchling", "build"]
+            build += ["-t", "wheel:editable", "-d", built]
+            self._run(name, build, "this checkout could not be built")
+            wheels = map(str, Path(built).glob("*.whl"))
+            command = [*_UV, "--no-deps", "--no-index", "--target", str(packages), *wheels]
+            self._run(name, command, "this checkout could not be linked into the tree")
+        (packages / "_fieldfare.pth").write_text(CHECKOUT + "\n")
+
     def _run(self, name: str, command: list[str], refusal: str) -> None:
         log = self.folder / f"{name}.log"
-        with log.open("ab") as words:
+        with log.open("wb") as words:
             done = subprocess.run(
                 command,
                 check=False,
+                cwd=ROOT,
                 close_fds=False,
                 stdin=subprocess.DEVNULL,
                 stdout=words,
@@ -172,9 +198,13 @@ class Cache:
             )
         if done.returncode == 0:
             return
-        last = log.read_text(errors="replace").splitlines()[-12:]
-        print(*last, sep="\n", file=sys.stderr)
-        raise CannotError(f"{refusal}; all that was said is in {log}")
+        said = log.read_text(errors="replace")[-_LAST_WORDS:]
+        if done.returncode == CANNOT:
+            raise CannotError(said.strip().splitlines()[-1].removeprefix("arm64: "))
+        if _NO_NETWORK.search(said):
+            raise CannotError(f"{refusal} without a network; all that was said is in {log}")
+        print(said, file=sys.stderr)
+        raise UnmadeError(f"{refusal}; all that was said is in {log}")
 
 
 def cache_folder() -> Path:
@@ -245,5 +275,6 @@ def _tree_recipe() -> str:
 
 
 def _recipe(environment: Environment) -> str:
-    own = hashlib.sha256(environment.pins.read_bytes()).hexdigest()
-    return f"1 {environment.place} {own}\n"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    pins = hashlib.sha256(environment.pins.read_bytes()).hexdigest()
+    return f"1 {environment.place} {version} {pins}\n"
