@@ -21,7 +21,7 @@
     ├── RuntimeMissingError    no installed runtime can run this model
     ├── ModelError             the model file or its output is not acceptable
     │   ├── InputRefusedError      what was put in: wrong shape, wrong type, or not finite
-    │   ├── NotAModelError         no ONNX file
+    │   ├── NotAModelError         no file of its kind
     │   │   ├── PickledModelError      a Python pickle
     │   │   └── ArchivedModelError     an archive
     │   ├── ExternalDataError      tensors in other files
@@ -196,7 +196,7 @@ class InputRefusedError(ModelError):
 
 
 class NotAModelError(ModelError):
-    """The file is no ONNX model, or a damaged one."""
+    """The file is no model of its kind, or a damaged one."""
 
     code = "model-format"
 
