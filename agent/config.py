@@ -12,8 +12,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
+from agent.config_health import HealthConfig
 from agent.config_inference import (
     FeedbackConfig,
+    HomeAssistantConfig,
     LocalBrokerConfig,
     Name,
     PipelineConfig,
@@ -150,10 +152,24 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         window_seconds: Length of one window of behaviour.
+        input_budget: Share of the time of inference that looking at inputs may take, for the
+            sketches of their channels; one window a second may always be looked at. 0 never
+            looks, and then no channel is known to stand still.
+        stuck_seconds: A channel that holds one value for so long is told as stuck; 0 never.
+        rate_tolerance: A stream whose samples come by so much slower or faster than its model
+            wants is told, as a share; 0 never.
+        drift_first: So many first answers of a release are what its later ones are held
+            against, as *prediction drift*.
+        drift_newest: How many of the newest answers, at least, are held against them.
 
     """
 
     window_seconds: Seconds = 60.0
+    input_budget: Share = 0.01
+    stuck_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 60.0
+    rate_tolerance: Annotated[float, Meta(ge=0, le=100)] = 0.2
+    drift_first: Annotated[int, Meta(ge=10, le=10**9)] = 2000
+    drift_newest: Annotated[int, Meta(ge=10, le=10**9)] = 500
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -237,11 +253,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent: AgentConfig = AgentConfig()
     broker: BrokerConfig = BrokerConfig()
     local_broker: LocalBrokerConfig | None = None
+    home_assistant: HomeAssistantConfig | None = None
     link: LinkConfig = LinkConfig()
     budget: dict[str, BudgetConfig] = field(default_factory=dict)
     outbox: OutboxConfig = OutboxConfig()
     store: StoreConfig = StoreConfig()
     observe: ObserveConfig = ObserveConfig()
+    health: HealthConfig = HealthConfig()
     update: UpdateConfig = UpdateConfig()
     learn: LearnConfig = LearnConfig()
     feedback: FeedbackConfig | None = None
@@ -263,6 +281,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(f"pipeline.{slot} listens to MQTT: it needs [local_broker]")
         if self.learn.train and self.labelled_slot is None:
             raise ValueError(_NOTHING_TO_TRAIN_ON)
+        if self.home_assistant and not (self.local_broker and self.local_broker.prefix):
+            raise ValueError("[home_assistant] needs [local_broker] with a prefix")
         if self.link.reconnect_longest_seconds < self.link.reconnect_first_seconds:
             raise ValueError("link.reconnect_longest_seconds is below reconnect_first_seconds")
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from agent.contract.limits import NAME_PATTERN
+from agent.contract.owner_topics import is_filter
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -26,6 +27,9 @@ class LocalBrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
         username, password: Of an account on that broker, if it wants one.
         ca: PEM file of the only authority believed; unset, the system's.
         prefix: Predictions go to ``{prefix}/{device}/{slot}/prediction``; empty, none do.
+        probabilities: Whether each prediction also names the probabilities of all classes.
+        requests: Whether ``{prefix}/{device}/{slot}/infer`` is answered.
+        requests_per_second: More are refused, all slots together.
 
     """
 
@@ -34,6 +38,31 @@ class LocalBrokerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     password: str | None = None
     ca: Path | None = None
     prefix: Annotated[str, Meta(max_length=120, pattern=r"^[^+#$]*$")] = "fieldfare"
+    probabilities: bool = False
+    requests: bool = True
+    requests_per_second: Annotated[float, Meta(gt=0, le=100_000)] = 20.0
+
+
+class HomeAssistantConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[home_assistant]``: this device shows itself in Home Assistant, by ``[local_broker]``.
+
+    Without this section Home Assistant is told nothing.
+
+    Attributes:
+        announce: False takes the device away from Home Assistant again; then the section may go.
+        discovery: The discovery prefix that Home Assistant is set to.
+        name: The device's name there; unset, this machine's host name.
+        every_seconds: How often a prediction that stays the same is told again. Another one
+            is told at once, at most once a second.
+
+    """
+
+    announce: bool = True
+    discovery: Annotated[str, Meta(pattern=r"^[^+#$/\s]+(/[^+#$/\s]+)*$", max_length=120)] = (
+        "homeassistant"
+    )
+    name: Annotated[str, Meta(min_length=1, max_length=80)] | None = None
+    every_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 10.0
 
 
 class Replay(
@@ -58,14 +87,28 @@ class Subscribed(
 ):
     """``source = {kind = "mqtt"}``: samples that others publish on ``[local_broker]``.
 
-    A message is a JSON array of samples, or raw little-endian float32.
+    A message is a JSON array of samples, or raw little-endian float32; with ``fields`` it is
+    a JSON object, or an array of them.
 
     Attributes:
-        topic: The whole MQTT topic.
+        topic: The MQTT topic, or a filter such as ``zigbee2mqtt/#``.
+        fields: Members that are the channels, in their order; ``acceleration.x`` is a member
+            of a member. Objects with none of them are passed over.
+        stale_seconds: Without a sample for so long, an alarm is told; 0 never.
 
     """
 
     topic: Annotated[str, Meta(min_length=1, max_length=256)]
+    fields: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=1024)
+    ] = ()
+    stale_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
+
+    def __post_init__(self) -> None:
+        if not is_filter(self.topic):
+            raise ValueError(
+                f"topic {self.topic!r} has a wildcard inside of a word, or # before its end"
+            )
 
 
 class Called(
@@ -94,12 +137,20 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             (QoS 0), for integrations there.
         callback: ``module:function`` that is called with every answer, in the inference
             thread; what it raises is counted and logged.
+        ranges: What channels can be, by name: ``{ acc_x = [-40, 40] }``. Values outside are
+            counted and, where they are more than a hundredth, told.
 
     """
 
     source: Source | None = None
     publish_predictions: bool = False
     callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def __post_init__(self) -> None:
+        for channel, (lowest, highest) in self.ranges.items():
+            if not lowest < highest:
+                raise ValueError(f"ranges: {channel} is from {lowest:g} to {highest:g}")
 
 
 class FeedbackConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

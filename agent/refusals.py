@@ -28,6 +28,12 @@ class OversizedError(MalformedError):
     code = "oversized"
 
 
+class TooManyRequestsError(ContractError):
+    """Somebody asks for more predictions than this device answers; ask again later."""
+
+    code = "too-many-requests"
+
+
 class BadPieceError(MalformedError):
     """A piece of a file is not one: its frame or its numbers cannot be."""
 

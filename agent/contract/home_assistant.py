@@ -24,6 +24,7 @@ DISCOVERY: Final = "homeassistant"
 AGENT_ORIGIN: Final = "fieldfare-agent"
 BRIDGE_ORIGIN: Final = "fieldfare"
 MANUFACTURER: Final = "Fieldfare"
+_OF_CLASSES: Final = ("prediction", "confidence", "drift")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,14 @@ class HomeSlot:
     Attributes:
         slot: Its name, which is also that of the sensor for its prediction.
         classes: What it can predict; without any there is no sensor for a prediction.
+        had_classes: Whether there was one, which is taken away then.
         expire_seconds: Without news for so long it is shown as unavailable; 0 never.
 
     """
 
     slot: str
     classes: tuple[str, ...] = ()
+    had_classes: bool = False
     expire_seconds: int = 0
 
 
@@ -114,10 +117,16 @@ class _Component(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unit_of_measurement: str = ""
 
 
+class _Gone(Struct, frozen=True):
+    """A component that is taken away: its platform, and nothing else."""
+
+    platform: str
+
+
 class _Discovery(Struct, frozen=True, kw_only=True):
     device: _Device
     origin: _Origin
-    components: dict[str, _Component]
+    components: dict[str, _Component | _Gone]
 
 
 class _OriginOnly(Struct, frozen=True, kw_only=True):
@@ -156,7 +165,7 @@ def origin_of(payload: bytes) -> str | None:
 
 def discovery(device: HomeDevice) -> bytes:
     """Return the message that makes Home Assistant know a device."""
-    components = {"online": _online(device)}
+    components: dict[str, _Component | _Gone] = {"online": _online(device)}
     for slot in device.slots:
         components |= _components(device, slot)
     return _encode(
@@ -175,7 +184,7 @@ def discovery(device: HomeDevice) -> bytes:
     )
 
 
-def _components(device: HomeDevice, slot: HomeSlot) -> dict[str, _Component]:
+def _components(device: HomeDevice, slot: HomeSlot) -> dict[str, _Component | _Gone]:
     """Return what is shown of one slot, by the id that discovery knows it by."""
     name, expire = slot.slot, max(slot.expire_seconds, 0)
     about = {"entity_category": "diagnostic"}
@@ -231,10 +240,15 @@ def _components(device: HomeDevice, slot: HomeSlot) -> dict[str, _Component]:
             "title": name,
         },
     }
+    shown: dict[str, _Component | _Gone] = {
+        f"{name}_{what}": _component(device, name, what, more) for what, more in found.items()
+    }
     if not slot.classes:
-        for of_classes in ("prediction", "confidence", "drift"):
-            del found[of_classes]
-    return {f"{name}_{what}": _component(device, name, what, found[what]) for what in found}
+        for what in _OF_CLASSES:
+            del shown[f"{name}_{what}"]
+            if slot.had_classes:
+                shown[f"{name}_{what}"] = _Gone("sensor")
+    return shown
 
 
 def _component(device: HomeDevice, slot: str, what: str, shown: dict[str, object]) -> _Component:

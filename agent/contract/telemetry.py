@@ -52,6 +52,13 @@ class Channel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_finite: Count = 0
 
 
+class Swap(Struct, frozen=True, kw_only=True):
+    """Resident memory around a change of models: before the new was loaded, after the old went."""
+
+    before_bytes: Count
+    after_bytes: Count
+
+
 class Window(Struct, frozen=True, kw_only=True):
     """One slot's behaviour between two moments; unique on (boot, slot, number).
 
@@ -65,6 +72,8 @@ class Window(Struct, frozen=True, kw_only=True):
         looked: Windows whose input was looked at, for ``inputs``.
         inputs: By channel, at most ``limits.MAX_CHANNELS_TOLD``.
         outputs: The first values of the output, at most ``limits.MAX_OUTPUTS_TOLD``.
+        swap: Of the release that serves, where a change of models ended meanwhile.
+        drift: Prediction drift, see ``contract.drift``; absent until enough was answered.
 
     """
 
@@ -87,6 +96,8 @@ class Window(Struct, frozen=True, kw_only=True):
     looked: Count = 0
     inputs: tuple[Channel, ...] = ()
     outputs: tuple[Feature, ...] = ()
+    swap: Swap | None = None
+    drift: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Rail(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -162,8 +173,29 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max(self.celsius.items(), key=lambda zone: zone[1], default=None)
 
 
+class Owner(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came by the owner's own broker since the start of the agent.
+
+    Attributes:
+        malformed: Messages of sources that were no samples.
+        dropped: Messages of sources that found too many waiting.
+        answered: Requests that were answered with a prediction.
+        refused: Requests that were none, or none for the model.
+        busy: Requests above the rate that is taken.
+        failed: Requests on which the model failed, or that found none.
+
+    """
+
+    malformed: Count = 0
+    dropped: Count = 0
+    answered: Count = 0
+    refused: Count = 0
+    busy: Count = 0
+    failed: Count = 0
+
+
 class Telemetry(Versioned, frozen=True, kw_only=True):
-    """Windows in one message, and how the machine is."""
+    """Windows in one message, how the machine is, and what came by the owner's broker."""
 
     ts: Count
     up: Count
@@ -173,10 +205,17 @@ class Telemetry(Versioned, frozen=True, kw_only=True):
     dropped_reports: Count = 0
     refused_labels: Count = 0
     health: Health | None = None
+    owner: Owner | None = None
 
 
 class Prediction(Versioned, frozen=True, kw_only=True):
-    """One model answer, for integrations; a label names it by ``id``."""
+    """One model answer, for integrations; a label names it by ``id``.
+
+    Attributes:
+        version: Of the release.
+        probabilities: Of all classes, where the owner's broker is to hear them.
+
+    """
 
     id: Text = ""
     ts: Count
@@ -185,3 +224,5 @@ class Prediction(Versioned, frozen=True, kw_only=True):
     label: Text
     confidence: Share
     latency_us: Count
+    version: Text = ""
+    probabilities: dict[Label, Share] | None = None

@@ -5,16 +5,18 @@ Rule 2: inference needs neither broker: it starts and ends on its own.
 """
 
 import time
+from collections.abc import Callable, Mapping
 
 from agent.config import Config
-from agent.contract.codec import encode
 from agent.contract.telemetry import Telemetry
+from agent.daemon.agenda import Agenda
+from agent.daemon.announcing import Wish
 from agent.daemon.moments import wall_ms
-from agent.daemon.owner_link import OwnerLink
+from agent.daemon.owner_side import HomeAssistantStarted, OwnerNews, OwnerSide
 from agent.daemon.reporting import Reporting
 from agent.daemon.serving import Inference, Predicted, SourceEnded
+from agent.disk import Disk
 from agent.infer.pipeline import Broken
-from agent.link.connection import Foreign
 from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import rss_bytes
 from agent.update.store import Store
@@ -25,7 +27,7 @@ class Answering:
 
     Attributes:
         inference: What answers.
-        owner: The owner's own broker; whoever listens there names its topics before ``start``.
+        owner: All that concerns the owner's own broker.
 
     """
 
@@ -38,12 +40,16 @@ class Answering:
         device: str,
         hardware: str,
         reporting: Reporting,
+        disk: Disk,
+        agenda: Agenda,
+        wishes: Callable[[], Mapping[str, Wish]],
     ) -> None:
-        """Join them.
+        """Join them; ``wishes`` says what the fleet wants of each slot.
 
         Raises:
             ConfigError: The address of the owner's broker cannot be one, or its CA cannot
                 be read.
+            NewerStateError: What drift remembers was written by a newer agent.
 
         """
         self._config = config
@@ -57,7 +63,17 @@ class Answering:
             put=self._put,
             wall_ms=wall_ms,
         )
-        self.owner = OwnerLink(config, device, self.inference.push)
+        self.owner = OwnerSide(
+            config,
+            disk,
+            self.inference,
+            agenda,
+            device=device,
+            hardware=hardware,
+            put=self._put,
+            alarm=lambda code, why, slot: reporting.alarm(code, why, slot=slot),
+            wishes=wishes,
+        )
 
     def start(self) -> None:
         """Connect to the owner's broker, where there is one."""
@@ -73,13 +89,11 @@ class Answering:
         said = item.message(wall_ms())
         if self._config.pipeline[item.slot].publish_predictions:
             self._reporting.prediction(said)
-        if self.owner.topics is not None:
-            topic = self.owner.topics.prediction(item.slot)
-            self.owner.publish(Foreign(topic=topic, payload=encode(said)))
+        self.owner.predicted(item, said)
 
     def report_windows(self) -> None:
         """Report what every release did since the last time."""
-        windows = self.inference.close_windows()
+        windows = self.owner.looked(self.inference.close_windows())
         if not windows:
             return
         totals = self._reporting.outbox.totals()
@@ -91,19 +105,23 @@ class Answering:
                 rss_bytes=rss_bytes(),
                 outbox_bytes=totals.size_bytes,
                 dropped_reports=totals.dropped,
+                owner=self.owner.counts(),
             )
         )
 
     def source_ended(self, item: SourceEnded) -> None:
         """Say that a slot gets no more samples."""
         if isinstance(item.end, Broken):
-            self._reporting.alarm("source", item.end.why, slot=item.slot)
+            code, why = "source", item.end.why
         else:
-            why = f"{item.slot} has no more samples"
-            self._reporting.alarm("source-ended", why, slot=item.slot)
+            code, why = "source-ended", f"{item.slot} has no more samples"
+        self._reporting.alarm(code, why, slot=item.slot)
+        self.owner.source_ended(item.slot, why)
 
-    def _put(self, item: Predicted | SourceEnded) -> None:
-        self._inbox.put(Lane.LOCAL if isinstance(item, Predicted) else Lane.CONTROL, item)
+    def _put(self, item: Predicted | SourceEnded | OwnerNews) -> None:
+        """Hand over; what anybody on the owner's broker can cause may be dropped."""
+        bounded = isinstance(item, Predicted | HomeAssistantStarted)
+        self._inbox.put(Lane.LOCAL if bounded else Lane.CONTROL, item)
 
 
 def _published(config: Config) -> frozenset[str]:

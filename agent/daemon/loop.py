@@ -31,6 +31,7 @@ from agent.contract.topics import (
 )
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import ServiceNotifier, event, log
+from agent.daemon.owner_side import HomeAssistantStarted, OwnerConnected
 from agent.daemon.rooms import Rooms
 from agent.daemon.serving import Predicted, SourceEnded
 from agent.errors import AgentError
@@ -105,6 +106,8 @@ class Loop:
                 self._rooms.finding.refused(item)
             case SourceEnded():
                 self._rooms.answering.source_ended(item)
+            case OwnerConnected() | HomeAssistantStarted():
+                self._rooms.answering.owner.take(item)
             case Chunk():
                 self._rooms.ways.downloaded(item)
             case Ended():

@@ -11,7 +11,7 @@ import time
 
 from agent.config import Config
 from agent.contract.messages import Assigned, FreshRequest, MetaRequest
-from agent.daemon import certifying, desired, finding, learning, probing, ways
+from agent.daemon import announcing, certifying, desired, finding, learning, probing, ways
 from agent.daemon.agenda import Agenda
 from agent.daemon.answering import Answering
 from agent.daemon.children import Children
@@ -70,6 +70,11 @@ class Rooms:
             device=self._device,
             hardware=self.machine.hardware,
             reporting=self.reporting,
+            disk=opened.disk,
+            agenda=self.agenda,
+            wishes=lambda: announcing.wishes_of(
+                self.desired.accepted, self.releases.updating.report(), self.store
+            ),
         )
         self.inference = self.answering.inference
         self.ways = Ways(

@@ -6,6 +6,8 @@ Rule 2: a slot's source begins to flow with its first model, so that a recording
         windows: a candidate is tried on them, and sinks hear the answers to them.
 Rule 3: windows of behaviour belong to the release that answered; a release that is
         replaced hands in its last window with the next report.
+Rule 4: what a change of models did to the memory of this process is told with the first
+        window after it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,15 +15,19 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import assert_never, cast
 
+from msgspec.structs import replace
+
 from agent.config_inference import Called, PipelineConfig, Replay, Source, Subscribed
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.owner_topics import matches
 from agent.contract.telemetry import Prediction, Window
 from agent.daemon.host import event, log
+from agent.daemon.swap_memory import SwapMemory
 from agent.errors import AgentError, ConfigError, ModelError, UnknownModelError
 from agent.infer import sources
 from agent.infer.comparison import Comparison
 from agent.infer.pipeline import Broken, Ended, Pipeline
+from agent.infer.pushed import Flow, Pushed
 from agent.infer.requests import Offered, Request, Response
 from agent.infer.serving import Answer, Loaded, Serving, Sink
 from agent.infer.variants import choose, load
@@ -46,6 +52,7 @@ class Predicted:
             label=self.answer.label,
             confidence=min(max(self.answer.confidence, 0.0), 1.0),
             latency_us=round(self.answer.latency_us),
+            id=self.answer.id,
         )
 
 
@@ -60,11 +67,12 @@ class SourceEnded:
 @dataclass(slots=True, kw_only=True)
 class _Slot:
     serving: Serving
+    memory: SwapMemory
     numbers: "count[int]" = field(default_factory=count)
     loaded: dict[str, Loaded] = field(default_factory=dict)
     answered: list[WindowRecorder] = field(default_factory=list)
     pipeline: Pipeline | None = None
-    pushed: sources.Pushed | None = None
+    pushed: Pushed | None = None
 
 
 class Inference:
@@ -94,7 +102,7 @@ class Inference:
         self._put = put
         self._wall_ms = wall_ms
         self._slots = {
-            slot: _Slot(serving=self._serving(slot, wanted, told=slot in published))
+            slot: self._open(slot, wanted, told=slot in published)
             for slot, wanted in pipelines.items()
         }
 
@@ -124,6 +132,8 @@ class Inference:
         if place is None:
             raise ConfigError(f"there is no [pipeline.{slot}] in the configuration")
         before = place.loaded
+        if model is not None and model.digest not in before:
+            place.memory.begin()
         wanted = {a.digest: self._load(slot, place, a, installed) for a in (model,) if a}
         if beside is not None:
             try:
@@ -183,7 +193,10 @@ class Inference:
         now_ms = self._wall_ms()
         for place in self._slots.values():
             serving = place.serving.digests[0]
-            closed += [recorder.close(now_ms) for recorder in place.answered]
+            for recorder in place.answered:
+                window = recorder.close(now_ms)
+                swap = place.memory.take() if recorder.release == serving else None
+                closed.append(replace(window, swap=swap) if swap else window)
             place.answered = [r for r in place.answered if r.release == serving]
         return tuple(closed)
 
@@ -193,6 +206,10 @@ class Inference:
             source = self._pipelines[slot].source
             if isinstance(source, Subscribed) and place.pushed and matches(source.topic, topic):
                 place.pushed.push(payload)
+
+    def flows(self) -> dict[str, Flow]:
+        """Return how the sources do whose samples are sent to us, by slot."""
+        return {slot: place.pushed.flow for slot, place in self._slots.items() if place.pushed}
 
     def stop(self) -> None:
         """End every thread and close every model."""
@@ -250,7 +267,7 @@ class Inference:
                 recording = sources.load_recording(wanted.path)
                 source = sources.Replay(recording, speed=wanted.speed, loop=wanted.loop)
             case Subscribed():
-                source = place.pushed = sources.Pushed(channels)
+                source = place.pushed = Pushed(channels, wanted.fields)
             case Called():
                 source = sources.Called(sources.named_callable(wanted.target))
             case _:
@@ -263,9 +280,10 @@ class Inference:
         )
         place.pipeline.start()
 
-    def _serving(self, slot: str, wanted: PipelineConfig, *, told: bool) -> Serving:
-        sinks = self._sinks(slot, wanted, told=told)
-        return Serving(sinks, slot=slot, asked=() if wanted.source else sinks)
+    def _open(self, slot: str, wanted: PipelineConfig, *, told: bool) -> _Slot:
+        sinks, memory = self._sinks(slot, wanted, told=told), SwapMemory(slot)
+        serving = Serving(sinks, slot=slot, asked=() if wanted.source else sinks, closed=memory.end)
+        return _Slot(serving=serving, memory=memory)
 
     def _sinks(self, slot: str, wanted: PipelineConfig, *, told: bool) -> list[Sink]:
         sinks: list[Sink] = []

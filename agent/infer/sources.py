@@ -1,36 +1,29 @@
-"""Where samples come from: a recording, an MQTT topic, or a Python callable.
+"""Where samples come from: a recording or a Python callable; ``pushed`` has what is sent to us.
 
 Rule 1: a source is read by one thread, which it may keep waiting but which ``stop`` ends.
-Rule 2: what is pushed from outside never waits: the buffer is bounded, the oldest goes
-        first, and what was dropped is counted.
-Rule 3: ``None`` among the blocks marks a break: what follows is not its continuation.
+Rule 2: ``None`` among the blocks marks a break: what follows is not its continuation.
 """
 
 import importlib
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.errors import ConfigError, ContractError, MalformedError
+from agent.errors import ConfigError, ContractError
 from agent.infer.arrays import read_npz
 
 Block = NDArray[np.float32]
 """Samples (n, channels), float32, in raw units."""
 
 MAX_RECORDING_BYTES: Final = 512 * 1024 * 1024
-MAX_WAITING_PAYLOADS: Final = 256
 _LONGEST_LAG_SECONDS: Final = 1.0
-_PRINTABLE: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
 class Source(Protocol):
@@ -118,62 +111,6 @@ class Replay:
             yield None
 
 
-class Pushed:
-    """Samples that arrive as payloads: a JSON array of samples, or raw little-endian float32.
-
-    A JSON payload is one sample ``[x, y, z]`` or several ``[[x, y, z], …]``. Any payload of
-    printable characters only is read as JSON.
-
-    Attributes:
-        malformed: Payloads that were neither.
-        dropped: Payloads that found the buffer full of newer ones.
-
-    """
-
-    def __init__(self, channels: int) -> None:
-        self._channels = channels
-        self._waiting: deque[bytes] = deque()
-        self._turned = False
-        self._news = threading.Condition()
-        self.malformed = 0
-        self.dropped = 0
-
-    def expect(self, channels: int) -> None:
-        """Read what comes from now on as samples of so many channels: another model listens."""
-        with self._news:
-            if channels != self._channels:
-                self._channels = channels
-                self._waiting.clear()
-                self._turned = True
-
-    def push(self, payload: bytes) -> None:
-        """Take one payload; never waits for the reader, never raises."""
-        with self._news:
-            if len(self._waiting) >= MAX_WAITING_PAYLOADS:
-                self._waiting.popleft()
-                self.dropped += 1
-            self._waiting.append(payload)
-            self._news.notify()
-
-    def blocks(self, stop: threading.Event) -> Iterator[Block | None]:
-        """Yield the samples of each payload; a drop or another model is a break in the stream."""
-        dropped = 0
-        while not stop.is_set():
-            with self._news:
-                if not self._waiting:
-                    self._news.wait(0.2)
-                    continue
-                payload = self._waiting.popleft()
-                broken, dropped = self.dropped != dropped or self._turned, self.dropped
-                channels, self._turned = self._channels, False
-            if broken:
-                yield None
-            try:
-                yield read_samples(payload, channels)
-            except MalformedError:
-                self.malformed += 1
-
-
 class Called:
     """Samples from the operator's own code: a callable that returns an iterable of them."""
 
@@ -203,27 +140,3 @@ def named_callable(target: str) -> Callable[[], Iterable[ArrayLike | None]]:
     if not callable(function):
         raise ConfigError(f"source {target!r} is not a function")
     return function  # type: ignore[no-any-return] # the operator's code has the types it has
-
-
-def read_samples(payload: bytes, channels: int) -> Block:
-    """Read one payload of samples, see ``Pushed``.
-
-    Raises:
-        MalformedError: Neither JSON nor float32 of this number of channels, or over the limit.
-
-    """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise MalformedError(f"samples of {len(payload)} bytes are over {MAX_PAYLOAD_BYTES}")
-    if payload and not payload.translate(None, _PRINTABLE):
-        try:
-            rows = msgspec.json.decode(payload, type=list[list[float] | float])
-            samples = np.atleast_2d(np.array(rows, np.float32))
-        except (msgspec.MsgspecError, ValueError, OverflowError) as why:
-            raise MalformedError(f"samples do not parse: {why}") from why
-    elif payload and len(payload) % (4 * channels) == 0:
-        samples = np.frombuffer(payload, "<f4").reshape(-1, channels).astype(np.float32)
-    else:
-        raise MalformedError(f"{len(payload)} bytes are not float32 samples of {channels} channels")
-    if samples.ndim != 2 or samples.shape[1] != channels:  # noqa: PLR2004 - (n, channels)
-        raise MalformedError(f"samples are of shape {samples.shape}; wanted (n, {channels})")
-    return samples

@@ -101,10 +101,15 @@ source = {{ kind = "mqtt", topic = "watch/left" }}
         bench.until(agent, lambda: len(heard) > 10)
         assert agent.stop() == 0
     owner.stop()
-    topic, payload = heard[-1]
+    status = f"fieldfare/{bench.device}/status"
+    assert [payload for topic, payload in heard if topic == status] == [b"online", b"offline"]
+    topic, payload = next((t, p) for t, p in reversed(heard) if t != status)
     assert topic == f"fieldfare/{bench.device}/motion/prediction"
-    assert json.loads(payload)["label"] in CLASSES
-    assert json.loads(payload)["release"] == built.digest
+    said = json.loads(payload)
+    assert said["label"] in CLASSES
+    assert (said["release"], said["version"]) == (built.digest, "v1")
+    assert said["id"]
+    assert said["probabilities"] is None
     assert bench.heard.predictions == []
 
 
@@ -145,7 +150,7 @@ callback = "logging:warning"
     built = manager.publish(classifier(0), placement(1))
     with bench.run() as agent:
         bench.install(agent, built)
-        bench.until(agent, lambda: agent.said().count("Answer(window=") > 5)
+        bench.until(agent, lambda: agent.said().count("Answer(") > 5)
         assert agent.stop() == 0
 
 

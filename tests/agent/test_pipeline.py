@@ -8,16 +8,14 @@ import pytest
 from agent.errors import ConfigError, MalformedError
 from agent.infer.onnx import OnnxRuntime
 from agent.infer.pipeline import Broken, Ended, Flowing, Pipeline
+from agent.infer.pushed import MAX_WAITING_PAYLOADS, Pushed, read_samples
 from agent.infer.serving import Loaded, Serving
 from agent.infer.sources import (
-    MAX_WAITING_PAYLOADS,
     Called,
-    Pushed,
     Recording,
     Replay,
     load_recording,
     named_callable,
-    read_samples,
 )
 from agent.observe.windows import WindowRecorder
 from tests.small_models import SAMPLES, classifier, release_of
@@ -128,14 +126,15 @@ def test_a_malformed_payload_is_counted_and_the_stream_goes_on():
         source.push(payload)
     assert slot.enough.wait(10)
     assert slot.pipeline.stop()
-    assert source.malformed == 4
+    assert source.flow.malformed == 4
+    assert "not float32 samples of 3 channels" in source.flow.why
 
 
 def test_payloads_that_nobody_reads_are_dropped_oldest_first_and_counted():
     source = Pushed(1)
     for number in range(MAX_WAITING_PAYLOADS + 3):
         source.push(np.array([number], "<f4").tobytes())
-    assert source.dropped == 3
+    assert source.flow.dropped == 3
     blocks = source.blocks(threading.Event())
     assert next(blocks) is None  # the drop is a break in the stream
     assert next(blocks).tolist() == [[3.0]]
@@ -281,4 +280,4 @@ def test_another_model_is_read_with_its_own_number_of_channels():
     source.expect(6)
     source.push(b"[1,2,3,4,5,6]")
     assert next(blocks).shape == (1, 6)
-    assert source.malformed == 0
+    assert source.flow.malformed == 0

@@ -170,6 +170,12 @@ def test_a_model_without_classes_has_no_sensor_for_a_prediction():
     assert found == {"pump_latency", "pump_version", "pump_problem", "pump_update"}
 
 
+def test_sensors_of_classes_go_away_with_the_classes():
+    found = components(slots=(HomeSlot(slot="pump", had_classes=True),))
+    gone = {key for key, component in found.items() if component == {"platform": "sensor"}}
+    assert gone == {"pump_prediction", "pump_confidence", "pump_drift"}
+
+
 def test_every_template_reads_a_member_of_the_state_behind_it():
     topics = device().topics
     state = SlotState(label="still", confidence_percent=91.0, id="a-1", ts=1)
