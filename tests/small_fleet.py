@@ -94,13 +94,14 @@ def an_event(number: int, kind: str = "update", **changes: object) -> Event:
     return Event(**(known | changes))
 
 
-def a_window(number: int, closed_ms: int = NOW, slot: str = "motion") -> Window:
-    return Window(
-        slot=slot,
-        release="ab" * 32,
-        number=number,
-        opened_ms=closed_ms - 1000,
-        closed_ms=closed_ms,
-        inferences=10,
-        classes=(4, 6),
-    )
+def a_window(number: int, closed_ms: int = NOW, slot: str = "motion", **changes: object) -> Window:
+    known: dict[str, object] = {
+        "slot": slot,
+        "release": "ab" * 32,
+        "number": number,
+        "opened_ms": closed_ms - 1000,
+        "closed_ms": closed_ms,
+        "inferences": 10,
+        "classes": (4, 6),
+    }
+    return Window(**(known | changes))

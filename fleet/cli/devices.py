@@ -12,7 +12,7 @@ import msgspec
 from agent.contract.enrolment import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
-from fleet.cli.output import ago, moment, show, table, tell, with_manager
+from fleet.cli.output import ago, moment, share_right, show, table, tell, with_manager
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView
 from fleet.service.wishes import TokenWish
@@ -253,5 +253,7 @@ def print_device(view: DeviceView) -> None:
         last = view.last_update
         why = f": {last.why}" if last.why else ""
         tell(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
+    for one in view.in_the_field:
+        tell(f"{'labelled':<12}{one.release}: {share_right(one.quality)} right")
     for alarm in reversed(view.alarms):
         tell(f"{'alarm':<12}{ago(alarm.at_ms)}, {alarm.code}: {alarm.why}")

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 import click
 import msgspec
 
+from agent.contract.messages import Quality
 from agent.contract.plain_text import plain, plain_json
 from fleet.cli.client import PATIENCE_SECONDS, ManagerClient
 from fleet.config import FleetConfig, default_home
@@ -97,6 +98,11 @@ def ago(then_ms: int, now: datetime | None = None) -> str:
     if seconds < _DAY:
         return f"{seconds // _HOUR}h ago"
     return f"{seconds // _DAY}d ago"
+
+
+def share_right(quality: Quality | None) -> str:
+    """Return an accuracy and of how many, or a dash."""
+    return f"{quality.accuracy:.3f} ({quality.windows})" if quality else "-"
 
 
 def moment(at_ms: int) -> str:

@@ -3,7 +3,7 @@
 import click
 
 from fleet.cli.client import ManagerClient, path_of
-from fleet.cli.output import ago, show, table, tell, with_manager
+from fleet.cli.output import ago, share_right, show, table, tell, with_manager
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RolloutView
 from fleet.service.wishes import RolloutWish
@@ -126,5 +126,7 @@ def _print_all(views: list[RolloutView]) -> None:
 def _print(view: RolloutView) -> None:
     tell(f"{view.id}: {view.release}, {view.status}, wave {view.wave} of {view.waves}")
     tell(f"  {view.why}")
-    rows = [(d.device, d.wave or "-", d.state, d.why) for d in view.devices]
-    table(("DEVICE", "WAVE", "STATE", "WHY"), rows, "no devices")
+    rows = [
+        (d.device, d.wave or "-", d.state, share_right(d.in_the_field), d.why) for d in view.devices
+    ]
+    table(("DEVICE", "WAVE", "STATE", "LABELLED RIGHT", "WHY"), rows, "no devices")

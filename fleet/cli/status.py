@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fleet.cli.client import ManagerClient
-from fleet.cli.output import ago, moment, show, table, tell, with_manager
+from fleet.cli.output import ago, moment, share_right, show, table, tell, with_manager
 from fleet.service.views import AlarmView, EvaluationView, StatusView, UpdateView
 
 
@@ -80,7 +80,8 @@ def evaluations(client: ManagerClient, output: str) -> None:
             ago(v.at_ms),
             v.device,
             v.release,
-            *(f"{q.accuracy:.3f} ({q.windows})" if q else "-" for q in (v.decide, v.withheld)),
+            share_right(v.decide),
+            share_right(v.withheld),
         )
         for v in views
     ]

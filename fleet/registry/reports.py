@@ -21,6 +21,7 @@ from agent.contract.telemetry import Window
 from fleet.errors import RefusedError
 from fleet.registry.database import Database
 from fleet.registry.events import Events
+from fleet.registry.labels import Labels
 from fleet.registry.numbers import Numbers
 
 STATE_SEQUENCES: Final = 2**40
@@ -66,11 +67,17 @@ class DeviceWindow:
 
 
 class Reports:
-    """Reports of the durable outboxes."""
+    """Reports of the durable outboxes.
+
+    Attributes:
+        labels: What people said of the predictions in these windows.
+
+    """
 
     def __init__(self, database: Database, events: Events) -> None:
         self._database = database
         self._events = events
+        self.labels = Labels(database)
 
     def accept(self, device: str, boot: Boot, seq: int, kind: str, *, at_ms: int) -> bool:
         """Count one report; False for one that was counted before.
@@ -123,6 +130,8 @@ class Reports:
     def windows_add(self, device: str, boot: Boot, windows: Sequence[Window], *, at_ms: int) -> int:
         """Keep windows, unique on (device, boot, slot, number); returns how many were new."""
         with self._database.joined():
+            labelled = [w for w in windows if w.labelled and not self._knows(device, boot, w)]
+            self.labels.add(device, labelled, at_ms=at_ms)
             return self._database.write_many(
                 "INSERT INTO windows "
                 "(device, boot, slot, number, release, closed_ms, at_ms, body) "
@@ -141,6 +150,16 @@ class Reports:
                     for window in windows
                 ],
             )
+
+    def _knows(self, device: str, boot: Boot, window: Window) -> bool:
+        row = self._database.row(
+            "SELECT 1 FROM windows WHERE device = ? AND boot = ? AND slot = ? AND number = ?",
+            device,
+            str(boot),
+            window.slot,
+            window.number,
+        )
+        return row is not None
 
     def windows(
         self,

@@ -311,4 +311,16 @@ def _rollouts_by_device(tables: Tables) -> None:
     tables.execute("ALTER TABLE rollouts DROP COLUMN state")
 
 
-STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth)
+def _fifth(tables: Tables) -> None:
+    """How often releases were right in the field, where people said so."""
+    tables["field_labels"].create(
+        {"device": str, "release": str, "labelled": int, "right_answers": int, "at_ms": int},
+        pk=("device", "release"),
+        not_null={"labelled", "right_answers", "at_ms"},
+        foreign_keys=[("device", "devices", "id"), ("release", "models", "digest")],
+        strict=True,
+    )
+    tables["field_labels"].create_index(["release"])
+
+
+STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth, _fifth)

@@ -15,7 +15,7 @@ from fleet.registry.devices import Device, DeviceState
 from fleet.registry.tokens import Approval, Token
 from fleet.service import certificates, rollouts, runs
 from fleet.service.desk import Desk, Grant, Withdrawal
-from fleet.service.overview import alarms, name_of, updates
+from fleet.service.overview import alarms, in_the_field, name_of, updates
 from fleet.service.turnstile import EVERYBODY
 from fleet.service.views import DeviceView, SlotView, TokenView
 from fleet.service.wishes import TokenWish
@@ -98,6 +98,7 @@ def device(desk: Desk, device_id: str) -> DeviceView:
         view,
         last_update=next(iter(updates(desk, view.id, limit=1)), None),
         alarms=tuple(alarms(desk, view.id, limit=SHOWN_ALARMS)),
+        in_the_field=in_the_field(desk, view.id),
     )
 
 

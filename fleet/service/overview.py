@@ -5,7 +5,7 @@ from collections import Counter
 from agent.contract.messages import Event
 from fleet.registry.reports import DeviceEvent
 from fleet.service.desk import Desk
-from fleet.service.views import AlarmView, EvaluationView, StatusView, UpdateView
+from fleet.service.views import AlarmView, EvaluationView, FieldView, StatusView, UpdateView
 
 _DAY_MS = 86_400_000
 
@@ -55,6 +55,12 @@ def updates(desk: Desk, device: str | None = None, limit: int = 1000) -> list[Up
         )
         for e in desk.registry.reports.updates(device, limit=limit)
     ]
+
+
+def in_the_field(desk: Desk, device: str) -> tuple[FieldView, ...]:
+    """Return how right releases were on one device by people's labels, oldest release first."""
+    found = desk.registry.reports.labels.of_device(device)
+    return tuple(FieldView(release=name_of(desk, d), quality=q) for d, q in found.items())
 
 
 def evaluations(desk: Desk) -> list[EvaluationView]:

@@ -144,6 +144,7 @@ def view(desk: Desk, published: Published) -> ReleaseView:
         metrics=release.metrics,
         withdrawn=desk.repository.target(release.target) is None,
         encrypted=_is_encrypted(published),
+        in_the_field=desk.registry.reports.labels.of_release(published.digest),
     )
 
 

@@ -143,6 +143,7 @@ def _view(desk: Desk, state: State) -> RolloutView:
         for device, reason in plan.passed_over.items()
     ]
     row = desk.registry.rollouts.find(plan.id)
+    labelled = desk.registry.reports.labels.of_release(plan.release.digest)
     return RolloutView(
         id=plan.id,
         release=name_of(desk, plan.release.digest),
@@ -160,6 +161,7 @@ def _view(desk: Desk, state: State) -> RolloutView:
                 wave=m.wave + 1,
                 state=f"{m.standing}, taken back" if m.returned else str(m.standing),
                 why=m.why,
+                in_the_field=labelled.get(m.device),
             )
             for m in state.members.values()
         )

@@ -54,6 +54,13 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class FieldView(Struct, frozen=True, kw_only=True):
+    """How right a release was on one device, where people labelled what it predicted."""
+
+    release: str
+    quality: Quality
+
+
 class DeviceView(Struct, frozen=True, kw_only=True):
     """One device.
 
@@ -67,6 +74,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         cpu_flags: What of its processor decides how fast models run.
         last_update: How its newest update ended; only where one device is asked for.
         alarms: Its newest alarms, oldest first; only where one device is asked for.
+        in_the_field: Accuracy by people's labels, oldest release first; only where one
+            device is asked for.
 
     """
 
@@ -92,6 +101,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     cpu_flags: tuple[str, ...] = ()
     last_update: UpdateView | None = None
     alarms: tuple[AlarmView, ...] = ()
+    in_the_field: tuple[FieldView, ...] = ()
 
 
 class EvaluationView(Struct, frozen=True, kw_only=True):
@@ -105,7 +115,12 @@ class EvaluationView(Struct, frozen=True, kw_only=True):
 
 
 class ReleaseView(Struct, frozen=True, kw_only=True):
-    """One release."""
+    """One release.
+
+    Attributes:
+        in_the_field: Right answers among those that people labelled, by device.
+
+    """
 
     name: str
     target: str
@@ -123,6 +138,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = field(default_factory=dict)
     withdrawn: bool = False
     encrypted: bool = False
+    in_the_field: dict[str, Quality] = field(default_factory=dict)
 
 
 class TargetsView(Struct, frozen=True, kw_only=True):
@@ -187,12 +203,18 @@ class BundleView(Struct, frozen=True, kw_only=True):
 
 
 class RolloutDeviceView(Struct, frozen=True, kw_only=True):
-    """One device in a rollout."""
+    """One device in a rollout.
+
+    Attributes:
+        in_the_field: Right answers of the release among those that people labelled there.
+
+    """
 
     device: str
     wave: int
     state: str
     why: str = ""
+    in_the_field: Quality | None = None
 
 
 class RolloutView(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.contract.envelope import Boot
+from agent.contract.messages import Quality
 from fleet.errors import ConflictError, NewerStateError, NotFoundError, RegistryError
 from fleet.registry import schema
 from fleet.registry.database import Database
@@ -18,7 +19,7 @@ from tests.small_fleet import NOW, add_device, device_id, new_registry
 FROZEN = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version):
     path = tmp_path / "registry.db"
     shutil.copy(FROZEN / f"registry-v{version}.db", path)
@@ -62,6 +63,8 @@ def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version)
     assert answered == [version >= 2, False, False]
     registry.tokens.open_nonce("ef" * 16, "d-0000", at_ms=NOW)
     assert registry.tokens.is_answered("cd" * 16) == (version >= 2)
+    labels = list(registry.reports.labels.of_device("d-0000").values())
+    assert labels == ([Quality(right=30, windows=40)] if version >= 5 else [])
 
 
 def test_a_registry_of_a_newer_version_is_refused_untouched(tmp_path):
