@@ -149,6 +149,8 @@ class Inference:
         if place.pushed is not None and channels:
             place.pushed.expect(channels)
         place.serving.serve(answering, shadow, measure=measure)
+        if not before:
+            place.memory.end()  # nothing had to go
         new = [digest[:16] for digest in wanted if digest not in before]
         log.info(
             event(

@@ -49,15 +49,18 @@ class Serving:
         slot: str = "",
         asked: Sequence[Sink] = (),
         remember: Callable[[Answer], None] | None = None,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         """Hand answers to windows to ``sinks``, those to requests to ``asked``.
 
-        ``remember`` hears both. ``slot`` is the name that responses bear.
+        ``remember`` hears both. ``slot`` is the name that responses bear. ``closed`` is called,
+        by whichever thread it was, when models that are no longer used were closed.
         """
         self.slot = slot
         heard = () if remember is None else (remember,)
         self._sinks = (*sinks, *heard)
         self._asked = (*asked, *heard)
+        self._closed = closed
         self._pair = Pair()
         self._wanted = self._pair
         self._feeding = threading.Lock()
@@ -314,6 +317,8 @@ class Serving:
         self._pair = wanted
         for runtime in gone:
             runtime.close()
+        if gone:
+            self._closed()
 
 
 def _within(runtime: Runtime, others: Sequence[Runtime]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.config import ObserveConfig
 from agent.config_inference import Called, PipelineConfig
 from agent.contract.manifest import State
 from agent.contract.messages import Assigned, Hosted
@@ -43,6 +44,7 @@ class Slots:
             published=published,
             put=self._put,
             wall_ms=lambda: 1,
+            observe=ObserveConfig(),
         )
         self._counter = 0
 
@@ -171,6 +173,23 @@ def test_a_model_of_rows_without_windowing_takes_each_sample_and_keeps_its_state
     told = [said.answer.outputs[0].tolist() for said in here.said[:-1]]
     assert told == [[[1, 1]], [[2, 2]], [[1, 1]]]
     assert here.ask(x=[[5, 5]], stream=Stream(id="a")).outputs["sum"].tolist() == [[5, 5]]
+
+
+def test_what_a_change_of_models_did_to_memory_is_told_once_when_the_old_one_is_gone(slots):
+    here = slots(motion=PipelineConfig())
+    old, new = (here.publish(classifier(seed), **named()) for seed in (1, 2))
+    here.serve(old)
+    (window_,) = here.inference.close_windows()
+    assert window_.swap is not None  # the first model, which nothing had to make room for
+    here.serve(new, old)
+    (window_,) = (w for w in here.inference.close_windows() if w.release == new.digest)
+    assert window_.swap is None  # the old one is still beside it
+    here.serve(new)
+    (window_,) = here.inference.close_windows()
+    assert window_.swap.before_bytes > 10_000_000
+    assert window_.swap.after_bytes > 10_000_000
+    (window_,) = here.inference.close_windows()
+    assert window_.swap is None
 
 
 def test_samples_of_a_model_of_rows_must_have_its_width(slots, monkeypatch):
