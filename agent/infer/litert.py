@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from agent.contract.manifest import Tensor
 from agent.contract.messages import Hosted
 from agent.errors import ModelError, RuntimeMissingError
+from agent.infer.arithmetic import kept_arithmetic
 from agent.infer.heap import trim
 from agent.infer.quantised import DTYPES, Quantised
 from agent.infer.runtime import Array, not_finite, require_input, require_names
@@ -241,7 +242,8 @@ def _import_library(library: str | None) -> tuple[str, Any]:
     failures = []
     for name, module in wanted.items():
         try:
-            importlib.import_module(f"{module}.interpreter")
+            with kept_arithmetic():
+                importlib.import_module(f"{module}.interpreter")
             return name, importlib.import_module(module)
         except (ImportError, *_FAILURES, AttributeError) as why:
             failures.append(f"{name}: {_sentence(why)}")

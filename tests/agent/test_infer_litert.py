@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -38,6 +40,14 @@ def with_one(value):
 def test_both_libraries_are_tried_where_numpy_lets_them():
     wanted = ["ai-edge-litert", "tflite-runtime"] if OLD_NUMPY else ["ai-edge-litert"]
     assert wanted == WORKING
+
+
+def test_loading_a_library_leaves_the_arithmetic_of_the_process_alone(library):
+    program = (
+        f"from agent.infer import litert; litert.probe({library!r});"
+        "raise SystemExit(float('2.2250738585072014e-308') / 2 == 0.0)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_inputs_and_outputs_are_called_as_the_signature_calls_them(library):
