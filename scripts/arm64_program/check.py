@@ -42,6 +42,7 @@ from fleet.service.views import EvaluationView, UpdateView  # noqa: E402
 USAGE = "usage: scripts/arm64 check [--quick]    --quick: answers and enrolment only"
 TOLERANCE = 1e-4
 """Four digits: at most so far may an answer be from this machine's."""
+LIBRARIES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 WRIST = (6, "left")
 ARM64 = (sys.executable, str(_HERE / "main.py"))
 _FAILURES = (TimeoutError, LookupError, subprocess.CalledProcessError, OSError)
@@ -109,6 +110,7 @@ def _look(story: Story, *, quick: bool) -> Page:
     for name, outputs in (("int8", "int8"), ("float", "fp32"), ("TFLite", "tflite")):
         page.line(f"{name} answers as here", lambda o=outputs: answers.compare(o), after=infers)
     joined = page.line("enrols", lambda: _enrol(story), after=runs)
+    page.line("reports its libraries", lambda: _inventory(story), after=joined)
     if quick:
         return page
     onnx = page.line("takes a signed update over MQTT", lambda: _update(story), after=joined)
@@ -150,8 +152,7 @@ class _Answers:
         told = {n: str(v) for n, v in self._there.items() if n.startswith("told/")}
         if told["told/machine"] != "aarch64":
             raise LookupError(f"the answers come from a machine called {told['told/machine']}")
-        runtimes = ("onnxruntime", "ai-edge-litert", "tflite-runtime", "numpy")
-        return ", ".join(f"{name} {told[f'told/{name}']}" for name in runtimes)
+        return ", ".join(f"{name} {told[f'told/{name}']}" for name in (*LIBRARIES, "numpy"))
 
     def compare(self, model: str) -> str:
         """Compare the answers of every runtime for one kind of model."""
@@ -182,7 +183,22 @@ def _enrol(story: Story) -> str:
         lambda: sum(v.presence == "online" for v in story.device_views().values()) == story.count,
         "both devices to be online",
     )
-    return f"{story.places[0].device}, by key and token, over mosquitto with TLS"
+    return f"{story.places[0].device}, over mosquitto with TLS"
+
+
+def _inventory(story: Story) -> str:
+    device = story.places[0].device
+
+    def told() -> bool:
+        return bool(story.device_views()[device].runtimes)
+
+    story.wait(told, "the device to report its runtimes")
+    view = story.device_views()[device]
+    libraries = sorted(runtime.library for runtime in view.runtimes)
+    if view.arch != "aarch64" or libraries != sorted(LIBRARIES):
+        raise LookupError(f"the fleet sees {view.arch} with {', '.join(libraries) or 'nothing'}")
+    flags = ", ".join(view.cpu_flags) or "no flags"
+    return f"the fleet sees {view.arch} ({flags}) with {', '.join(libraries)}"
 
 
 def _update(story: Story) -> str:

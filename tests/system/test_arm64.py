@@ -4,6 +4,7 @@ Where this machine cannot emulate, the reason is said at the end of the run (``m
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,14 @@ def test_a_wrong_word_is_usage(words):
     ended = arm64(*words)
     assert ended.returncode == 2
     assert "scripts/arm64" in ended.stdout + ended.stderr
+
+
+def test_what_is_not_run_under_emulation_exists():
+    ended = arm64("tests", "--help", before=("setpriv", "--reuid=65534", "--clear-groups"))
+    passed_over = re.findall(r"not run under emulation: (\S+)::(\w+): ", ended.stderr)
+    assert passed_over
+    for file, name in passed_over:
+        assert f"def {name}(" in (ROOT / file).read_text(), name
 
 
 def _processes(word: str) -> list[str]:
