@@ -1,7 +1,6 @@
 """Samples from the owner's own broker, and answers to it and to the owner's own code."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +8,14 @@ import pytest
 
 from agent.config_file import parse_config
 from agent.errors import ConfigError
-from agent.link.connection import Connection, Foreign
-from agent.link.local import LocalBroker
-from agent.link.patience import Pace
+from agent.link.connection import Foreign
 from tests.benches import Bench, placement
-from tests.brokers import PROGRAM, Mosquitto, accepts, eventually, free_port
+from tests.brokers import Mosquitto, eventually
+from tests.home_broker import HomeBroker
 from tests.small_manager import SmallManager
 from tests.small_models import CHANNELS, CLASSES, classifier
 
 pytestmark = pytest.mark.broker
-QUICK = Pace(first_seconds=0.0, shortest_seconds=0.05, longest_seconds=0.2)
 
 
 @pytest.fixture
@@ -28,47 +25,6 @@ def manager(tmp_path: Path) -> Iterator[SmallManager]:
         yield running
     broker.stop()
     assert running.problems == []
-
-
-class HomeBroker:
-    """A mosquitto as an owner has it: no accounts, loopback only."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.file = folder / "home.conf"
-        self.file.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self.child: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        self.child = subprocess.Popen(
-            [str(PROGRAM), "-c", str(self.file)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        eventually(lambda: accepts(self.port))
-
-    def stop(self) -> None:
-        if self.child:
-            self.child.terminate()
-            self.child.wait()
-
-    def client(self, *topics: str) -> tuple[LocalBroker, list[tuple[str, bytes]]]:
-        heard: list[tuple[str, bytes]] = []
-        connection = Connection(
-            url=f"mqtt://127.0.0.1:{self.port}",
-            client_id=f"owner-{'-'.join(topics)}".replace("/", "-").replace("#", "all"),
-            session_expiry_seconds=0,
-        )
-        broker = LocalBroker(
-            connection,
-            subscriptions=topics,
-            heard=lambda message: heard.append((message.topic, message.payload)),
-            pace=QUICK,
-        )
-        broker.start()
-        eventually(lambda: broker.connected)
-        return broker, heard
 
 
 @pytest.fixture
