@@ -29,7 +29,14 @@ from agent.errors import ModelError, RuntimeMissingError
 from agent.infer.arithmetic import kept_arithmetic
 from agent.infer.heap import trim
 from agent.infer.quantised import DTYPES, Quantised
-from agent.infer.runtime import Array, not_finite, require_input, require_names
+from agent.infer.runtime import (
+    Array,
+    finite_weights,
+    not_finite,
+    read_texts,
+    require_input,
+    require_names,
+)
 
 NAME: Final = "tflite"
 LIBRARIES: Final = {
@@ -73,12 +80,14 @@ class _Port:
         """
         if self.quantised is None or x.dtype.name == self.raw.dtype:
             require_input(self.raw, x)
-            return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+            return read_texts(self.raw, x) if self.raw.dtype == "string" else x
         require_input(self.tensor, x)
         return self.quantised.write(x)
 
     def given(self, answer: Array) -> Array:
         """Return an answer as the outside wants it."""
+        if self.raw.dtype == "string":
+            return _texts(answer)
         return answer if self.quantised is None else self.quantised.read(answer)
 
 
@@ -159,25 +168,24 @@ class LiteRtRuntime:
         ports = (*self._ins, *self._outs)
         return (
             len(self._ins) == 1
-            and all(port.quantised is None for port in ports)
+            and all(port.quantised is None and port.raw.dtype != "string" for port in ports)
             and -1 not in self._ins[0].tensor.shape
-            and self._ins[0].tensor.dtype != "string"
         )
 
     def _plain(self, port: _Port) -> Callable[[Array], tuple[Array, ...]]:
         index, tensor, shape = port.index, port.tensor, port.tensor.shape
         dtype = np.dtype(tensor.dtype)
-        is_float = dtype.kind == "f"
+        weights, is_float = finite_weights(tensor), dtype.kind == "f"
         set_tensor, invoke, get, places = self._set, self._invoke, self._get, self._places
 
         def infer(x: Array) -> tuple[Array, ...]:
             if x.shape != shape or x.dtype != dtype:
                 x = port.taken(x)
-            if is_float:
-                # one pass instead of two: a NaN or infinity makes the sum of squares one as well
-                flat = x.ravel()
-                if not isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
+            if weights is not None:
+                if not isfinite(x.ravel().dot(weights)):
                     raise not_finite(tensor)
+            elif is_float and not np.isfinite(x).all():
+                raise not_finite(tensor)
             try:
                 set_tensor(index, x)
                 invoke()
@@ -324,6 +332,14 @@ def _unique(names: Iterator[str]) -> list[str]:
             number += 1
         taken.append(free)
     return taken
+
+
+def _texts(answer: Array) -> Array:
+    """Return texts as ``str`` objects; what is not UTF-8 in them is replaced."""
+    texts = np.empty(answer.shape, object)
+    for place, element in enumerate(answer.flat):
+        texts.flat[place] = element.decode(errors="replace")
+    return texts
 
 
 def _closed(*_: object) -> None:

@@ -7,6 +7,7 @@ Rule 3: what ``infer`` returns is a copy that the caller may keep.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -121,6 +122,17 @@ def read_texts(tensor: Tensor, x: Array) -> Array:
                 kind = type(element).__name__
                 raise InputRefusedError(f"input {tensor.name!r} holds a {kind}; wanted texts")
     return texts
+
+
+def finite_weights(tensor: Tensor) -> Array | None:
+    """Return weights with which an input adds up to something finite if, and only if, it is.
+
+    One pass over the input instead of two; so small that no sum of finite numbers overflows,
+    of which numpy 2 would warn. None for types and shapes without such weights.
+    """
+    if tensor.dtype not in ("float32", "float64") or -1 in tensor.shape:
+        return None
+    return np.full(prod(tensor.shape), 2.0**-40, tensor.dtype)
 
 
 def not_finite(tensor: Tensor) -> InputRefusedError:
