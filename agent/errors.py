@@ -4,6 +4,7 @@
     ├── ConfigError            the file on this device is wrong
     │   └── UnknownModelError      no slot has this name
     ├── PlatformError          this machine cannot run the agent at all
+    ├── StoppedError           the agent of this program does not run
     ├── ContractError          the other side spoke out of turn           ┐ each single reason
     │   ├── MalformedError         bytes that do not parse, or break a stated limit
     │   └── UnsupportedError       a contract version newer than this program
@@ -79,6 +80,12 @@ class PlatformError(AgentError):
 
     code = "platform"
     exit_status = 12
+
+
+class StoppedError(AgentError):
+    """The agent inside of this program is not running, or does not end."""
+
+    code = "stopped"
 
 
 class ContractError(AgentError):

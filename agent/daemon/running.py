@@ -1,17 +1,43 @@
 """``fieldfare-agent run``: the lock, the state, the loop, in this order."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from agent.config import Config
+from agent.daemon.feedback import Feedback
 from agent.daemon.host import ServiceNotifier, event, lock_state, log, on_signals
 from agent.daemon.loop import Loop
 from agent.daemon.opening import open_state
 from agent.daemon.rooms import Rooms
+from agent.daemon.serving import Inference
 from agent.observe.resources import require_supported
 
 
-def run_agent(config: Config) -> None:
-    """Run the agent until SIGTERM or SIGINT.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """An agent that holds its state directory; it works while ``loop`` runs.
+
+    Attributes:
+        loop: To be run by one thread, and stopped by any.
+        inference: What answers; any thread may ask.
+        feedback: What people say of the answers; any thread may.
+
+    """
+
+    loop: Loop
+    inference: Inference
+    feedback: Feedback
+
+
+@contextmanager
+def opened_agent(config: Config, environment: Mapping[str, str]) -> Iterator[Running]:
+    """Hold the state directory and open everything that an agent needs.
+
+    Args:
+        config: Of this device.
+        environment: Where a service manager says how it is told; empty for none.
 
     Raises:
         PlatformError: This machine is not a 64-bit Linux.
@@ -23,8 +49,8 @@ def run_agent(config: Config) -> None:
     require_supported()
     with lock_state(config.agent.state_dir):
         opened = open_state(config)
-        loop = Loop(config, Rooms(config, opened), ServiceNotifier(os.environ))
-        on_signals(lambda name: _end(loop, name))
+        rooms = Rooms(config, opened)
+        loop = Loop(config, rooms, ServiceNotifier(environment))
         log.info(
             event(
                 "started",
@@ -34,7 +60,19 @@ def run_agent(config: Config) -> None:
                 pid=os.getpid(),
             )
         )
-        loop.run()
+        yield Running(loop=loop, inference=rooms.inference, feedback=rooms.answering.feedback)
+
+
+def run_agent(config: Config) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    Raises:
+        AgentError: As ``opened_agent``.
+
+    """
+    with opened_agent(config, os.environ) as running:
+        on_signals(lambda name: _end(running.loop, name))
+        running.loop.run()
 
 
 def _end(loop: Loop, signal_name: str) -> None:
