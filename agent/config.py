@@ -22,6 +22,7 @@ from agent.config_inference import (
     Seconds,
     Subscribed,
 )
+from agent.config_runtime import RuntimeConfig
 from agent.contract.limits import NAME
 from agent.contract.proxy import NEVER, Proxy
 from agent.errors import MalformedError
@@ -264,11 +265,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     learn: LearnConfig = LearnConfig()
     feedback: FeedbackConfig | None = None
     pipeline: dict[str, PipelineConfig] = field(default_factory=dict)
+    runtime: dict[str, RuntimeConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for slot in self.pipeline:
             if not NAME.fullmatch(slot):
                 raise ValueError(f"slot {slot!r} is not lower-case letters, digits and hyphens")
+        for name in self.runtime:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"runtime {name!r} is not lower-case letters, digits and hyphens")
         for name in self.budget:
             if not NAME.fullmatch(name):
                 raise ValueError(f"budget {name!r} is not lower-case letters, digits and hyphens")

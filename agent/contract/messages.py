@@ -42,6 +42,8 @@ class Hosted(Struct, frozen=True, kw_only=True):
         ir, opset: Highest ONNX file format, and version of its default operators, that the
             library loaded when it was tried; None where there is no such thing.
         providers: Execution providers of the installed build.
+        worker: Where it runs in a process of its own, the name that the device's
+            configuration gives it; empty for the agent's own.
 
     """
 
@@ -51,6 +53,7 @@ class Hosted(Struct, frozen=True, kw_only=True):
     ir: Count | None = None
     opset: Count | None = None
     providers: tuple[Text, ...] = ()
+    worker: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Inventory(Versioned, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from agent.contract.manifest import Artifact, Release
 from agent.contract.messages import Assigned, Hosted
 from agent.daemon.host import event, log
 from agent.errors import AgentError, CorruptError, DiskFullError
+from agent.infer import engines
 from agent.infer.variants import choose
 from agent.update.slot import State
 from agent.update.store import Store, require_room
@@ -71,7 +72,7 @@ class Admitting:
         if self._quota_bytes is None or not need:
             return
         on_the_way = {f.digest for a in missing for f in (a, *a.sources)}
-        used = self._store.used_bytes(besides=on_the_way)
+        used = self._store.used_bytes(besides=on_the_way) + engines.used_bytes(self._store.disk)
         if used + need > self._quota_bytes:
             raise DiskFullError(
                 f"{need} bytes are needed beside {used} in the store, and store.quota_bytes is "

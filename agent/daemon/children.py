@@ -9,9 +9,10 @@ from collections.abc import Callable
 import msgspec
 
 from agent.config import Config
-from agent.contract.manifest import Artifact, Source
+from agent.contract.manifest import Artifact, Release, Source
 from agent.contract.messages import Hosted
 from agent.contract.rounds import Task
+from agent.daemon.host import event, log
 from agent.daemon.spool import bundle_name
 from agent.errors import AgentError
 from agent.update.seals import Seal
@@ -27,6 +28,7 @@ from agent.worker.jobs import (
     UnbundleJob,
     UnpackJob,
 )
+from agent.worker.patience import for_check, for_probe
 from agent.worker.start import Finished, Running, start
 
 REBUILD_MEMORY_BYTES = 1024**3
@@ -74,14 +76,19 @@ class Children:
             PlatformError: No child can be started.
 
         """
-        self._start("probe", ticket, job, self._check_limits())
+        self._start("probe", ticket, job, for_probe(job, self._check_limits()))
 
     def refresh(self, job: RefreshJob, limits: Limits) -> None:
         """Verify collected metadata."""
         self._start("refresh", "refresh", job, limits)
 
     def check(
-        self, digest: str, *, labelled: bool, sealed: tuple[tuple[str, Seal], ...] = ()
+        self,
+        digest: str,
+        release: Release,
+        *,
+        labelled: bool,
+        sealed: tuple[tuple[str, Seal], ...] = (),
     ) -> None:
         """Load and measure a release that lies in the store; ``sealed`` was hashed lately."""
         job = CheckJob(
@@ -91,9 +98,14 @@ class Children:
             installed=self.installed,
             samples=self.samples if labelled else None,
             kept=self._kept if labelled else None,
+            runtimes=self._config.runtime,
             sealed=sealed,
         )
-        self._start("check", digest, job, self._check_limits())
+        usual = self._check_limits()
+        limits = for_check(job, release, usual)
+        if limits != usual:
+            log.info(event("may-compile", release=digest[:16], at_most_seconds=limits.seconds))
+        self._start("check", digest, job, limits)
 
     def rebuild(self, artifact: Artifact, source: Source, key: bytes | None) -> None:
         """Make an artifact from a source in the store; the ticket is its digest.
@@ -144,7 +156,7 @@ class Children:
             state_dir=self._state_dir,
             backbone=task.backbone,
             hardware=self._hardware,
-            installed=self.installed,
+            installed=tuple(hosted for hosted in self.installed if not hosted.worker),
             samples=self.samples,
             kept=self._kept,
             kind=task.kind,

@@ -5,10 +5,12 @@ Rule 2: a child that could not be started, was killed or took too long is asked 
         nothing works at all, for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from agent.config_runtime import RuntimeConfig
 from agent.daemon.agenda import Agenda
 from agent.errors import AgentError
 from agent.worker.jobs import ProbeAnswer, ProbeJob
@@ -39,9 +41,15 @@ class Surroundings:
 class Probing:
     """The children that try one library each."""
 
-    def __init__(self, samples: str | None, agenda: Agenda, around: Surroundings) -> None:
-        """``samples`` is the file of labelled windows, if there is one."""
-        self._jobs = probe_jobs(samples)
+    def __init__(
+        self,
+        samples: str | None,
+        agenda: Agenda,
+        around: Surroundings,
+        runtimes: Mapping[str, RuntimeConfig] = MappingProxyType({}),
+    ) -> None:
+        """``samples`` is the file of labelled windows, ``runtimes`` those of the configuration."""
+        self._jobs = probe_jobs(samples, runtimes)
         self._agenda = agenda
         self._around = around
         self._answers: dict[str, ProbeAnswer | AgentError] = {}

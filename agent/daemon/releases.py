@@ -96,9 +96,11 @@ class Releases:
 
     def _start_check(self, digest: str) -> None:
         try:
-            labelled = self._store.read_manifest(digest).slot == self._config.labelled_slot
+            release = self._store.read_manifest(digest)
+            labelled = release.slot == self._config.labelled_slot
             self._children.check(
                 digest,
+                release,
                 labelled=labelled and self._config.learn.evaluate,
                 sealed=self._store.seals.fresh(),
             )

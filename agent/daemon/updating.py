@@ -25,18 +25,24 @@ from agent.errors import (
     AgentError,
     ChildDiedError,
     CorruptError,
+    DeadlineError,
     PlatformError,
     RollbackError,
     RuntimeMissingError,
     StoreError,
+    WorkerError,
 )
+from agent.infer import engines
 from agent.update import journal, machine
 from agent.update.slot import Fetching, Probing
 from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer
 
-OUTSIDE = (RuntimeMissingError, StoreError, PlatformError, CorruptError)
+OUTSIDE = (RuntimeMissingError, StoreError, PlatformError, CorruptError, WorkerError)
 """What keeps a release from being loaded and speaks of the device, not of the release."""
+
+UNDECIDED = (AgentError.code, ChildDiedError.code, WorkerError.code, DeadlineError.code)
+"""What ended a check without a finding: it is tried again, and not for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +204,7 @@ class Updating:
                     (_not_loaded(answer),),
                     code=answer.code,
                     retryable=isinstance(answer, OUTSIDE),
-                    undecided=answer.code in (AgentError.code, ChildDiedError.code),
+                    undecided=answer.code in UNDECIDED,
                 )
                 self.tell(slot, failed)
             case _:
@@ -344,6 +350,8 @@ class Updating:
     def _evict(self) -> None:
         for name in self._store.evict(self.kept):
             log.info(event("evicted", file=name[:16]))
+        for name in engines.evict(self._disk, self._store.has):
+            log.info(event("evicted", engine=name))
 
     def _fetching(self, assigned: Assigned) -> list[str]:
         return [

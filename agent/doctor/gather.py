@@ -20,7 +20,7 @@ from msgspec import Struct
 from agent.config import Config
 from agent.config_file import load_config
 from agent.config_inference import Called, Replay, Source, Subscribed
-from agent.contract.messages import Hosted
+from agent.config_runtime import RuntimeConfig
 from agent.contract.proxy import Proxies
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
 from agent.daemon.moments import awake_seconds
@@ -38,7 +38,9 @@ from agent.link.ledger import read_totals
 from agent.observe.resources import describe_machine, require_supported
 from agent.update import journal, trust
 from agent.update.slot import State
+from agent.update.store import Store
 from agent.worker.jobs import CheckAnswer, CheckJob, Kind, Limits, ProbeAnswer
+from agent.worker.patience import for_check, for_probe
 from agent.worker.probes import joined, probe_jobs
 from agent.worker.start import Finished, start
 
@@ -66,7 +68,7 @@ def gather(
     limits = Limits(
         seconds=settings.update.check_seconds, memory_bytes=settings.update.check_memory_bytes
     )
-    probe = _probe(str(samples.absolute()) if samples else None, limits)
+    probe = _probe(str(samples.absolute()) if samples else None, settings.runtime, limits)
     kept = held if isinstance(held, Held) else None
     return Facts(
         now_ms=int(time.time() * 1000),
@@ -192,8 +194,11 @@ def _slots(disk: Disk) -> dict[str, State | AgentError]:
     return {slot: tried(lambda name=slot: journal.load(disk, name)) for slot in names}  # type: ignore[misc]  # a bound name
 
 
-def _probe(samples: str | None, limits: Limits) -> ProbeAnswer:
-    answers = {ticket: _run("probe", job, limits) for ticket, job in probe_jobs(samples).items()}
+def _probe(
+    samples: str | None, runtimes: Mapping[str, RuntimeConfig], limits: Limits
+) -> ProbeAnswer:
+    jobs = probe_jobs(samples, runtimes)
+    answers = {t: _run("probe", job, for_probe(job, limits)) for t, job in jobs.items()}
     return joined({t: a for t, a in answers.items() if isinstance(a, ProbeAnswer | AgentError)})
 
 
@@ -208,19 +213,26 @@ def _check_releases(
         return {}
     hardware = describe_machine(config.agent.hardware).hardware
     return {
-        slot: _check(place, state.current.digest, hardware, probe.runtimes, limits)
+        slot: _check(
+            CheckJob(
+                state_dir=str(place.absolute()),
+                digest=state.current.digest,
+                hardware=hardware,
+                installed=probe.runtimes,
+                runtimes=config.runtime,
+            ),
+            limits,
+        )
         for slot, state in held.slots.items()
         if isinstance(state, State) and state.current is not None
     }
 
 
-def _check(
-    place: Path, digest: str, hardware: str, installed: tuple[Hosted, ...], limits: Limits
-) -> CheckAnswer | AgentError:
-    job = CheckJob(
-        state_dir=str(place.absolute()), digest=digest, hardware=hardware, installed=installed
-    )
-    match _run("check", job, limits):
+def _check(job: CheckJob, limits: Limits) -> CheckAnswer | AgentError:
+    release = tried(lambda: Store(Disk(Path(job.state_dir))).read_manifest(job.digest))
+    if isinstance(release, AgentError):
+        return release
+    match _run("check", job, for_check(job, release, limits)):
         case CheckAnswer() | AgentError() as answer:
             return answer
         case other:

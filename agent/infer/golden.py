@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from agent.contract.messages import Finding
-from agent.errors import ContractError, ModelError, UnsupportedError
+from agent.errors import ContractError, ModelError, UnsupportedError, WorkerError
 from agent.infer.arrays import read_npz, write_npz
 from agent.infer.runtime import Array, Runtime
 from agent.infer.stateful import Stateful
@@ -65,10 +65,17 @@ def make_golden(runtime: Runtime, inputs: Sequence[Mapping[str, Array] | Array])
 
 
 def check_golden(runtime: Runtime, content: bytes, tolerance: float) -> Finding:
-    """Return whether a model reproduces a golden file within an absolute difference."""
+    """Return whether a model reproduces a golden file within an absolute difference.
+
+    Raises:
+        WorkerError: The process that ran the model died; that says nothing about vectors.
+
+    """
     try:
         wanted = _read_golden(content)
         worst, where, vectors = _compare(runtime, wanted)
+    except WorkerError:
+        raise
     except (ContractError, ModelError) as why:
         return Finding(check=CHECK, held=False, why=str(why)[:500])
     figures = f"largest difference {worst:.3g} in {where!r}; at most {tolerance:g} may be"

@@ -7,9 +7,16 @@ Rule 1: one child process tries one library, so that one that dies takes no othe
 Rule 2: what a library can load is asked of the library, by trying.
 """
 
+import dataclasses
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
+import numpy as np
+from msgspec.structs import replace
+
+from agent.config_runtime import RuntimeConfig
 from agent.contract.messages import Hosted
 from agent.errors import ModelError, RuntimeMissingError
 
@@ -19,6 +26,8 @@ LIBRARIES: Final = {
     "tflite-runtime": "tflite_runtime",
 }
 """What may be installed, by the module that it brings; of one runtime the preferred first."""
+
+_COMPILING_SECONDS: Final = 120.0
 
 
 def present() -> tuple[str, ...]:
@@ -37,6 +46,58 @@ def probe(library: str) -> Hosted:
         return _try(library)
     except (ImportError, AttributeError, SystemError, OSError, ModelError) as why:
         raise RuntimeMissingError(f"{library} does not work here: {why}") from why
+
+
+def probe_worker(name: str, wanted: RuntimeConfig) -> Hosted:
+    """Make one real inference with a configured runtime, in a process of its own.
+
+    Raises:
+        RuntimeMissingError: It does not work on this machine; the sentence says what it did.
+
+    """
+    from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
+    from agent.infer.placing import outside_of  # noqa: PLC0415 -- likewise
+
+    seconds = probe_seconds(wanted)
+    tried = outside_of(name, replace(wanted, deadline_seconds=seconds))
+    try:
+        with TemporaryDirectory(prefix="fieldfare-") as folder:
+            model = Path(folder) / "probe"
+            model.write_bytes(_probe_model(wanted.runs))
+            runtime = ExternalRuntime(dataclasses.replace(tried, start_seconds=seconds), model)
+            try:
+                (answer,) = runtime.infer(np.ones(1, np.float32))
+            finally:
+                runtime.close()
+    except (ModelError, ValueError, RuntimeMissingError) as why:
+        raise RuntimeMissingError(f"runtime.{name} does not work here: {why}") from why
+    if answer.tolist() != [-1.0]:
+        raise RuntimeMissingError(f"runtime.{name} computes wrongly here")
+    return Hosted(
+        name=wanted.runs,
+        version=runtime.version[:500],
+        library=runtime.library[:500],
+        providers=runtime.providers or wanted.providers,
+        worker=name,
+    )
+
+
+def probe_seconds(wanted: RuntimeConfig) -> float:
+    """Return how long a runtime may take to be ready for the smallest model, or to run it.
+
+    A compiler compiles that one too, each time.
+    """
+    return wanted.start_seconds + min(wanted.build_seconds, _COMPILING_SECONDS)
+
+
+def _probe_model(runs: str) -> bytes:
+    if runs == "onnx":
+        from agent.infer.probe_model import PROBE_MODEL  # noqa: PLC0415 -- likewise
+
+        return PROBE_MODEL
+    from agent.infer import litert  # noqa: PLC0415 -- likewise
+
+    return litert.PROBE_MODEL
 
 
 def _try(library: str) -> Hosted:

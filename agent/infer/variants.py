@@ -7,10 +7,10 @@ Rule 2: the manifest's order is the publisher's preference; the first variant th
 Rule 3: a loaded model must have exactly the inputs and outputs that were signed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.contract.manifest import Release, Tensor, Variant
 from agent.contract.messages import Hosted
@@ -18,7 +18,11 @@ from agent.errors import RuntimeMissingError, WrongTensorsError
 from agent.infer.onnx_file import examine_onnx
 from agent.infer.runtime import Runtime
 from agent.infer.stateful import Stateful
+from agent.infer.tflite_file import examine_tflite
 from agent.refusals import WrongHardwareError
+
+if TYPE_CHECKING:
+    from agent.infer.external_worker import Outside
 
 EXTRAS = {"onnx": "fieldfare[onnx]", "tflite": "fieldfare[litert]"}
 """What an operator installs for a runtime; a manifest may name others, of later versions."""
@@ -41,7 +45,7 @@ def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Vari
         known = sorted({name for v in release.variants for name in v.hardware})
         raise WrongHardwareError(f"{release.target} is for {', '.join(known)}; this is {hardware}")
     for variant in fitting:
-        if any(_runs(hosted, variant) for hosted in installed):
+        if host_of(variant, installed) is not None:
             return variant
     first = fitting[0]
     for hosted in installed:
@@ -53,9 +57,19 @@ def choose(release: Release, hardware: str, installed: Sequence[Hosted]) -> Vari
     raise _missing(first.runtime)
 
 
-def _runs(hosted: Hosted, variant: Variant) -> bool:
-    known = set(hosted.providers)  # an agent's own probe always tells them
-    return hosted.name == variant.runtime and (not known or not known.isdisjoint(variant.providers))
+def host_of(variant: Variant, installed: Sequence[Hosted]) -> Hosted | None:
+    """Return the runtime that is to run a variant; None where none can.
+
+    The first of the variant's providers that a runtime has decides, and of two that have it
+    the agent's own goes first. A runtime that tells of no providers has whatever is wanted.
+    """
+    able = [hosted for hosted in installed if hosted.name == variant.runtime]
+    able.sort(key=lambda hosted: hosted.worker != "")
+    for provider in variant.providers:
+        for hosted in able:
+            if not hosted.providers or provider in hosted.providers:
+                return hosted
+    return None
 
 
 def examine(variant: Variant, path: Path) -> None:
@@ -68,9 +82,18 @@ def examine(variant: Variant, path: Path) -> None:
     """
     if variant.runtime == "onnx":
         examine_onnx(path)
+    elif variant.runtime == "tflite":
+        examine_tflite(path)
 
 
-def load(variant: Variant, path: Path, installed: Sequence[Hosted] = ()) -> Runtime:
+def load(
+    variant: Variant,
+    path: Path,
+    installed: Sequence[Hosted] = (),
+    *,
+    outside: "Outside | None" = None,
+    died: Callable[[str], object] | None = None,
+) -> Runtime:
     """Load a variant's model, already verified, from a file.
 
     Args:
@@ -78,13 +101,16 @@ def load(variant: Variant, path: Path, installed: Sequence[Hosted] = ()) -> Runt
         path: The file.
         installed: What a probe found: nothing else is loaded, as it may kill this process.
             Without it, as on a publisher's machine, whatever imports is taken.
+        outside: The process of its own in which it is to run, see ``placing``.
+        died: Is told, from another thread, why that process ended.
 
     Raises:
         RuntimeMissingError: Its runtime is not installed, or does not start.
         ModelError: The file is not such a model, or not the one that the manifest describes.
+        StoreError: There is no place for what is compiled.
 
     """
-    runtime = _open(variant, path, installed)
+    runtime = _open(variant, path, installed) if outside is None else _begin(outside, path, died)
     for what, signed, found in (
         ("inputs", variant.inputs, runtime.inputs),
         ("outputs", variant.outputs, runtime.outputs),
@@ -136,10 +162,19 @@ def open_model(
 
 
 def _open(variant: Variant, path: Path, installed: Sequence[Hosted]) -> Runtime:
-    libraries = [hosted.library for hosted in installed if hosted.name == variant.runtime]
+    own = (hosted for hosted in installed if not hosted.worker)
+    libraries = [hosted.library for hosted in own if hosted.name == variant.runtime]
     if installed and not libraries:
         raise _missing(variant.runtime)
-    return open_model(variant.runtime, path, variant.providers, next(filter(None, libraries), None))
+    library = next(filter(None, libraries), None)
+    options = variant.options_by_provider
+    return open_model(variant.runtime, path, variant.providers, library, options)
+
+
+def _begin(outside: "Outside", path: Path, died: Callable[[str], object] | None) -> Runtime:
+    from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
+
+    return ExternalRuntime(outside, path, died)
 
 
 def _missing(runtime: str) -> RuntimeMissingError:

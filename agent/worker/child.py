@@ -9,19 +9,21 @@ Rule 3: each job imports what it needs itself, so that one child does not pay fo
 """
 
 import ctypes
+import dataclasses
 import os
 import re
 import resource
 import signal
 import sys
 from pathlib import Path
-from typing import assert_never, cast, get_args
+from typing import TYPE_CHECKING, assert_never, cast, get_args
 
 import msgspec
 
+from agent.contract.manifest import Variant
 from agent.contract.messages import Finding
 from agent.disk import Disk
-from agent.errors import AgentError, ConfigError, ContractError, ModelError
+from agent.errors import AgentError, ConfigError, ContractError, ModelError, WorkerError
 from agent.update.store import Store
 from agent.update.trust import RefreshAnswer, RefreshJob
 from agent.worker.jobs import (
@@ -44,6 +46,10 @@ from agent.worker.jobs import (
     UnpackAnswer,
     UnpackJob,
 )
+
+if TYPE_CHECKING:
+    from agent.infer.external_worker import Outside
+    from agent.infer.runtime import Runtime
 
 _PR_SET_PDEATHSIG = 1
 _MAX_JOB_BYTES = 64 * 1024 * 1024
@@ -145,7 +151,8 @@ def check(job: CheckJob) -> CheckAnswer:
     from agent.infer.golden import check_golden, require_golden
     from agent.infer.variants import choose, examine, load
 
-    store = Store(Disk(Path(job.state_dir)))
+    disk = Disk(Path(job.state_dir))
+    store = Store(disk)
     store.seals.adopt(job.sealed)
     release = store.read_manifest(job.digest)
     variant = choose(release, job.hardware, job.installed)
@@ -156,21 +163,47 @@ def check(job: CheckJob) -> CheckAnswer:
         examine(variant, model)
         golden = store.path(release.golden.digest).read_bytes()
         require_golden(golden)
-        runtime = load(variant, model, job.installed)
+        runtime = load(variant, model, job.installed, outside=_outside(job, disk, variant))
+    except WorkerError:
+        raise  # it speaks of the process that was to load the model, as a death of this one would
     except (ContractError, ModelError) as why:
         _require_memory(str(why))
         refused = Finding(check="load", held=False, why=str(why)[:500])
         return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes(), code=why.code)
     finding = check_golden(runtime, golden, release.golden_tolerance)
+    rss_bytes = _resident_bytes() + _resident_outside(job, runtime)
     if not finding.held:
         _require_memory(finding.why)
-    rss_bytes = _resident_bytes()
     labels = None
     if finding.held and (job.samples or job.kept):
         from agent.worker.labelled import measure
 
         labels = measure(runtime, release, job)
+    runtime.close()
     return CheckAnswer(findings=(finding,), rss_bytes=rss_bytes, labels=labels)
+
+
+def _outside(job: CheckJob, disk: Disk, variant: Variant) -> "Outside | None":
+    """Return the process of its own in which a variant runs; what it compiles is awaited.
+
+    A slot that wants one for the agent's own runtimes needs none here: this is one.
+    """
+    if not job.runtimes:
+        return None
+    from agent.infer.placing import Placing
+
+    outside = Placing(disk, job.runtimes).outside(variant, job.installed)
+    return dataclasses.replace(outside, awaits_build=True) if outside else None
+
+
+def _resident_outside(job: CheckJob, runtime: "Runtime") -> int:
+    if not job.runtimes:
+        return 0
+    from agent.infer.external import ExternalRuntime
+    from agent.infer.stateful import Stateful
+
+    inner = runtime.runtime if isinstance(runtime, Stateful) else runtime
+    return inner.resident_bytes() if isinstance(inner, ExternalRuntime) else 0
 
 
 def _require_memory(why: str) -> None:
@@ -189,6 +222,10 @@ def probe(job: ProbeJob) -> ProbeAnswer:
         from agent.infer.probing import probe as probe_library
 
         return ProbeAnswer(runtimes=(probe_library(job.library),))
+    if job.runtime is not None:
+        from agent.infer.probing import probe_worker
+
+        return ProbeAnswer(runtimes=(probe_worker(job.runtime.name, job.runtime.wanted),))
     if job.samples is None:
         return ProbeAnswer(runtimes=())
     from agent.learn.samples import Split, load_samples

@@ -7,8 +7,9 @@ model is a few kilobytes. Paths are absolute.
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from agent.config_runtime import RuntimeConfig
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Finding, Hosted, Quality
 from agent.update.seals import Seal
@@ -66,6 +67,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
         digest: Manifest digest.
         hardware: What variants are matched with.
         installed: Runtimes that made a real inference here.
+        runtimes: How those in a process of their own are started, by name.
         samples: The file of labelled windows, if this slot has one.
         kept: The slot whose windows people labelled, if any are kept for it.
         sealed: Files that the agent hashed lately, by digest.
@@ -78,6 +80,7 @@ class CheckJob(Struct, frozen=True, kw_only=True):
     installed: tuple[Hosted, ...]
     samples: str | None = None
     kept: str | None = None
+    runtimes: dict[str, RuntimeConfig] = field(default_factory=dict)
     sealed: tuple[tuple[str, Seal], ...] = ()
 
 
@@ -130,16 +133,25 @@ class CheckAnswer(Struct, frozen=True, kw_only=True):
         return all(finding.held for finding in self.findings)
 
 
+class Tried(Struct, frozen=True, kw_only=True):
+    """A runtime of the configuration, in a process of its own."""
+
+    name: str
+    wanted: RuntimeConfig
+
+
 class ProbeJob(Struct, frozen=True, kw_only=True):
     """Try a library with a real inference, or count the labelled windows.
 
     Attributes:
         library: One of ``infer.probing.LIBRARIES``, or none.
+        runtime: Or a runtime in a process of its own, or none.
         samples: The file of labelled windows, or none.
 
     """
 
     library: str | None = None
+    runtime: Tried | None = None
     samples: str | None = None
 
 

@@ -9,15 +9,20 @@ Rule 2: a child that died of what it did is a finding about its library; one tha
 import signal
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Final
 
+from agent.config_runtime import RuntimeConfig
 from agent.errors import AgentError, ChildDiedError, RuntimeMissingError
 from agent.infer import probing
-from agent.worker.jobs import ProbeAnswer, ProbeJob, Unusable
+from agent.worker.jobs import ProbeAnswer, ProbeJob, Tried, Unusable
 from agent.worker.start import signal_name
 
 SAMPLES: Final = "samples"
 """Ticket of the child that counts the labelled windows; the others are called as libraries."""
+
+_RUNTIME: Final = "runtime."
+"""Before the name of one that runs in a process of its own."""
 
 FATAL: Final = frozenset(
     {
@@ -33,14 +38,19 @@ FATAL: Final = frozenset(
 """Signals that a process brings upon itself."""
 
 
-def probe_jobs(samples: str | None) -> dict[str, ProbeJob]:
+def probe_jobs(
+    samples: str | None, runtimes: Mapping[str, RuntimeConfig] = MappingProxyType({})
+) -> dict[str, ProbeJob]:
     """Return the jobs of a probe by their tickets.
 
     Args:
         samples: The file of labelled windows, if the operator named one.
+        runtimes: Those of the configuration, in processes of their own.
 
     """
     jobs = {library: ProbeJob(library=library) for library in probing.present()}
+    for name, wanted in runtimes.items():
+        jobs[f"{_RUNTIME}{name}"] = ProbeJob(runtime=Tried(name=name, wanted=wanted))
     return jobs if samples is None else {**jobs, SAMPLES: ProbeJob(samples=samples)}
 
 
@@ -63,7 +73,7 @@ def joined(answers: Mapping[str, ProbeAnswer | AgentError]) -> ProbeAnswer:
     return ProbeAnswer(
         runtimes=tuple(
             runtime
-            for library in probing.LIBRARIES
+            for library in (*probing.LIBRARIES, *(t for t in found if t.startswith(_RUNTIME)))
             if library in found
             for runtime in found[library].runtimes
         ),
