@@ -34,6 +34,15 @@ CONFIG = click.option(
     help="Configuration file (TOML).",
 )
 
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="fieldfare")
@@ -140,6 +149,41 @@ def enrol(
     click.echo(f"{credentials.device} is enrolled in fleet {credentials.fleet}")
 
 
+@cli.group()
+def feedback() -> None:
+    """Windows that people labelled, kept here by `feedback.keep_windows`: show, clear."""
+
+
+@feedback.command("show")
+@STATE_DIR
+@CONFIG
+@OUTPUT
+def show_feedback(state_dir: Path | None, config_file: Path | None, output: str) -> None:
+    """Show how many labelled windows are kept; a running agent is not disturbed."""
+    from agent.daemon.labels_shown import describe_labels, read_labels
+
+    found = read_labels(_state_dir(state_dir, config_file))
+    click.echo(_json(found) if output == "json" else describe_labels(found))
+
+
+@feedback.command("clear")
+@STATE_DIR
+@CONFIG
+@click.confirmation_option(prompt="Every labelled window on this device is removed. Go on?")
+def clear_feedback(state_dir: Path | None, config_file: Path | None) -> None:
+    """Remove every labelled window; an agent may run meanwhile.
+
+    Started as root it first becomes the user that the state directory belongs to.
+    """
+    from agent.daemon.labels_shown import clear_labels
+    from agent.doctor.owner import become_owner
+
+    place = _state_dir(state_dir, config_file)
+    become_owner(place)
+    removed = clear_labels(place)
+    click.echo(f"removed {removed} labelled windows")
+
+
 @cli.command()
 @STATE_DIR
 @CONFIG
@@ -206,14 +250,7 @@ def run(config_file: Path, log_level: str) -> None:
 @cli.command()
 @STATE_DIR
 @CONFIG
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
+@OUTPUT
 def status(state_dir: Path | None, config_file: Path | None, output: str) -> None:
     """Show what the state directory says; a running agent is not disturbed."""
     from agent.daemon.status import describe, read_status
@@ -225,14 +262,7 @@ def status(state_dir: Path | None, config_file: Path | None, output: str) -> Non
 @cli.command()
 @STATE_DIR
 @CONFIG
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
+@OUTPUT
 @click.pass_context
 def doctor(
     context: click.Context, state_dir: Path | None, config_file: Path | None, output: str
