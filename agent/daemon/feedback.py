@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from agent.config_inference import FeedbackConfig
 from agent.contract.manifest import Release
+from agent.contract.telemetry import Window
 from agent.daemon.host import event, log
 from agent.disk import Disk
 from agent.errors import AgentError, StoreError, UnknownModelError
@@ -43,8 +45,8 @@ _DAY_MS = 86_400_000
 class Tally:
     """Labels of one release: how many came, and how many bore it out."""
 
-    labelled: int
-    right: int
+    labelled: int = 0
+    right: int = 0
 
 
 class Feedback:
@@ -152,6 +154,33 @@ class Feedback:
                 key[1]: Tally(labelled=self._labelled.pop(key), right=self._right.pop(key, 0))
                 for key in keys
             }
+
+    def onto(self, windows: Sequence[Window], number: Callable[[str], int]) -> tuple[Window, ...]:
+        """Return windows with the labels that came since the last call.
+
+        A release that was replaced since gets a window of its own, without any inference;
+        ``number`` returns the number of the next window of a slot.
+        """
+        found = {slot: self.close_tallies(slot) for slot in sorted(self._slots)}
+        told: list[Window] = []
+        for window in windows:
+            tally = found.get(window.slot, {}).pop(window.release, Tally())
+            told.append(replace(window, labelled=tally.labelled, right=tally.right))
+        now_ms = self._wall_ms()
+        for slot, tallies in found.items():
+            told += [
+                Window(
+                    slot=slot,
+                    release=release,
+                    number=number(slot),
+                    opened_ms=now_ms,
+                    closed_ms=now_ms,
+                    labelled=tally.labelled,
+                    right=tally.right,
+                )
+                for release, tally in tallies.items()
+            ]
+        return tuple(told)
 
     def close_refused(self) -> int:
         """Return how many labels were refused since the last call."""
