@@ -13,7 +13,6 @@ from random import SystemRandom
 from time import monotonic
 
 from agent.config_inference import HomeAssistantConfig
-from agent.contract.histogram import LogHistogram
 from agent.contract.home_assistant import (
     AGENT_ORIGIN,
     HomeDevice,
@@ -22,11 +21,12 @@ from agent.contract.home_assistant import (
     discovery,
 )
 from agent.contract.home_states import (
-    NO_MODEL,
-    SlotHealth,
-    SlotState,
+    Told,
     encode_state,
+    health_of,
+    state_of,
     update_state,
+    wait_seconds,
 )
 from agent.contract.messages import SlotReport
 from agent.contract.owner_topics import OwnerTopics
@@ -39,9 +39,7 @@ from agent.infer.requests import Offered
 from agent.link.connection import Foreign
 from agent.update.store import Store
 
-SHORTEST_SECONDS = 1.0
 JITTER_SECONDS = (0.5, 5.0)
-_DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +108,7 @@ class Announcing:
         self._model = model
         self._retained: dict[str, bytes] = {}
         self._newest: dict[str, Prediction] = {}
-        self._told: dict[str, tuple[str, float]] = {}
+        self._told: dict[str, Told] = {}
         self._windows: dict[str, Window] = {}
         self._classes: dict[str, tuple[str, ...]] = {}
 
@@ -144,13 +142,12 @@ class Announcing:
             return
         slot = said.slot
         self._newest[slot] = said
-        label, at = self._told.get(slot, ("", -self._config.every_seconds))
-        wait = SHORTEST_SECONDS if label != said.label else self._config.every_seconds
-        due = at + wait - monotonic()
-        if due <= 0:
+        told, now = self._told.get(slot), monotonic()
+        wait = wait_seconds(told, said.label, now, self._config.every_seconds)
+        if wait == 0:
             self._tell_prediction(slot)
-        elif label != said.label:
-            self._agenda.at(f"home-{slot}", monotonic() + due, lambda: self._tell_prediction(slot))
+        elif told is not None and told.label != said.label:
+            self._agenda.at(f"home-{slot}", now + wait, lambda: self._tell_prediction(slot))
 
     def tell(self) -> None:
         """Publish discovery, health and updates as far as they have changed."""
@@ -201,29 +198,13 @@ class Announcing:
         window = self._windows.get(slot.slot)
         if window is not None and window.release != slot.digest:
             window = None
-        latency = LogHistogram.read(window.latency_us).quantile(0.5) if window else None
-        drift = window.drift if window else None
-        why = self._around.problem(slot.slot)
-        health = SlotHealth(
-            version=slot.release.version if slot.release else NO_MODEL,
-            latency_ms=None if latency is None else round(latency / 1000, _DECIMALS),
-            drift=None if drift is None else round(drift, _DECIMALS),
-            problem="ON" if why else "OFF",
-            why=why,
-            ts=window.closed_ms if window else 0,
-        )
-        return encode_state(health)
+        version = slot.release.version if slot.release else None
+        return encode_state(health_of(version, window, self._around.problem(slot.slot)))
 
     def _tell_prediction(self, slot: str) -> None:
         said = self._newest[slot]
-        self._told[slot] = said.label, monotonic()
-        state = SlotState(
-            label=said.label,
-            confidence_percent=round(100 * said.confidence, 1),
-            id=said.id,
-            ts=said.ts,
-        )
-        self._publish(self._topics.state(slot), encode_state(state))
+        self._told[slot] = Told(said.label, monotonic())
+        self._publish(self._topics.state(slot), encode_state(state_of(said)))
 
     def _take_away(self) -> None:
         self._publish(config_topic(self._config.discovery, self._topics.device), b"")

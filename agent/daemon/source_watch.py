@@ -7,6 +7,7 @@ Rule 2: a source that ended or broke stays a problem until the agent starts agai
 from collections.abc import Callable, Mapping, Sequence
 
 from agent.config_inference import PipelineConfig, Subscribed
+from agent.contract.home_states import trouble_of
 from agent.contract.telemetry import Window
 from agent.infer.pushed import Flow
 
@@ -50,13 +51,7 @@ class SourceWatch:
             source = self._sources.get(slot)
             if source is not None:
                 self._judge(slot, source, flow)
-        for window in windows:
-            if window.inferences or not window.refused + window.failed:
-                self._refused.pop(window.slot, None)
-            else:
-                self._refused[window.slot] = (
-                    f"of the last windows {window.refused} were refused and {window.failed} failed"
-                )
+        self._refused.update({window.slot: trouble_of(window) for window in windows})
 
     def _judge(self, slot: str, source: Subscribed, flow: Flow) -> None:
         if flow.malformed > self._malformed.get(slot, 0):
