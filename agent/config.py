@@ -23,6 +23,7 @@ from agent.config_inference import (
     Subscribed,
 )
 from agent.config_runtime import RuntimeConfig
+from agent.config_serving import ServeConfig
 from agent.contract.limits import NAME
 from agent.contract.proxy import NEVER, Proxy
 from agent.errors import MalformedError
@@ -264,6 +265,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     update: UpdateConfig = UpdateConfig()
     learn: LearnConfig = LearnConfig()
     feedback: FeedbackConfig | None = None
+    serve: ServeConfig | None = None
     pipeline: dict[str, PipelineConfig] = field(default_factory=dict)
     runtime: dict[str, RuntimeConfig] = field(default_factory=dict)
 

@@ -194,8 +194,22 @@ class Owner(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: Count = 0
 
 
+class Served(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came over HTTP (``[serve]``) since the last report.
+
+    Attributes:
+        answered: Requests of every kind that were answered.
+        refused: The others, by reason: the code of an error, or a word such as ``rate``,
+            ``token`` or ``origin``.
+
+    """
+
+    answered: Count = 0
+    refused: dict[Text, Count] = {}
+
+
 class Telemetry(Versioned, frozen=True, kw_only=True):
-    """Windows in one message, how the machine is, and what came by the owner's broker."""
+    """Windows in one message, how the machine is, and what came by other interfaces."""
 
     ts: Count
     up: Count
@@ -206,6 +220,7 @@ class Telemetry(Versioned, frozen=True, kw_only=True):
     refused_labels: Count = 0
     health: Health | None = None
     owner: Owner | None = None
+    served: Served | None = None
 
 
 class Prediction(Versioned, frozen=True, kw_only=True):

@@ -68,6 +68,11 @@ class Endpoint:
         """The port that is listened on, of which 0 in the configuration leaves the choice."""
         return self._tcp.getsockname()[1] if self._tcp else None
 
+    @property
+    def in_the_open(self) -> bool:
+        """Whether other machines can connect, who then send the token in clear."""
+        return self._config.tcp is not None and not sockets.is_loopback(self._config.tcp)
+
     def start(self) -> None:
         """Listen, and answer from now on.
 
