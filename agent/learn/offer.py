@@ -22,6 +22,7 @@ class Conditions:
             embedding can be computed: normally the running releases.
         updating: An update of the slot is being fetched or proven.
         busy_with: The task that the worker is doing now, if any.
+        hot: Why nothing more should be begun on this device now; "" where it may.
 
     """
 
@@ -34,6 +35,7 @@ class Conditions:
     backbones: frozenset[str] = frozenset()
     updating: bool = False
     busy_with: str | None = None
+    hot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def decide(task: Task, conditions: Conditions) -> Decision:
         held, what, least = conditions.train_windows, "train", conditions.minimum_windows
     if held < least:
         return Decline(f"it has {held} {what} windows; at least {least} are needed")
+    if conditions.hot and conditions.busy_with != task.task:
+        return Defer(conditions.hot)
     if conditions.updating:
         return Defer("an update is being fetched or proven")
     if task.backbone not in conditions.backbones:
