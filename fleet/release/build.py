@@ -10,7 +10,6 @@ from agent.contract.manifest import (
     Lineage,
     Release,
     State,
-    Variant,
     Windowing,
     describe_artifact,
     encode_release,
@@ -19,8 +18,10 @@ from agent.contract.sources import full_source
 from agent.errors import MalformedError
 from agent.infer.stateful import why_no_states
 from fleet.errors import AdmissionError
-from fleet.release.admit import Admitted, admit_onnx
+from fleet.release.accelerate import Accelerator, accelerated
+from fleet.release.admit import Admitted, admit, admit_onnx, runtime_of
 from fleet.release.delta import Earlier, Offered, offer
+from fleet.release.forms import Form, describe_form, in_order, require_alike
 from fleet.release.golden import (
     GoldenInput,
     asked_inputs,
@@ -29,7 +30,9 @@ from fleet.release.golden import (
     synthetic_inputs,
 )
 
+GOLDEN_TOLERANCE = 1e-3
 EMBEDDING, HEAD_WEIGHT, HEAD_BIAS = "embedding", "head.weight", "head.bias"
+GOLDEN_TOLERANCE = 1e-3
 _BATCH_OF_WINDOWS = 3  # dimensions: (1, channels, samples)
 
 
@@ -65,6 +68,8 @@ class Placement:
             only named when the model has it (see ``find_head``).
         rollback_to: Manifest digests that devices may return to from it.
         states: Tensors that a recurrent model gives back to itself.
+        accelerators: Other execution providers for the same file.
+        golden_tolerance: Largest difference of a golden output; half precision needs more.
 
     """
 
@@ -79,6 +84,8 @@ class Placement:
     lineage: Lineage = field(default_factory=Lineage)
     rollback_to: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
+    golden_tolerance: float = GOLDEN_TOLERANCE
 
 
 def find_head(model: bytes) -> Head | None:
@@ -87,10 +94,14 @@ def find_head(model: bytes) -> Head | None:
     The convention: an output ``embedding`` of shape (1, width) and float32 initialisers
     ``head.weight`` (classes, width) and ``head.bias`` (classes,).
 
+    Of a TensorFlow Lite file there is none: its constants have no names that last.
+
     Raises:
         AdmissionError: The file is not admissible.
 
     """
+    if runtime_of(model) != "onnx":
+        return None
     admitted = admit_onnx(model)
     shapes = {t.name: t.shape for t in admitted.outputs}
     weight = admitted.initialisers.get(HEAD_WEIGHT, ())
@@ -109,40 +120,48 @@ def build_release(
     now_ms: int,
     earlier: Sequence[Earlier] | None = None,
     encrypt: bool = False,
+    first: Form | None = None,
+    forms: Sequence[Form] = (),
+    golden_tolerance: float = GOLDEN_TOLERANCE,
 ) -> BuiltRelease:
     """Admit a model, make its golden vectors and write its manifest.
 
     Args:
-        model: ONNX bytes.
+        model: ONNX or TensorFlow Lite bytes.
         placement: Its name and what belongs to it.
         golden_inputs: Inputs of the model's shape; None takes seeded ones.
         metrics: What its makers measured.
         now_ms: Wall clock, ms since 1970.
         earlier: What devices may have already, to make deltas from; None makes no
             sources at all, not even compressed ones.
-        encrypt: Let nothing but sealed sources of model and golden vectors leave.
+        encrypt: Let nothing but sealed sources of models and golden vectors leave.
+        first: How ``model`` is called and run; None takes what fits every device.
+        forms: Other forms of it, for devices that run it in another way.
+        golden_tolerance: Largest absolute difference that devices may find.
 
     Raises:
-        AdmissionError: The file cannot become a release.
+        AdmissionError: The files cannot become a release.
 
     """
-    admitted = admit_onnx(model)
-    _check_placement(admitted, placement)
+    first = first or Form(content=model, file="the model")
+    admitted = {form: admit(form.content, name=form.file) for form in (first, *forms)}
+    for form, found in admitted.items():
+        _check_placement(found, placement, head=form is first)
     try:
         known = earlier if earlier is not None or not encrypt else ()
-        models = [e.model for e in known] if known is not None else None
-        of_model = _offer(model, models, encrypt=encrypt)
-        variant = Variant(
-            name="onnx-int8" if admitted.quantised else "onnx-fp32",
-            runtime="onnx",
-            model=of_model.artifact,
-            inputs=admitted.inputs,
-            outputs=admitted.outputs,
-            states=placement.states,
-        )
-        asked = asked_inputs(admitted.inputs, placement.states)
+        offered = {
+            form: _offer(form.content, _bases(known, found.runtime), encrypt=encrypt)
+            for form, found in admitted.items()
+        }
+        variants = {
+            form: describe_form(form, found, offered[form].artifact, placement.states)
+            for form, found in admitted.items()
+        }
+        asked = asked_inputs(admitted[first].inputs, placement.states)
         inputs = fit_inputs(golden_inputs, asked) if golden_inputs else synthetic_inputs(asked)
-        golden = golden_vectors(variant, model, inputs)
+        golden = golden_vectors(variants[first], model, inputs)
+        for form in forms:
+            require_alike(form, variants[form], golden, golden_tolerance)
         goldens = [e.golden for e in known] if known is not None else None
         of_golden = _offer(golden, goldens, encrypt=encrypt)
         described = Release(
@@ -152,8 +171,9 @@ def build_release(
             slot=placement.slot,
             counter=placement.counter,
             created_ms=now_ms,
-            variants=(variant,),
+            variants=in_order(variants[first], [(form, variants[form]) for form in forms]),
             golden=of_golden.artifact,
+            golden_tolerance=golden_tolerance,
             windowing=placement.windowing,
             classes=placement.classes,
             probabilities=placement.probabilities,
@@ -167,16 +187,20 @@ def build_release(
         manifest, digest = encode_release(release)
     except (ValueError, MalformedError) as why:
         raise AdmissionError(f"the release cannot be described: {why}") from why
-    keys = {
-        full_source(o.artifact).digest: o.key for o in (of_model, of_golden) if o.key is not None
-    }
+    everything = (*offered.values(), of_golden)
     return BuiltRelease(
         release=release,
         manifest=manifest,
         digest=digest,
-        artifacts=of_model.files | of_golden.files,
-        keys=keys,
+        artifacts={digest: content for o in everything for digest, content in o.files.items()},
+        keys={full_source(o.artifact).digest: o.key for o in everything if o.key is not None},
     )
+
+
+def _bases(known: Sequence[Earlier] | None, runtime: str) -> list[bytes] | None:
+    if known is None:
+        return None
+    return [model for e in known for kind, model in e.models if kind == runtime]
 
 
 def _offer(content: bytes, bases: Sequence[bytes] | None, *, encrypt: bool) -> Offered:
@@ -186,7 +210,7 @@ def _offer(content: bytes, bases: Sequence[bytes] | None, *, encrypt: bool) -> O
     return offer(content, bases, encrypt=encrypt)
 
 
-def _check_placement(admitted: Admitted, placement: Placement) -> None:
+def _check_placement(admitted: Admitted, placement: Placement, *, head: bool) -> None:
     why = why_no_states(admitted.inputs, admitted.outputs, placement.states)
     if why:
         raise AdmissionError(f"these states cannot be kept: {why}")
@@ -195,7 +219,7 @@ def _check_placement(admitted: Admitted, placement: Placement) -> None:
         raise AdmissionError("every input is a state, so nothing is left to ask the model with")
     kept = {state.output for state in placement.states}
     outputs = {t.name: t.shape for t in admitted.outputs if t.name not in kept}
-    window, head = placement.windowing, placement.head
+    window = placement.windowing
     if window is not None:
         wanted = (len(window.channels), window.samples)
         found = inputs[0].shape
@@ -214,12 +238,16 @@ def _check_placement(admitted: Admitted, placement: Placement) -> None:
                 f"{len(placement.classes)} class names do not fit output "
                 f"{placement.probabilities!r} of shape {shape}"
             )
-    if head is not None:
-        weight = admitted.initialisers.get(head.weight)
-        bias = admitted.initialisers.get(head.bias)
-        embedding = outputs.get(head.embedding, ())
-        if weight is None or bias != weight[:1] or embedding[-1:] != weight[1:]:
-            raise AdmissionError(
-                f"the model has no head {head.weight!r} {weight}, {head.bias!r} {bias} "
-                f"on output {head.embedding!r} {embedding}"
-            )
+    if placement.head is not None and head:
+        _check_head(admitted, placement.head, outputs)
+
+
+def _check_head(admitted: Admitted, head: Head, outputs: dict[str, tuple[int, ...]]) -> None:
+    weight = admitted.initialisers.get(head.weight)
+    bias = admitted.initialisers.get(head.bias)
+    embedding = outputs.get(head.embedding, ())
+    if weight is None or bias != weight[:1] or embedding[-1:] != weight[1:]:
+        raise AdmissionError(
+            f"the model has no head {head.weight!r} {weight}, {head.bias!r} {bias} "
+            f"on output {head.embedding!r} {embedding}"
+        )

@@ -12,11 +12,16 @@ A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``mot
     golden_inputs = "golden.npz"       # arrays (n, …) by input name; default: seeded inputs
     states = { h_in = "h_out" }        # recurrent: outputs that are the next inputs
     metrics = { accuracy = 0.86 }
+    golden_tolerance = 0.001           # half precision and accelerators may need 0.02
     [windowing]
     channels = ["ax", "ay", "az"]
     samples = 128
     hop = 64
     rate_hz = 50.0
+    [[accelerators]]                   # tried before the plain variant, see external-runtimes.md
+    name = "tensorrt"
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    options.TensorrtExecutionProvider = { trt_fp16_enable = "1" }
 """
 
 import json
@@ -36,7 +41,8 @@ from tuf.api.metadata import Root, Targets
 
 from agent.contract.manifest import Label, Lineage, Name, State, Windowing, decode_release
 from fleet.errors import RefusedError
-from fleet.release.build import BuiltRelease, Placement, build_release, find_head
+from fleet.release.accelerate import Accelerator, accelerators_of
+from fleet.release.build import GOLDEN_TOLERANCE, BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
 from fleet.release.delta import Earlier
 from fleet.release.golden import golden_inputs
@@ -65,6 +71,8 @@ class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     metrics: dict[str, float] = field(default_factory=dict)
     windowing: Windowing | None = None
     states: dict[Label, Label] = field(default_factory=dict)
+    accelerators: Annotated[tuple[Accelerator, ...], Meta(max_length=16)] = ()
+    golden_tolerance: Annotated[float, Meta(gt=0, le=1e6)] = GOLDEN_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +121,8 @@ def describe_candidate(candidate: CandidateView) -> Described:
             probabilities=parent.probabilities,
             windowing=parent.windowing,
             states={state.input: state.output for state in parent.variants[0].states},
+            accelerators=accelerators_of(parent),
+            golden_tolerance=parent.golden_tolerance,
         ),
         golden_inputs=golden_inputs(candidate.parent_golden),
         lineage=candidate_lineage(
@@ -166,6 +176,8 @@ def sign_release(
             lineage=described.lineage,
             rollback_to=targets.in_use.get(described.slot, ()),
             states=tuple(State(input=name, output=out) for name, out in text.states.items()),
+            accelerators=text.accelerators,
+            golden_tolerance=text.golden_tolerance,
         ),
         golden_inputs=described.golden_inputs,
         metrics=text.metrics,
