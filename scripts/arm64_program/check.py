@@ -85,9 +85,8 @@ def check(options: list[str], prepare: Callable[[], object]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-arm64-"))
     story = Story(folder=folder, count=2, embedded=False, kill=None, say=_silent, rounds=1)
     page = Page()
-    page.failed = True  # until it was looked at
     try:
-        page = _look(story, quick=bool(options))
+        _look(page, story, quick=bool(options))
     finally:
         for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)
@@ -102,8 +101,7 @@ def check(options: list[str], prepare: Callable[[], object]) -> int:
     return 1 if page.failed else 0
 
 
-def _look(story: Story, *, quick: bool) -> Page:
-    page = Page()
+def _look(page: Page, story: Story, *, quick: bool) -> None:
     answers = _Answers(story.folder)
     runs = page.line("runs as aarch64", _what_it_is)
     infers = page.line("every runtime infers", answers.gather, after=runs)
@@ -112,13 +110,12 @@ def _look(story: Story, *, quick: bool) -> Page:
     joined = page.line("enrols", lambda: _enrol(story), after=runs)
     page.line("reports its libraries", lambda: _inventory(story), after=joined)
     if quick:
-        return page
+        return
     onnx = page.line("takes a signed update over MQTT", lambda: _update(story), after=joined)
     page.line("measures ONNX as its twin", lambda: _alike(story, "base"), after=onnx)
     page.line("trains in a federated round", lambda: _round(story), after=onnx)
     tflite = page.line("takes a TFLite release", lambda: _update_tflite(story), after=onnx)
     page.line("measures TFLite as its twin", lambda: _alike(story, "tflite"), after=tflite)
-    return page
 
 
 def _what_it_is() -> str:

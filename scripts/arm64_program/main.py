@@ -97,7 +97,8 @@ def _pytest(options: list[str]) -> list[str]:
     command += ["--dist", "worksteal", "-m", "not broker and not system", "--timeout", "900"]
     command += ["--hypothesis-profile", "ci"]  # no deadlines, and no file in the checkout
     command += [f"--deselect={test}" for test in PASSED_OVER]
-    return [*command, *(options or TESTS)]
+    named = any((ROOT / option.partition("::")[0]).exists() for option in options)
+    return [*command, *options, *(() if named else TESTS)]
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class CannotError(Exception):
 def main() -> int:
     """Run the command and return its exit status."""
     wanted = _arguments()
+    if platform.machine() != "x86_64":
+        raise CannotError(f"this emulates aarch64 on x86_64; here is {platform.machine()}")
     if os.geteuid():
         raise CannotError("this mounts a tree, which needs root: run it with sudo")
     if wanted.writable or not wanted.tree:  # a part of the tree is made: not without its maker
@@ -70,8 +72,7 @@ def _be_first(wanted: argparse.Namespace, mask: set[signal.Signals]) -> int:
     _call("mount namespaces cannot be made", _LIBC.unshare, _NEW_MOUNTS)
     _mount("none", "/", flags=_RECURSIVE | _PRIVATE)
     _mount("proc", "/proc", kind="proc")
-    if platform.machine() != "aarch64":
-        register()
+    register()
     if wanted.tree:
         _furnish(wanted)
     command = os.fork()
@@ -120,8 +121,6 @@ def _serves(entry: Path) -> bool:
 def _furnish(wanted: argparse.Namespace) -> None:
     tree = str(wanted.tree)
     temporary = tempfile.gettempdir()
-    for point in (CHECKOUT, temporary):
-        Path(tree + point).mkdir(parents=True, exist_ok=True)
     _mount(tree, tree, flags=_BIND)
     _mount("proc", f"{tree}/proc", kind="proc")
     _mount("/dev", tree + "/dev", flags=_BIND | _RECURSIVE)
@@ -131,6 +130,7 @@ def _furnish(wanted: argparse.Namespace) -> None:
     if cpuinfo is not None:
         _mount(str(cpuinfo), f"{tree}/proc/cpuinfo", flags=_BIND)
         _mount(f"{tree}/run/sys", f"{tree}/sys", flags=_BIND)
+    Path(tree + temporary).mkdir(parents=True, exist_ok=True)
     _mount(temporary, tree + temporary, flags=_BIND)
     for name in ("/etc/hosts", "/etc/resolv.conf"):
         if Path(name).exists():
