@@ -78,12 +78,14 @@ class Surroundings:
         comparison: What a slot's windows show so far.
         conclude: Tells the machine of a slot how its probation ended.
         monotonic: Seconds.
+        duty: One in so many windows is answered now.
 
     """
 
     comparison: Callable[[str], Comparison | None]
     conclude: Callable[[str, machine.Proved | machine.Failed], None]
     monotonic: Callable[[], float]
+    duty: Callable[[], int] = lambda: 1
 
 
 class Judging:
@@ -121,6 +123,9 @@ class Judging:
         if trial is None:
             return
         prove, deadline = trial
+        # a hot device answers fewer windows: a probation lasts for as many as on a cool one
+        deadline += self._look_seconds * (1 - 1 / self._around.duty())
+        self._trials[slot] = prove, deadline
         self._later(slot)  # an error below must not end the looking
         expired = self._around.monotonic() >= deadline
         evidence = self._evidence(slot, prove, expired=expired)

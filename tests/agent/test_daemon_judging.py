@@ -56,6 +56,7 @@ class Room:
 
     shown: Comparison | None = BOTH
     now: float = 0.0
+    duty: int = 1
     started: list[str] = field(default_factory=list)
     ends: list[Proved | Failed] = field(default_factory=list)
 
@@ -70,6 +71,7 @@ class Room:
                 comparison=lambda _: self.shown,
                 conclude=lambda _, end: self.ends.append(end),
                 monotonic=lambda: self.now,
+                duty=lambda: self.duty,
             ),
         )
 
@@ -118,6 +120,22 @@ def test_a_running_release_that_no_child_can_measure_keeps_the_candidate_from_pa
     assert isinstance(end, Failed)
     assert end.retryable
     assert "could not measure" in told(end)
+
+
+def test_a_hot_device_gives_a_candidate_time_for_as_many_windows_as_a_cool_one():
+    few = replace(BOTH, windows=5)
+    cool, hot = Room(shown=few), Room(shown=few, duty=4)
+    for room in (cool, hot):
+        room.judging.begin("motion", PROVE)
+        for assigned in (NEW, OLD):
+            room.measures.answered(assigned.digest, labelled(40))
+        for _ in range(310):
+            room.wait(1.0)
+    assert [type(end) for end in cool.ends] == [Failed]
+    assert hot.ends == []
+    hot.shown = BOTH
+    hot.wait(1.0)
+    assert [type(end) for end in hot.ends] == [Proved]
 
 
 def test_labelled_windows_that_changed_are_measured_anew_with_both():
