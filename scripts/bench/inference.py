@@ -1,9 +1,10 @@
-"""The agent's path from window to recorded answer, beside a bare ``session.run``.
+"""The agent's path from window to recorded answer, beside the bare call of the runtime.
 
-Rule 1: the agent's path is ``Serving.answer`` as the daemon uses it: input check, finite
-        check, inference, class, and recording into a ``WindowRecorder``, its folding included.
-Rule 2: raw is ``InferenceSession.run`` of the same file with the same options, the input
-        already in its dictionary.
+Rule 1: the agent's path is ``Serving.answer`` as the daemon uses it, with the recorder that the
+        daemon makes: input check, finite check, inference, latency, confidence, classes,
+        sketches of outputs and of sampled inputs by channel, their folding included.
+Rule 2: raw is ``session.run(None, feed)`` of onnxruntime, and ``set_tensor``, ``invoke`` and
+        ``get_tensor`` of LiteRT, of the same file with the same options, one thread.
 Rule 3: both run in blocks of 256 calls that alternate, in changing order, in one process.
         Two neighbours are a pair; the figures are medians over the calmer half of the pairs
         (by the sum of both, so neither side is favoured), because other programs disturb.
@@ -14,26 +15,44 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from ai_edge_litert.interpreter import Interpreter
 
-from agent.contract.manifest import Release, Tensor, Variant, describe_artifact
-from agent.infer.onnx import NAME, OnnxRuntime
+from agent.config import ObserveConfig
+from agent.config_inference import PipelineConfig
+from agent.contract.manifest import Release, Variant, describe_artifact
+from agent.daemon.watching import recorder_of
+from agent.infer import litert, onnx
+from agent.infer.litert import LiteRtRuntime
+from agent.infer.onnx import OnnxRuntime
 from agent.infer.serving import Loaded, Serving
-from agent.observe.windows import BLOCK, WindowRecorder
+from agent.observe.windows import BLOCK
+from scripts.bench import inference_models
 
 MOTION = Path(__file__).parents[1] / "base_model" / "motion-int8.onnx"
 DIGEST = "0" * 64
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model file in one runtime."""
+
+    name: str
+    runtime: str
+    path: Path
+
+
 def main() -> int:
-    """Measure both models and write the figures."""
+    """Measure every model and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", required=True, metavar="FILE", help="- is standard output")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each model")
@@ -42,12 +61,7 @@ def main() -> int:
         print(f"inference: {MOTION} is missing: train it first", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        large = Path(folder) / "large.onnx"
-        large.write_bytes(large_model())
-        figures = [
-            measure("motion-int8", MOTION, arguments.seconds),
-            measure("cnn-96x96-float32", large, arguments.seconds),
-        ]
+        figures = [measure(subject, arguments.seconds) for subject in subjects(Path(folder))]
     text = json.dumps({"models": figures}, indent=2) + "\n"
     if arguments.json == "-":
         sys.stdout.write(text)
@@ -56,14 +70,26 @@ def main() -> int:
     return 0
 
 
-def measure(name: str, path: Path, seconds: float) -> dict[str, str | float]:
+def subjects(folder: Path) -> Iterator[Subject]:
+    """Return what is measured; files that are built lie in ``folder``."""
+    yield Subject("motion-int8", onnx.NAME, MOTION)
+    built = {
+        ("perceptron-float32", onnx.NAME): inference_models.small_onnx,
+        ("perceptron-float32", litert.NAME): inference_models.small_tflite,
+        ("cnn-96x96-float32", onnx.NAME): inference_models.large_onnx,
+        ("cnn-96x96-float32", litert.NAME): inference_models.large_tflite,
+    }
+    for (name, runtime), build in built.items():
+        path = folder / f"{name}.{runtime}"
+        path.write_bytes(build())
+        yield Subject(name, runtime, path)
+
+
+def measure(subject: Subject, seconds: float) -> dict[str, str | float]:
     """Return the medians of one model, in µs a call."""
-    serving, shape, input_name = serve(path)
-    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    session = raw_session(path)
-    feed = {input_name: x}
-    raw: Callable[[], object] = lambda: session.run(None, feed)  # noqa: E731 -- nothing to name
-    agent: Callable[[], object] = lambda: serving.answer(x)  # noqa: E731
+    serving, x = serve(subject)
+    raw = raw_onnx(subject.path, x) if subject.runtime == onnx.NAME else raw_litert(subject.path, x)
+    agent: Callable[[], object] = partial(serving.answer, x)
     block_us(raw), block_us(agent)
     pairs: list[dict[str, float]] = []
     end = perf_counter_ns() + int(seconds * 1e9)
@@ -75,9 +101,11 @@ def measure(name: str, path: Path, seconds: float) -> dict[str, str | float]:
     calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: len(pairs) // 2]
     raw_us, agent_us = (statistics.median(p[side] for p in calm) for side in ("raw", "agent"))
     return {
-        "name": name,
+        "name": subject.name,
+        "runtime": subject.runtime,
         "raw_us": round(raw_us, 2),
         "agent_us": round(agent_us, 2),
+        "added_us": round(agent_us - raw_us, 2),
         "ratio": round(agent_us / raw_us, 3),
     }
 
@@ -90,12 +118,19 @@ def block_us(call: Callable[[], object]) -> float:
     return (perf_counter_ns() - started) / BLOCK / 1000
 
 
-def serve(path: Path) -> tuple[Serving, tuple[int, ...], str]:
-    """Return a serving slot as the daemon has it, and what its model takes."""
-    runtime = OnnxRuntime(path)
+def serve(subject: Subject) -> tuple[Serving, Any]:
+    """Return a serving slot as the daemon has it, and an input for it."""
+    is_onnx = subject.runtime == onnx.NAME
+    runtime = OnnxRuntime(subject.path) if is_onnx else LiteRtRuntime(subject.path)
     outputs = {tensor.name: tensor for tensor in runtime.outputs}
-    classes = outputs["probabilities"].shape[-1]
-    model = describe_artifact(path.read_bytes())
+    model = describe_artifact(subject.path.read_bytes())
+    variant = Variant(
+        name="bench",
+        runtime=subject.runtime,
+        model=model,
+        inputs=runtime.inputs,
+        outputs=runtime.outputs,
+    )
     release = Release(
         target="models/bench/1-0.json",
         family="bench",
@@ -103,63 +138,51 @@ def serve(path: Path) -> tuple[Serving, tuple[int, ...], str]:
         slot="bench",
         counter=1,
         created_ms=0,
-        variants=(
-            Variant(
-                name="bench",
-                runtime=NAME,
-                model=model,
-                inputs=runtime.inputs,
-                outputs=runtime.outputs,
-            ),
-        ),
+        variants=(variant,),
         golden=model,
-        classes=tuple(f"class {number}" for number in range(classes)),
+        classes=tuple(f"class {n}" for n in range(outputs["probabilities"].shape[-1])),
         probabilities="probabilities",
     )
-    recorder = WindowRecorder("bench", DIGEST, classes, now_ms=0)
+    recorder = recorder_of(
+        "bench",
+        DIGEST,
+        release,
+        runtime,
+        pipeline=PipelineConfig(),
+        observe=ObserveConfig(),
+        now_ms=0,
+        numbers=count(),
+    )
     serving = Serving()
     serving.serve(Loaded(digest=DIGEST, release=release, runtime=runtime, observer=recorder))
-    only: Tensor = runtime.inputs[0]
-    return serving, only.shape, only.name
+    shape = runtime.inputs[0].shape
+    return serving, np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def raw_session(path: Path) -> ort.InferenceSession:
-    """Return a bare session with the agent's options: one thread that does not spin."""
+def raw_onnx(path: Path, x: Any) -> Callable[[], object]:
+    """Return the bare call with the agent's options: one thread that does not spin."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x}
+    return lambda: session.run(None, feed)
 
 
-def large_model() -> bytes:
-    """Return an image CNN of some milliseconds, the same bytes every time."""
-    rng = np.random.default_rng(7)
-    nodes, weights, last, channels = [], [], "x", 3
-    for number, width in enumerate((24, 48, 64, 96)):
-        kernel = rng.normal(0, 0.1, (width, channels, 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(kernel, f"w{number}"))
-        pads = {"pads": [1, 1, 1, 1], "strides": [1 + (number > 0)] * 2}
-        nodes.append(helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], **pads))
-        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
-        last, channels = f"r{number}", width
-    weights.append(numpy_helper.from_array(rng.normal(size=(10, 96)).astype(np.float32), "w"))
-    nodes += [
-        helper.make_node("GlobalAveragePool", [last], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["embedding"]),
-        helper.make_node("Gemm", ["embedding", "w"], ["logits"], transB=1),
-        helper.make_node("Softmax", ["logits"], ["probabilities"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "large",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 96, 96])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 10])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+def raw_litert(path: Path, x: Any) -> Callable[[], object]:
+    """Return the bare call of the interpreter, one thread."""
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    given = interpreter.get_input_details()[0]["index"]
+    told = [found["index"] for found in interpreter.get_output_details()]
+
+    def call() -> object:
+        interpreter.set_tensor(given, x)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in told]
+
+    return call
 
 
 if __name__ == "__main__":
