@@ -139,6 +139,12 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             thread; what it raises is counted and logged.
         ranges: What channels can be, by name: ``{ acc_x = [-40, 40] }``. Values outside are
             counted and, where they are more than a hundredth, told.
+        own_process: Whether its models run in a process of their own, so that one that
+            crashes or hangs costs its own answers and not the agent. An inference takes some
+            0.2 ms longer, and each model holds a Python of its own in memory.
+        deadline_seconds: Of one inference, with ``own_process`` only: then its process is
+            killed and started again; unset, 10. What runs in the agent cannot be stopped.
+        memory_bytes: Address space of that process; unset, only the unit's limit holds.
 
     """
 
@@ -146,8 +152,16 @@ class PipelineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     publish_predictions: bool = False
     callback: Annotated[str, Meta(pattern=CALLABLE)] | None = None
     ranges: dict[str, tuple[float, float]] = {}
+    own_process: bool = False
+    deadline_seconds: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    memory_bytes: Annotated[int, Meta(ge=67_108_864, le=2**50)] | None = None
 
     def __post_init__(self) -> None:
+        if not self.own_process and (self.deadline_seconds or self.memory_bytes):
+            raise ValueError(
+                "deadline_seconds and memory_bytes need own_process = true: what runs in the "
+                "agent can be neither stopped nor limited"
+            )
         for channel, (lowest, highest) in self.ranges.items():
             if not lowest < highest:
                 raise ValueError(f"ranges: {channel} is from {lowest:g} to {highest:g}")

@@ -55,6 +55,10 @@ class OwnerTopics:
         """Labels for predictions are heard here."""
         return self._of(slot, "feedback")
 
+    def feedback_response(self, slot: str) -> str:
+        """Answers to labels go here where no other topic is named beside them."""
+        return self._of(slot, "feedback/response")
+
     def state(self, slot: str) -> str:
         """The newest prediction, retained and not more often than people look."""
         return self._of(slot, "state")

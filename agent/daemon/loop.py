@@ -33,7 +33,7 @@ from agent.daemon.agenda import Agenda
 from agent.daemon.host import ServiceNotifier, event, log
 from agent.daemon.owner_side import HomeAssistantStarted, OwnerConnected
 from agent.daemon.rooms import Rooms
-from agent.daemon.serving import Predicted, SourceEnded
+from agent.daemon.serving import ModelDied, Predicted, SourceEnded
 from agent.errors import AgentError
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
 from agent.link.ranges import Chunk, Ended
@@ -106,6 +106,8 @@ class Loop:
                 self._rooms.finding.refused(item)
             case SourceEnded():
                 self._rooms.answering.source_ended(item)
+            case ModelDied():
+                self._rooms.answering.model_died(item)
             case OwnerConnected() | HomeAssistantStarted():
                 self._rooms.answering.owner.take(item)
             case Chunk():

@@ -23,7 +23,7 @@ from agent.daemon.agenda import Agenda
 from agent.daemon.announcing import Announcing, Surroundings, Wish
 from agent.daemon.drifting import Drifting
 from agent.daemon.owner_link import OwnerLink
-from agent.daemon.requesting import Requests
+from agent.daemon.requesting import Label, Requests
 from agent.daemon.serving import Inference, Predicted
 from agent.daemon.source_watch import SourceWatch
 from agent.disk import Disk
@@ -56,6 +56,7 @@ class OwnerSide:
         put: Hands news to the loop's thread, and must not wait.
         alarm: Takes code, sentence and slot.
         wishes: What the fleet wants of each slot.
+        label: Takes labels for predictions; None where none are taken.
 
     Attributes:
         link: Whoever else listens there names its topics before ``start``.
@@ -78,6 +79,7 @@ class OwnerSide:
         put: Callable[[OwnerNews], object],
         alarm: Callable[[str, str, str], None],
         wishes: Callable[[], Mapping[str, Wish]],
+        label: Label | None = None,
     ) -> None:
         self._config = config
         self._inference = inference
@@ -89,7 +91,7 @@ class OwnerSide:
         self._before: dict[str, Release] = {}
         self._watch = SourceWatch(config.pipeline, alarm)
         self.link = OwnerLink(config, device, inference.push)
-        self._requests = self._open_requests()
+        self._requests = self._open_requests(label)
         self._announcing = self._open_announcing(agenda, hardware, wishes)
 
     def start(self) -> None:
@@ -168,14 +170,19 @@ class OwnerSide:
             self._before = running
         return self._releases.get(digest)
 
-    def _open_requests(self) -> Requests | None:
+    def _open_requests(self, label: Label | None) -> Requests | None:
         local, topics = self._config.local_broker, self.link.topics
-        if local is None or topics is None or not local.requests:
+        if local is None or topics is None or not (local.requests or label):
             return None
         home = self._config.home_assistant
         told = (f"{home.discovery}/#",) if home else ()
         return Requests(
-            local, topics, self.link, self._inference, forbidden=(*self.link.sources, *told)
+            local,
+            topics,
+            self.link,
+            self._inference,
+            label=label,
+            forbidden=(*self.link.sources, *told),
         )
 
     def _open_announcing(

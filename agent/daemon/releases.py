@@ -112,6 +112,7 @@ class Releases:
             comparison=self._inference.comparison,
             conclude=self._tell,
             monotonic=time.monotonic,
+            duty=lambda: self._inference.duty,
         )
 
     def _around_updating(self) -> updating.Surroundings:

@@ -1,4 +1,4 @@
-"""Requests for inference by the owner's broker: asked there, answered there.
+"""Requests for inference, and labels, by the owner's broker: asked there, answered there.
 
 Rule 1: the network thread only queues. Everything is bounded: the size of a request, how
         many wait, how many a second are taken, the size of an answer.
@@ -6,6 +6,8 @@ Rule 2: whoever asks hears an answer or why there is none, on the topic of its w
         ``…/infer/response`` where it has none that may be used; only what the broker had
         retained is passed over, because nobody waits for it.
 Rule 3: every request that is not answered is counted, by whose fault it was.
+Rule 4: labels come by the same queue; they are counted where they are read, and answered
+        on ``…/feedback/response`` where no other topic is named beside them.
 
 MQTT 5 (OASIS, 2019), 4.10 request and response. The body is the Open Inference Protocol's,
 in JSON; a client of MQTT 3 says ``response_topic`` and ``id`` in it.
@@ -15,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from threading import Condition, Thread
 from time import monotonic
 from typing import Final
@@ -55,6 +58,15 @@ class _Failure(Struct, frozen=True, kw_only=True):
     id: str = ""
 
 
+class _Errand(Enum):
+    INFER = "infer"
+    FEEDBACK = "feedback"
+
+
+Label = Callable[[str, bytes], tuple[int, bytes]]
+"""Takes a slot's name and what was said; returns a status of HTTP and the answer's JSON."""
+
+
 @dataclass(slots=True)
 class RequestCounts:
     """What became of requests since the start.
@@ -74,13 +86,14 @@ class RequestCounts:
 
 
 class Requests:
-    """Answers what comes on ``{prefix}/{device}/{slot}/infer``.
+    """Answers what comes on ``{prefix}/{device}/{slot}/infer`` and ``…/feedback``.
 
     Args:
         config: ``[local_broker]``.
         topics: Of this device there.
         owner: The connection; not started yet.
         inference: What answers.
+        label: Takes labels; None where none are taken.
         forbidden: Filters of topics on which no answer may go.
 
     """
@@ -92,6 +105,7 @@ class Requests:
         owner: OwnerLink,
         inference: Inference,
         *,
+        label: Label | None = None,
         forbidden: tuple[str, ...] = (),
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -99,17 +113,21 @@ class Requests:
         self._topics = topics
         self._owner = owner
         self._inference = inference
+        self._label = label
         self._forbidden = forbidden
         self._clock = clock
         self._rate = config.requests_per_second
         self._burst = max(1.0, config.requests_per_second)
         self._level, self._at = self._burst, clock()
-        self._waiting: deque[tuple[str, Foreign]] = deque()
+        self._waiting: deque[tuple[_Errand, str, Foreign]] = deque()
         self._news = Condition()
         self._stopping = False
         self._thread = Thread(target=self._run, name="owner-requests", daemon=True)
         for slot in inference.slots:
-            owner.listen(topics.infer(slot), self._listener(slot))
+            if config.requests:
+                owner.listen(topics.infer(slot), self._listener(_Errand.INFER, slot))
+            if label is not None:
+                owner.listen(topics.feedback(slot), self._listener(_Errand.FEEDBACK, slot))
 
     def start(self) -> None:
         """Begin to answer."""
@@ -123,20 +141,20 @@ class Requests:
         if self._thread.is_alive():
             self._thread.join(5.0)
 
-    def _listener(self, slot: str) -> Callable[[Foreign], None]:
-        return lambda message: self._take(slot, message)
+    def _listener(self, errand: _Errand, slot: str) -> Callable[[Foreign], None]:
+        return lambda message: self._take(errand, slot, message)
 
-    def _take(self, slot: str, message: Foreign) -> None:
+    def _take(self, errand: _Errand, slot: str, message: Foreign) -> None:
         if message.retained:
             return
         with self._news:
             why = self._turned_away()
             if why is None:
-                self._waiting.append((slot, message))
+                self._waiting.append((errand, slot, message))
                 self._news.notify()
         if why is not None:
             self.counts.busy += 1
-            self._fail(slot, message, _Hints(), why)
+            self._fail(errand, slot, message, _Hints(), why)
 
     def _turned_away(self) -> TooManyRequestsError | None:
         now = self._clock()
@@ -159,9 +177,13 @@ class Requests:
                     self._news.wait()
                 if self._stopping:
                     return
-                slot, message = self._waiting.popleft()
+                errand, slot, message = self._waiting.popleft()
             try:
-                self._answer(slot, message)
+                match errand:
+                    case _Errand.INFER:
+                        self._answer(slot, message)
+                    case _Errand.FEEDBACK:
+                        self._take_labels(slot, message)
             except Exception:  # the top of the thread: the next request is answered
                 self.counts.failed += 1
                 log.exception("request=failed slot=%s", slot)
@@ -170,16 +192,27 @@ class Requests:
         hints = _Hints()
         try:
             hints = _read_hints(message.payload)
-            topic = self._answer_topic(slot, message, hints)
+            topic = self._answer_topic(_Errand.INFER, slot, message, hints)
             said = self._infer(slot, message.payload)
         except (MalformedError, InputRefusedError) as why:
             self.counts.refused += 1
-            self._fail(slot, message, hints, why)
+            self._fail(_Errand.INFER, slot, message, hints, why)
         except AgentError as why:
             self.counts.failed += 1
-            self._fail(slot, message, hints, why)
+            self._fail(_Errand.INFER, slot, message, hints, why)
         else:
             self.counts.answered += 1
+            self._say(topic, said, message)
+
+    def _take_labels(self, slot: str, message: Foreign) -> None:
+        try:
+            topic = self._answer_topic(_Errand.FEEDBACK, slot, message, _Hints())
+        except MalformedError as why:
+            self.counts.refused += 1
+            self._fail(_Errand.FEEDBACK, slot, message, _Hints(), why)
+            return
+        if self._label is not None:
+            _, said = self._label(slot, message.payload)
             self._say(topic, said, message)
 
     def _infer(self, slot: str, payload: bytes) -> bytes:
@@ -200,21 +233,30 @@ class Requests:
             )
         return framed.content
 
-    def _fail(self, slot: str, message: Foreign, hints: _Hints, why: AgentError) -> None:
+    def _fail(
+        self, errand: _Errand, slot: str, message: Foreign, hints: _Hints, why: AgentError
+    ) -> None:
         count = self.counts.refused + self.counts.busy + self.counts.failed
         if count.bit_count() == 1:  # 1, 2, 4, …: somebody's loop fills no disk
             log.warning("request=refused slot=%s times=%d why=%r", slot, count, str(why))
         failure = _Failure(error=str(why), code=why.code, id=hints.id)
         try:
-            topic = self._answer_topic(slot, message, hints)
+            topic = self._answer_topic(errand, slot, message, hints)
         except MalformedError:
-            topic = self._topics.response(slot)
+            topic = self._default_topic(errand, slot)
         self._say(topic, msgspec.json.encode(failure), message)
 
-    def _answer_topic(self, slot: str, message: Foreign, hints: _Hints) -> str:
+    def _default_topic(self, errand: _Errand, slot: str) -> str:
+        match errand:
+            case _Errand.INFER:
+                return self._topics.response(slot)
+            case _Errand.FEEDBACK:
+                return self._topics.feedback_response(slot)
+
+    def _answer_topic(self, errand: _Errand, slot: str, message: Foreign, hints: _Hints) -> str:
         wanted = message.response_topic or hints.response_topic
         if not wanted:
-            return self._topics.response(slot)
+            return self._default_topic(errand, slot)
         return self._topics.require_response(wanted, self._inference.slots, self._forbidden)
 
     def _say(self, topic: str, payload: bytes, asked: Foreign) -> None:

@@ -111,6 +111,7 @@ class Rooms:
                 alarm=self.reporting.alarm,
                 monotonic=time.monotonic,
             ),
+            config.runtime,
         )
         self.finding = self._open_finding(opened)
         self.certifying = certifying.Certifying(
@@ -190,9 +191,9 @@ class Rooms:
 
     def tell_state(self) -> None:
         """Send inventory and reported state where they differ from what was sent last."""
-        if self._probed is not None:
+        if (probed := self.answering.counted(self._probed)) is not None:
             learn, slots = self.config.learn, self.inference.slots
-            self._state.tell(inventory_of(learn, self.machine, self._probed, slots=slots))
+            self._state.tell(inventory_of(learn, self.machine, probed, slots=slots))
             self._state.tell(
                 reported_of(
                     self.desired.accepted,
@@ -217,8 +218,9 @@ class Rooms:
         self.settle_again()
 
     def report_windows(self) -> None:
-        """Report what every release did since the last time."""
+        """Report what every release did since the last time, and what people labelled."""
         self.answering.report_windows()
+        self.tell_state()
 
     def wind_down(self) -> None:
         """End what works, and report what it did last."""
@@ -262,9 +264,10 @@ class Rooms:
         return conditions_of(
             self.config.learn,
             device=self._device,
-            probed=self._probed,
+            probed=self.answering.counted(self._probed),
             slot=self.releases.updating.states.get(slot) if slot else None,
             busy_with=busy_with,
+            hot=self.answering.health.why_busy,
         )
 
     def _ask_fresh(self) -> None:

@@ -17,12 +17,16 @@ from typing import assert_never, cast
 
 from msgspec.structs import replace
 
+from agent.config import ObserveConfig
 from agent.config_inference import Called, PipelineConfig, Replay, Source, Subscribed
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.owner_topics import matches
 from agent.contract.telemetry import Prediction, Window
+from agent.daemon.feedback import Feedback
 from agent.daemon.host import event, log
+from agent.daemon.placing import Placer
 from agent.daemon.swap_memory import SwapMemory
+from agent.daemon.watching import rate_of, recorder_of
 from agent.errors import AgentError, ConfigError, ModelError, UnknownModelError
 from agent.infer import sources
 from agent.infer.comparison import Comparison
@@ -32,6 +36,7 @@ from agent.infer.requests import Offered, Request, Response
 from agent.infer.serving import Answer, Loaded, Serving, Sink
 from agent.infer.variants import choose, load
 from agent.infer.windowing import Unfed
+from agent.observe.inputs import Held
 from agent.observe.windows import WindowRecorder
 from agent.update.store import Store
 
@@ -64,6 +69,14 @@ class SourceEnded:
     end: Ended | Broken
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDied:
+    """The process in which a slot's model ran has ended; it is started again."""
+
+    slot: str
+    why: str
+
+
 @dataclass(slots=True, kw_only=True)
 class _Slot:
     serving: Serving
@@ -76,7 +89,12 @@ class _Slot:
 
 
 class Inference:
-    """All slots that the configuration names."""
+    """All slots that the configuration names.
+
+    Attributes:
+        duty: One in so many windows of every stream is answered.
+
+    """
 
     def __init__(
         self,
@@ -85,12 +103,16 @@ class Inference:
         *,
         hardware: str,
         published: Collection[str],
-        put: Callable[[Predicted | SourceEnded], object],
+        put: Callable[[Predicted | SourceEnded | ModelDied], object],
         wall_ms: Callable[[], int],
+        observe: ObserveConfig,
+        feedback: Feedback | None = None,
+        place: Placer | None = None,
     ) -> None:
         """``put`` takes what the inference threads have to say, and must not wait.
 
-        The answers of the slots in ``published`` are put as well.
+        The answers of the slots in ``published`` are put as well; ``feedback`` remembers
+        those of the slots that it has, and ``place`` says which process a model runs in.
 
         Raises:
             ConfigError: A callback cannot be imported.
@@ -101,6 +123,10 @@ class Inference:
         self._hardware = hardware
         self._put = put
         self._wall_ms = wall_ms
+        self._observe = observe
+        self.duty = 1
+        self._feedback = feedback
+        self._place = place
         self._slots = {
             slot: self._open(slot, wanted, told=slot in published)
             for slot, wanted in pipelines.items()
@@ -189,6 +215,10 @@ class Inference:
         place = self._slots.get(slot)
         return place.serving.comparison() if place else None
 
+    def number(self, slot: str) -> int:
+        """Return the number of a window that says something of a slot beside its recorders."""
+        return next(self._slots[slot].numbers)
+
     def close_windows(self) -> tuple[Window, ...]:
         """Return what every release did since the last call."""
         closed: list[Window] = []
@@ -201,6 +231,23 @@ class Inference:
                 closed.append(replace(window, swap=swap) if swap else window)
             place.answered = [r for r in place.answered if r.release == serving]
         return tuple(closed)
+
+    def held(self, slot: str) -> tuple[tuple[Held, ...], float | None]:
+        """Return how long each channel has held one value, and the rate that should come."""
+        place = self._slots[slot]
+        digest = place.serving.digests[0]
+        answering = place.loaded.get(digest) if digest else None
+        if answering is None:
+            return (), None
+        flow = place.pipeline.flow if place.pipeline else None
+        rate_hz = rate_of(answering.release, self._pipelines[slot], flow)
+        return self._recorder(answering).held(), rate_hz
+
+    def work_less(self, duty: int) -> None:
+        """Answer one in ``duty`` windows of every stream; requests as ever."""
+        self.duty = duty
+        for place in self._slots.values():
+            place.serving.duty = duty
 
     def push(self, topic: str, payload: bytes) -> None:
         """Give samples that came on a topic to the slots that listen to it."""
@@ -230,14 +277,25 @@ class Inference:
         release = self._store.read_manifest(assigned.digest)
         variant = choose(release, self._hardware, installed)
         self._store.require(variant.model.digest)
-        runtime = load(variant, self._store.path(variant.model.digest), installed)
-        recorder = WindowRecorder(
+        runtime = load(
+            variant,
+            self._store.path(variant.model.digest),
+            installed,
+            outside=self._place(slot, variant, installed) if self._place else None,
+            died=lambda why: self._put(ModelDied(slot=slot, why=why)),
+        )
+        recorder = recorder_of(
             slot,
             assigned.digest,
-            len(release.classes),
+            release,
+            runtime,
+            pipeline=self._pipelines[slot],
+            observe=self._observe,
             now_ms=self._wall_ms(),
             numbers=place.numbers,
         )
+        if self._feedback is not None:
+            self._feedback.introduce(slot, assigned.digest, release)
         return Loaded(digest=assigned.digest, release=release, runtime=runtime, observer=recorder)
 
     def _recorder(self, loaded: Loaded) -> WindowRecorder:
@@ -284,7 +342,13 @@ class Inference:
 
     def _open(self, slot: str, wanted: PipelineConfig, *, told: bool) -> _Slot:
         sinks, memory = self._sinks(slot, wanted, told=told), SwapMemory(slot)
-        serving = Serving(sinks, slot=slot, asked=() if wanted.source else sinks, closed=memory.end)
+        serving = Serving(
+            sinks,
+            slot=slot,
+            asked=() if wanted.source else sinks,
+            remember=self._feedback.remembering(slot) if self._feedback else None,
+            closed=memory.end,
+        )
         return _Slot(serving=serving, memory=memory)
 
     def _sinks(self, slot: str, wanted: PipelineConfig, *, told: bool) -> list[Sink]:

@@ -129,6 +129,7 @@ def conditions_of(
     probed: ProbeAnswer | None,
     slot: State | None,
     busy_with: str | None,
+    hot: str,
 ) -> Conditions:
     """Return what the decision on an offer needs to know; ``slot`` has the labelled windows."""
     pointers = (slot.current, slot.last_good) if slot else ()
@@ -141,4 +142,5 @@ def conditions_of(
         backbones=frozenset(p.digest for p in pointers if p is not None),
         updating=slot is not None and not isinstance(slot.phase, Idle),
         busy_with=busy_with,
+        hot=hot,
     )
