@@ -55,6 +55,7 @@ _BITS: Final = {
     for kind in kinds
 }
 """By ``TensorType``, where an element is a number."""
+_SMALL_INTEGERS: Final = (3, 9)
 _STRING, _RESOURCE, _VARIANT = 5, 13, 14
 
 
@@ -98,6 +99,15 @@ def examine_content(view: memoryview, what: str) -> None:
         raise NotAModelError(
             f"{what} is not a TensorFlow Lite file, or a damaged one: {why}"
         ) from why
+
+
+def holds_small_integers(view: memoryview) -> bool:
+    """Return whether an examined file computes in 8-bit integers anywhere."""
+    return any(
+        tensor.number(1, "b") in _SMALL_INTEGERS and tensor.table(4) is not None
+        for graph in root(view, IDENTIFIER).tables(2, MAX_GRAPHS)
+        for tensor in graph.tables(0, MAX_TENSORS)
+    )
 
 
 class _Reader:

@@ -142,8 +142,13 @@ def _earlier(client: ManagerClient, in_use: tuple[str, ...]) -> "tuple[Earlier, 
     for digest in in_use[:MAX_BASES]:
         try:
             release = decode_release(_bytes(client, digest))
-            model, golden = release.variants[0].model, release.golden
-            found.append(Earlier(model=_contents(client, model), golden=_contents(client, golden)))
+            models = {v.model.digest: (v.runtime, v.model) for v in release.variants}
+            found.append(
+                Earlier(
+                    models=tuple((kind, _contents(client, m)) for kind, m in models.values()),
+                    golden=_contents(client, release.golden),
+                )
+            )
         except RefusedByManagerError as why:
             if why.problem.code != NotFoundError.code:
                 raise

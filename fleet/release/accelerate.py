@@ -58,7 +58,7 @@ def accelerated(plain: Variant, wanted: Sequence[Accelerator]) -> tuple[Variant,
 
 def accelerators_of(release: Release) -> tuple[Accelerator, ...]:
     """Return what stood in the description of a release, for one that grew from it."""
-    plain = release.variants[-1]
+    plain = [v for v in release.variants if v.model == release.variants[0].model][-1]
     return tuple(
         Accelerator(
             name=variant.name,
@@ -67,5 +67,5 @@ def accelerators_of(release: Release) -> tuple[Accelerator, ...]:
             options=variant.options_by_provider,
         )
         for variant in release.variants
-        if variant is not plain and variant.model.digest == plain.model.digest
+        if variant is not plain and variant.model == plain.model
     )

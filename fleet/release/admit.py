@@ -4,8 +4,10 @@ Rule 1: nothing of the file is executed here; golden vectors run it afterwards.
 Rule 2: each refusal is one sentence that names what was found and what is allowed.
 """
 
+import tempfile
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -13,8 +15,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 
 from agent.contract.limits import MAX_TENSOR_ELEMENTS
 from agent.contract.manifest import Tensor
+from agent.errors import ModelError, RuntimeMissingError
 from agent.infer.onnx_file import DOMAINS, MAGIC, MAX_DEPTH, MAX_NODES
 from agent.infer.runtime import DTYPES
+from agent.infer.tflite_file import IDENTIFIER, examine_content, holds_small_integers
+from agent.infer.variants import open_model
 from fleet.errors import AdmissionError
 
 MAX_MODEL_BYTES = 512 * 1024 * 1024
@@ -23,11 +28,12 @@ OPSETS = range(13, 24)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """An ONNX file that passed, with what its manifest will say.
+    """A model file that passed, with what its manifest will say.
 
     Attributes:
         content: The bytes as they were given.
-        opset: Version of the default operator set.
+        runtime: As in ``manifest.Variant.runtime``.
+        opset: Version of the default operator set; 0 where there is no such thing.
         inputs, outputs: In the file's order; free dimensions are -1.
         initialisers: float32 initialisers by name, with their shapes.
         quantised: Whether QuantizeLinear nodes are in it.
@@ -35,11 +41,62 @@ class Admitted:
     """
 
     content: bytes
+    runtime: str = "onnx"
     opset: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     initialisers: dict[str, tuple[int, ...]]
     quantised: bool
+
+
+def runtime_of(content: bytes, file: str = "") -> str:
+    """Return the runtime that a model file is for, by its name or else its first bytes."""
+    is_tflite = Path(file).suffix in {".tflite", ".lite"} or content[4:8] == IDENTIFIER
+    return "tflite" if is_tflite else "onnx"
+
+
+def admit(content: bytes, *, name: str = "the model") -> Admitted:
+    """Check the bytes of a model file; ``name`` is how it is called, and tells its kind.
+
+    Raises:
+        AdmissionError: With the sentence.
+
+    """
+    if runtime_of(content, name) == "tflite":
+        return admit_tflite(content, name=name)
+    return admit_onnx(content, name=name)
+
+
+def admit_tflite(content: bytes, *, name: str = "the model") -> Admitted:
+    """Check the bytes of a TensorFlow Lite file, and load it to see what it takes.
+
+    Raises:
+        AdmissionError: With the sentence; ``name`` is how the file is called in it.
+
+    """
+    _require_size(content, name)
+    try:
+        examine_content(memoryview(content), name)
+    except ModelError as why:
+        raise AdmissionError(str(why)) from why
+    with tempfile.TemporaryDirectory(prefix="fieldfare-admit-") as folder:
+        path = Path(folder, "model")
+        path.write_bytes(content)
+        try:
+            runtime = open_model("tflite", path, ())
+        except (ModelError, RuntimeMissingError) as why:
+            raise AdmissionError(f"{name} cannot be loaded here: {why}") from why
+        inputs, outputs = runtime.inputs, runtime.outputs
+        runtime.close()
+    return Admitted(
+        content=content,
+        runtime="tflite",
+        opset=0,
+        inputs=inputs,
+        outputs=outputs,
+        initialisers={},
+        quantised=holds_small_integers(memoryview(content)),
+    )
 
 
 def admit_onnx(content: bytes, *, name: str = "the model") -> Admitted:
@@ -74,11 +131,15 @@ def admit_onnx(content: bytes, *, name: str = "the model") -> Admitted:
     )
 
 
-def _parse(content: bytes, name: str) -> ModelProto:
+def _require_size(content: bytes, name: str) -> None:
     if not content:
         raise AdmissionError(f"{name} is empty")
     if len(content) > MAX_MODEL_BYTES:
         raise AdmissionError(f"{name} has {len(content)} bytes; at most {MAX_MODEL_BYTES} may be")
+
+
+def _parse(content: bytes, name: str) -> ModelProto:
+    _require_size(content, name)
     for magic, (_, what) in MAGIC.items():
         if content.startswith(magic):
             raise AdmissionError(f"{name} is {what}, not an ONNX file")

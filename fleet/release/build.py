@@ -21,7 +21,7 @@ from fleet.errors import AdmissionError
 from fleet.release.accelerate import Accelerator, accelerated
 from fleet.release.admit import Admitted, admit, admit_onnx, runtime_of
 from fleet.release.delta import Earlier, Offered, offer
-from fleet.release.forms import Form, describe_form, in_order, require_alike
+from fleet.release.forms import Form, describe_form, named_apart, require_alike
 from fleet.release.golden import (
     GoldenInput,
     asked_inputs,
@@ -120,9 +120,8 @@ def build_release(
     now_ms: int,
     earlier: Sequence[Earlier] | None = None,
     encrypt: bool = False,
-    first: Form | None = None,
+    file: str = "the model",
     forms: Sequence[Form] = (),
-    golden_tolerance: float = GOLDEN_TOLERANCE,
 ) -> BuiltRelease:
     """Admit a model, make its golden vectors and write its manifest.
 
@@ -135,15 +134,14 @@ def build_release(
         earlier: What devices may have already, to make deltas from; None makes no
             sources at all, not even compressed ones.
         encrypt: Let nothing but sealed sources of models and golden vectors leave.
-        first: How ``model`` is called and run; None takes what fits every device.
-        forms: Other forms of it, for devices that run it in another way.
-        golden_tolerance: Largest absolute difference that devices may find.
+        file: How the model is called in sentences; its ending tells its kind.
+        forms: The same model in other files, for other runtimes.
 
     Raises:
         AdmissionError: The files cannot become a release.
 
     """
-    first = first or Form(content=model, file="the model")
+    first = Form(content=model, file=file)
     admitted = {form: admit(form.content, name=form.file) for form in (first, *forms)}
     for form, found in admitted.items():
         _check_placement(found, placement, head=form is first)
@@ -154,14 +152,14 @@ def build_release(
             for form, found in admitted.items()
         }
         variants = {
-            form: describe_form(form, found, offered[form].artifact, placement.states)
+            form: describe_form(found, offered[form].artifact, placement.states)
             for form, found in admitted.items()
         }
         asked = asked_inputs(admitted[first].inputs, placement.states)
         inputs = fit_inputs(golden_inputs, asked) if golden_inputs else synthetic_inputs(asked)
         golden = golden_vectors(variants[first], model, inputs)
         for form in forms:
-            require_alike(form, variants[form], golden, golden_tolerance)
+            require_alike(form, variants[form], golden, placement.golden_tolerance)
         goldens = [e.golden for e in known] if known is not None else None
         of_golden = _offer(golden, goldens, encrypt=encrypt)
         described = Release(
@@ -171,9 +169,14 @@ def build_release(
             slot=placement.slot,
             counter=placement.counter,
             created_ms=now_ms,
-            variants=in_order(variants[first], [(form, variants[form]) for form in forms]),
+            variants=named_apart(
+                (
+                    *accelerated(variants[first], placement.accelerators),
+                    *(variants[form] for form in forms),
+                )
+            ),
             golden=of_golden.artifact,
-            golden_tolerance=golden_tolerance,
+            golden_tolerance=placement.golden_tolerance,
             windowing=placement.windowing,
             classes=placement.classes,
             probabilities=placement.probabilities,

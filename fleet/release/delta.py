@@ -44,9 +44,15 @@ _LARGEST_TABLE_LOG = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """What devices of a slot may have already: the two artifacts of one release."""
+    """What devices of a slot may have already: the artifacts of one release.
 
-    model: bytes
+    Attributes:
+        models: Runtime and bytes of each variant.
+        golden: Its golden vectors.
+
+    """
+
+    models: tuple[tuple[str, bytes], ...]
     golden: bytes
 
 

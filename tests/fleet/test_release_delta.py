@@ -109,7 +109,7 @@ def test_a_release_carries_the_bytes_of_every_source_that_it_names():
         golden_inputs=None,
         metrics={},
         now_ms=2,
-        earlier=[Earlier(model=MOTION, golden=golden)],
+        earlier=[Earlier(models=(("onnx", MOTION),), golden=golden)],
     )
     assert set(built.artifacts) == {a.digest for a in built.release.files}
     assert len(built.release.files) > len(built.release.artifacts)
