@@ -7,7 +7,6 @@ Rule 3: no exception of the library leaves this module; each becomes one sentenc
 """
 
 import re
-from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -22,16 +21,19 @@ from agent.contract.manifest import Tensor
 from agent.contract.messages import Hosted
 from agent.errors import InputRefusedError, ModelError, RuntimeMissingError
 from agent.infer.heap import trim
-from agent.infer.runtime import Array, not_finite, read_texts, require_input, require_named
+from agent.infer.probe_model import PROBE_MODEL
+from agent.infer.runtime import (
+    Array,
+    finite_weights,
+    not_finite,
+    read_texts,
+    require_input,
+    require_named,
+)
 
 NAME: Final = "onnx"
 CPU: Final = "CPUExecutionProvider"
 NO_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({})
-
-PROBE_MODEL: Final = b64decode(
-    "CAg6NgoLCgF4EgF5IgNOZWcSBXByb2JlWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQDQ=="
-)
-"""The smallest model: ``y = -x`` for one float32 (rebuilt and compared in the tests)."""
 
 PROBE_IR, PROBE_OPSET = 8, 13
 _LAST_VARINT_OF_ONE_BYTE = 127
@@ -127,6 +129,7 @@ class _Bound:
         "_run",
         "_shape",
         "_tensor",
+        "_weights",
         "_x",
     )
 
@@ -137,6 +140,7 @@ class _Bound:
         self._shape = tensor.shape
         self._x = np.zeros(tensor.shape, self._dtype)
         self._flat = self._x.reshape(-1)
+        self._weights = finite_weights(tensor)
         self._answers = [np.zeros(o.shape, o.dtype) for o in outputs]
         binding = session.io_binding()
         binding.bind_input(tensor.name, "cpu", 0, self._dtype, self._shape, self._x.ctypes.data)
@@ -164,12 +168,10 @@ class _Bound:
         if x.shape != self._shape or x.dtype != self._dtype:
             require_input(self._tensor, x)
         buffer[...] = x
-        # one pass instead of two: a NaN or infinity makes the sum of squares one as well
-        if (
-            self._float
-            and not isfinite(self._flat.dot(self._flat))
-            and not np.isfinite(buffer).all()
-        ):
+        if self._weights is not None:
+            if not isfinite(self._flat.dot(self._weights)):
+                raise not_finite(self._tensor)
+        elif self._float and not np.isfinite(buffer).all():
             raise not_finite(self._tensor)
         try:
             self._run(self._binding, None)
