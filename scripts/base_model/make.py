@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from graph import build_graph
+from graph_tflite import build_tflite
 from network_settings import EPOCHS, PEOPLE, SEED
 from numpy.typing import NDArray
 from recordings import (
@@ -61,6 +62,7 @@ def main(weights: Path, folder: Path) -> None:
     small = quantise_static(full, list(known[::CALIBRATION_STEP, None]))
     (folder / "motion-fp32.onnx").write_bytes(full)
     (folder / "motion-int8.onnx").write_bytes(small)
+    (folder / "motion.tflite").write_bytes(build_tflite(full))
     chosen = np.linspace(0, len(known) - 1, GOLDEN_COUNT).astype(int)
     np.savez(folder / "motion-golden.npz", window=known[chosen])
     about = {
