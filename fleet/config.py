@@ -7,9 +7,9 @@ Rule 2: secrets are never in it; they lie in files of their own, readable by the
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from agent.contract.broker_url import BrokerUrl
@@ -17,12 +17,14 @@ from agent.contract.grants import check_base, is_loopback
 from agent.contract.limits import NAME, PROTOCOL
 from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
+from fleet.config_home import HomeAssistantConfig
 from fleet.errors import ConfigError, NewerStateError
 from fleet.settings_file import settings, toml_text
 
 DEFAULT_HOME = Path("fieldfare-home")
 SCHEMA_VERSION = 1
 _DAY_SECONDS = 86_400
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,7 @@ class FleetConfig:
         broker: See ``BrokerConfig``.
         downloads: See ``DownloadsConfig``.
         retention: See ``RetentionConfig``.
+        home_assistant: See ``config_home``.
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
@@ -188,6 +191,7 @@ class FleetConfig:
     broker: BrokerConfig
     downloads: DownloadsConfig = DownloadsConfig()
     retention: RetentionConfig = RetentionConfig()
+    home_assistant: HomeAssistantConfig = field(default_factory=HomeAssistantConfig)
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
     task_seconds: int = 120
@@ -295,14 +299,12 @@ class FleetConfig:
         if version != SCHEMA_VERSION:
             raise ConfigError(f"{path} has version {version}; this program knows {SCHEMA_VERSION}")
         try:
-            broker = settings(BrokerConfig, table.pop("broker", {}), "broker.", path)
-            served = settings(DownloadsConfig, table.pop("downloads", {}), "downloads.", path)
-            kept = settings(RetentionConfig, table.pop("retention", {}), "retention.", path)
             return cls(
                 home=home.resolve(),
-                broker=BrokerConfig(**broker),
-                downloads=DownloadsConfig(**served),
-                retention=RetentionConfig(**kept),
+                broker=_section(BrokerConfig, table, "broker", path),
+                downloads=_section(DownloadsConfig, table, "downloads", path),
+                retention=_section(RetentionConfig, table, "retention", path),
+                home_assistant=_section(HomeAssistantConfig, table, "home_assistant", path),
                 **settings(cls, table, "", path),
             )
         except TypeError as why:
@@ -321,7 +323,8 @@ class FleetConfig:
             value = getattr(self.broker, f.name)
             if value != "":
                 lines.append(f"{f.name} = {toml_text(value)}")
-        for table, held in (("downloads", self.downloads), ("retention", self.retention)):
+        for table in ("downloads", "retention", "home_assistant"):
+            held = getattr(self, table)
             chosen = [f for f in fields(held) if getattr(held, f.name) != f.default]
             if chosen:
                 lines += ["", f"[{table}]"]
@@ -336,6 +339,10 @@ _NUMBERS = (
     "minimum_replies",
     "retention_days",
 )
+
+
+def _section(kind: type[C], table: dict[str, Any], name: str, path: Path) -> C:
+    return kind(**settings(kind, table.pop(name, {}), f"{name}.", path))
 
 
 def default_home() -> Path:

@@ -22,7 +22,6 @@ from agent.contract.owner_topics import OFFLINE, ONLINE, OwnerTopics
 DISCOVERY: Final = "homeassistant"
 """The prefix that Home Assistant listens to unless told otherwise."""
 AGENT_ORIGIN: Final = "fieldfare-agent"
-BRIDGE_ORIGIN: Final = "fieldfare"
 MANUFACTURER: Final = "Fieldfare"
 _OF_CLASSES: Final = ("prediction", "confidence", "drift")
 
@@ -133,6 +132,14 @@ class _OriginOnly(Struct, frozen=True, kw_only=True):
     origin: _Origin
 
 
+class _StateTopic(Struct, frozen=True):
+    state_topic: str = ""
+
+
+class _TopicsOnly(Struct, frozen=True):
+    components: dict[str, _StateTopic] = {}
+
+
 def config_topic(prefix: str, device: str) -> str:
     """Return where a device is announced; retained, and empty to take it away.
 
@@ -145,6 +152,11 @@ def config_topic(prefix: str, device: str) -> str:
 def status_topic(prefix: str) -> str:
     """Return where Home Assistant says that it is ``online``."""
     return f"{prefix}/status"
+
+
+def bridge_origin(fleet: str) -> str:
+    """Return the name that a fleet's manager announces devices by."""
+    return f"fieldfare of {fleet}"
 
 
 def device_of(prefix: str, topic: str) -> str | None:
@@ -161,6 +173,16 @@ def origin_of(payload: bytes) -> str | None:
         return msgspec.json.decode(payload, type=_OriginOnly).origin.name
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def topics_of(payload: bytes, below: str) -> tuple[str, ...]:
+    """Return the topics of states that a discovery message names, as far as they are ours."""
+    try:
+        said = msgspec.json.decode(payload, type=_TopicsOnly)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ()
+    named = (component.state_topic for component in said.components.values())
+    return tuple(dict.fromkeys(topic for topic in named if topic.startswith(below)))
 
 
 def discovery(device: HomeDevice) -> bytes:

@@ -2,8 +2,8 @@
 
 Rule 1: the topic names the device, and the device's own key must have signed the exact
         payload for that topic; a broker that mixes devices up is noticed here.
-Rule 2: requests for chunks and metadata carry nothing that changes state and need no
-        signature, only an enrolled device; everything else does.
+Rule 2: requests for chunks and metadata, and predictions, carry nothing that changes state
+        and need no signature, only an enrolled device; everything else does.
 Rule 3: a report of an outbox that its device signed and nobody can read is ``Unreadable``:
         it has a number, and a device that is never told so would send it for ever. One of a
         newer version is refused: a newer manager may read it.
@@ -32,7 +32,7 @@ from agent.contract.messages import (
     Reported,
 )
 from agent.contract.rounds import TaskAnswer
-from agent.contract.telemetry import Telemetry
+from agent.contract.telemetry import Prediction, Telemetry
 from agent.contract.topics import (
     ARTIFACT_REQUEST,
     EVENT,
@@ -105,6 +105,21 @@ class Said:
     stamp: Stamp | None
     spooled: bool
     attachment: bytes = b""
+
+
+def read_prediction(
+    device: str, payload: bytes, key_of: Callable[[str], VerifyKey | None]
+) -> Prediction:
+    """Return what a device predicted, which nobody has signed.
+
+    Raises:
+        MalformedError: Over a limit, or not of its shape.
+        UnsignedError: Of an unknown device.
+
+    """
+    if key_of(device) is None:
+        raise UnsignedError(f"{device} is not an enrolled device of this fleet")
+    return decode(Prediction, payload)
 
 
 def read(

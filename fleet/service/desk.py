@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from nacl.signing import VerifyKey
 
 from agent.contract.enrolment import EnrolRequest
+from agent.contract.telemetry import Prediction
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority
@@ -77,6 +78,8 @@ class Desk:
         device_keys: Public keys of enrolled devices that were heard since the start.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
+        predicted: Takes what a device predicted, where somebody wants to know.
+        bridge: How the bridge to Home Assistant does; "" without one.
         clients: The authority for client certificates, where the fleet has one.
         strangers, joining, reading, certifying, resuming: How often anybody is told why it may
             not join, a device is answered about joining, is sent metadata, is given a
@@ -100,6 +103,8 @@ class Desk:
     conductors: dict[str, Conductor] = field(default_factory=dict)
     device_keys: dict[str, VerifyKey] = field(default_factory=dict)
     connected: bool = False
+    predicted: Callable[[str, Prediction], None] | None = None
+    bridge: Callable[[], str] = str
     strangers: Turnstile = field(default_factory=lambda: Turnstile(at_once=50, per_second=10))
     joining: Turnstile = field(default_factory=lambda: Turnstile(at_once=10, per_second=0.5))
     reading: Turnstile = field(default_factory=lambda: Turnstile(at_once=20, per_second=1))

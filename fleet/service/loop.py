@@ -28,6 +28,7 @@ from fleet.ingest.serve import ChunkServer
 from fleet.registry.devices import DeviceState
 from fleet.service import (
     contents,
+    home_views,
     inbox,
     membership,
     overview,
@@ -73,10 +74,11 @@ class RunningManager:
         self._desk = open_desk(config, passphrase, self._heard)
         self._chunks = ChunkServer(self._desk.artifacts)
         self._downloads = open_downloads(config)
+        self._bridge = home_views.open_bridge(config)
         self._link = reaching.open_link(self._desk)
         self._errands = ErrandRunner(lambda: reaching.open_accounts(self._desk), self.post)
         self._unsignable: dict[str, float] = {}
-        self._ticked = self._checked_metadata = self._prune_next = 0.0
+        self._ticked = self._checked_metadata = self._prune_next = self._show_next = 0.0
         self._failed = ""
 
     def ask(self, use_case: Callable[[Desk], R], /) -> R:
@@ -131,6 +133,10 @@ class RunningManager:
             self._downloads.renew(self._desk.repository.authority())
             self._downloads.start()
             LOG.info("downloads url=%s", self._desk.config.downloads.url)
+        if self._bridge is not None:
+            bridge = self._bridge
+            self._desk.predicted, self._desk.bridge = bridge.predicted, lambda: bridge.state
+            bridge.start()
         LOG.info("manager fleet=%s epoch=%d", self._desk.config.fleet, self._desk.epoch)
         try:
             while not self._stopping.is_set():
@@ -203,6 +209,9 @@ class RunningManager:
             overview.forget_old(self._desk)
             if not self._errands.alive:
                 self.fail("the thread that gives and takes broker accounts has ended")
+        if self._bridge is not None and now >= self._show_next:
+            self._show_next = now + self._desk.config.home_assistant.every_seconds
+            self._bridge.show(home_views.shown(self._desk))
         if now >= self._prune_next:
             self._prune_next = now if self._prune() else now + _PRUNE_SECONDS
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:
@@ -300,6 +309,8 @@ class RunningManager:
         runs.put_down(self._desk)
         if self._downloads is not None:
             self._downloads.stop()
+        if self._bridge is not None:
+            self._bridge.stop()
         self._errands.stop()
         self._link.close(reaching.presence(self._desk, "offline"))
         self._desk.registry.close()

@@ -13,13 +13,14 @@ import pytest
 
 from agent.contract.home_assistant import (
     AGENT_ORIGIN,
-    BRIDGE_ORIGIN,
     HomeDevice,
     HomeSlot,
+    bridge_origin,
     config_topic,
     device_of,
     discovery,
     origin_of,
+    topics_of,
 )
 from agent.contract.home_states import (
     SlotHealth,
@@ -159,7 +160,7 @@ def test_a_duration_has_a_unit_that_home_assistant_knows():
 
 
 def test_ids_are_unique_and_the_same_whoever_announces():
-    ours, bridged = components(), components(origin=BRIDGE_ORIGIN, above="x/status")
+    ours, bridged = components(), components(origin=bridge_origin("home"), above="x/status")
     ids = [component["unique_id"] for component in ours.values()]
     assert len(set(ids)) == len(ids)
     assert ids == [component["unique_id"] for component in bridged.values()]
@@ -248,7 +249,7 @@ def test_a_topic_of_discovery_can_be_read_back():
     ("payload", "origin"),
     [
         (discovery(device()), AGENT_ORIGIN),
-        (discovery(device(origin=BRIDGE_ORIGIN)), BRIDGE_ORIGIN),
+        (discovery(device(origin=bridge_origin("home"))), bridge_origin("home")),
         (b"", None),
         (b"{}", None),
         (b"[" * 100_000, None),
@@ -258,3 +259,12 @@ def test_a_topic_of_discovery_can_be_read_back():
 )
 def test_who_wrote_a_discovery_message_is_read_from_it(payload, origin):
     assert origin_of(payload) == origin
+
+
+def test_topics_of_states_are_read_from_a_discovery_message_below_one_place_only():
+    payload = discovery(device())
+    motion = [f"fieldfare/d-abcdefgh/motion/{last}" for last in ("state", "health", "update")]
+    found = topics_of(payload, "fieldfare/d-abcdefgh/")
+    assert {"fieldfare/d-abcdefgh/status", *motion} <= set(found)
+    assert topics_of(payload, "elsewhere/") == ()
+    assert topics_of(b"\xff", "") == ()
