@@ -8,6 +8,7 @@ import threading
 
 from agent.contract.telemetry import Swap
 from agent.daemon.host import event, log
+from agent.infer.heap import trim
 from agent.observe.resources import rss_bytes
 
 
@@ -28,6 +29,7 @@ class SwapMemory:
 
     def end(self) -> None:
         """Note that what is no longer used was closed; any thread may."""
+        trim()  # loading leaves much that is free again, too
         with self._lock:
             if self._before is None:
                 return
