@@ -20,7 +20,9 @@ def negative(
     return graph.written([x], [y])
 
 
-def classifier(seed: int = 0, *, scale: float = 1.0, named: bool = True) -> bytes:
+def classifier(
+    seed: int = 0, *, scale: float = 1.0, named: bool = True, embedding: bool = True
+) -> bytes:
     """Return the twin of ``small_models.classifier``: the same weights, names and answers."""
     rng = np.random.default_rng(seed)
     body = rng.normal(size=(4, 3 * SAMPLES)).astype(np.float32)
@@ -28,7 +30,7 @@ def classifier(seed: int = 0, *, scale: float = 1.0, named: bool = True) -> byte
     graph = TfliteGraph()
     x = graph.tensor("serving_default_x:0", (1, 3, SAMPLES))
     flat = graph.tensor("flat", (1, 3 * SAMPLES))
-    embedding = graph.tensor("PartitionedCall:0", (1, 4))
+    middle = graph.tensor("PartitionedCall:0", (1, 4))
     logits = graph.tensor("logits", (1, 3))
     probabilities = graph.tensor("PartitionedCall:1", (1, 3))
     size = graph.constant("size", np.array([1, 3 * SAMPLES], np.int32))
@@ -36,13 +38,14 @@ def classifier(seed: int = 0, *, scale: float = 1.0, named: bool = True) -> byte
     dense = schema.FullyConnectedOptionsT
     of_body = graph.constant("body", body)
     nothing = graph.constant("nothing", np.zeros(4, np.float32))
-    graph.operator(Operator.FULLY_CONNECTED, [flat, of_body, nothing], [embedding], dense())
+    graph.operator(Operator.FULLY_CONNECTED, [flat, of_body, nothing], [middle], dense())
     head = [graph.constant("head.weight", weight), graph.constant("zero", np.zeros(3, np.float32))]
-    graph.operator(Operator.FULLY_CONNECTED, [embedding, *head], [logits], dense())
+    graph.operator(Operator.FULLY_CONNECTED, [middle, *head], [logits], dense())
     graph.operator(Operator.SOFTMAX, [logits], [probabilities], softmax())
+    outputs = {"probabilities": probabilities} | ({"embedding": middle} if embedding else {})
     if named:
-        graph.signature({"x": x}, {"probabilities": probabilities, "embedding": embedding})
-    return graph.written([x], [probabilities, embedding])
+        graph.signature({"x": x}, outputs)
+    return graph.written([x], list(outputs.values()))
 
 
 STEP = 1 / 32

@@ -14,7 +14,7 @@ import msgspec
 from fleet.cli.client import ManagerClient
 from fleet.cli.keyring import open_signers, passphrase_option
 from fleet.cli.output import tell, with_manager
-from fleet.cli.publishing import encrypt_option
+from fleet.cli.publishing import encrypt_option, variant_option
 from fleet.cli.withdrawing import model
 from fleet.errors import ConfigError
 from fleet.service.views import TargetsView
@@ -58,6 +58,7 @@ def basis(client: ManagerClient, output: str, file: Path) -> None:
     help="TOML or JSON that describes the model; default: the file beside it.",
 )
 @click.option("--version", help="Name within the family; default: v and the counter.")
+@variant_option
 @encrypt_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def sign(
@@ -68,6 +69,7 @@ def sign(
     out: Path,
     description: Path | None,
     version: str | None,
+    variants: tuple[Path, ...],
     encrypt: bool | None,
     yes: bool,
 ) -> None:
@@ -81,7 +83,7 @@ def sign(
     from fleet.service.basis import describe_basis
     from fleet.service.publication import is_encrypted, read_described, sign_release
 
-    held, described = _read_basis(basis_file), read_described(file, description)
+    held, described = _read_basis(basis_file), read_described(file, description, variants)
     for line in describe_basis(held, described.slot):
         tell(line)
     encrypted = is_encrypted(described, held, encrypt)

@@ -46,6 +46,18 @@ def encrypt_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def variant_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--variant FILE``."""
+    return click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="The same model in another file (motion.tflite), for devices without the first "
+        "one's runtime; repeatable. It must answer as the first.",
+    )(command)
+
+
 def publish_described(
     config: FleetConfig,
     client: ManagerClient,

@@ -88,7 +88,7 @@ class Placement:
     golden_tolerance: float = GOLDEN_TOLERANCE
 
 
-def find_head(model: bytes) -> Head | None:
+def find_head(model: bytes, file: str = "the model") -> Head | None:
     """Return the trainable head by convention, or None.
 
     The convention: an output ``embedding`` of shape (1, width) and float32 initialisers
@@ -100,9 +100,9 @@ def find_head(model: bytes) -> Head | None:
         AdmissionError: The file is not admissible.
 
     """
-    if runtime_of(model) != "onnx":
+    if runtime_of(model, file) != "onnx":
         return None
-    admitted = admit_onnx(model)
+    admitted = admit_onnx(model, name=file)
     shapes = {t.name: t.shape for t in admitted.outputs}
     weight = admitted.initialisers.get(HEAD_WEIGHT, ())
     bias = admitted.initialisers.get(HEAD_BIAS, ())

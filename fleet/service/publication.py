@@ -3,7 +3,8 @@
 Runs where the offline keys are, which is not the manager. In a development fleet both
 are the same folder.
 
-A model is described by a TOML or JSON file beside it (``motion.onnx`` → ``motion.toml``)::
+A model is described by a TOML or JSON file beside it (``motion.onnx`` or ``motion.tflite`` →
+``motion.toml``)::
 
     family = "motion"                  # required; letters, digits, hyphens
     slot = "motion"                    # default: the family
@@ -45,6 +46,7 @@ from fleet.release.accelerate import Accelerator, accelerators_of
 from fleet.release.build import GOLDEN_TOLERANCE, BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
 from fleet.release.delta import Earlier
+from fleet.release.forms import Form
 from fleet.release.golden import golden_inputs
 from fleet.service.views import CandidateView, TargetsView
 from fleet.service.wishes import Publication
@@ -77,12 +79,20 @@ class Description(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """A model with everything that its release needs."""
+    """A model with everything that its release needs.
+
+    Attributes:
+        file: How the model is called; its ending tells its kind.
+        forms: The same model in other files, for other runtimes.
+
+    """
 
     model: bytes
     description: Description
     golden_inputs: tuple[dict[str, NDArray[Any]], ...] | None
     lineage: Lineage
+    file: str = "the model"
+    forms: tuple[Form, ...] = ()
 
     @property
     def slot(self) -> str:
@@ -90,8 +100,10 @@ class Described:
         return self.description.slot or self.description.family
 
 
-def read_described(model: Path, description: Path | None = None) -> Described:
-    """Read a model and its description.
+def read_described(
+    model: Path, description: Path | None = None, variants: Sequence[Path] = ()
+) -> Described:
+    """Read a model, its description, and its ``variants``: the same in other files.
 
     Raises:
         RefusedError: A file is missing, or the description is not as above.
@@ -106,7 +118,14 @@ def read_described(model: Path, description: Path | None = None) -> Described:
     except (ValueError, msgspec.ValidationError) as why:
         raise RefusedError(f"{path} does not describe a model: {why}") from why
     golden = _golden(path.parent / described.golden_inputs) if described.golden_inputs else None
-    return Described(model=content, description=described, golden_inputs=golden, lineage=Lineage())
+    return Described(
+        model=content,
+        description=described,
+        golden_inputs=golden,
+        lineage=Lineage(),
+        file=model.name,
+        forms=tuple(Form(content=_read(path), file=path.name) for path in variants),
+    )
 
 
 def describe_candidate(candidate: CandidateView) -> Described:
@@ -172,7 +191,7 @@ def sign_release(
             windowing=text.windowing,
             classes=text.classes,
             probabilities=text.probabilities,
-            head=find_head(described.model),
+            head=find_head(described.model, described.file),
             lineage=described.lineage,
             rollback_to=targets.in_use.get(described.slot, ()),
             states=tuple(State(input=name, output=out) for name, out in text.states.items()),
@@ -184,6 +203,8 @@ def sign_release(
         now_ms=int(now.timestamp() * 1000),
         earlier=earlier,
         encrypt=is_encrypted(described, targets, encrypt),
+        file=described.file,
+        forms=described.forms,
     )
     role, signed = _sign_metadata(targets, {built.release.target: built.manifest}, signers, now=now)
     publication = Publication(targets=signed, manifest=built.manifest, role=role, keys=built.keys)
