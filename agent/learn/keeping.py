@@ -90,13 +90,14 @@ class KeptWindows:
             self._segments[number] = _joined(before, grown) if before else grown
 
     def expire(self, now_ms: int) -> None:
-        """Remove what is older than the owner wants.
+        """Remove what is older than the owner wants, and see what she removed herself.
 
         Raises:
             StoreError: It could not be removed.
 
         """
         with self._lock:
+            self._look_again()
             oldest_ms = min((s.newest_ms for s in self._segments.values()), default=now_ms)
             if oldest_ms >= now_ms - self._retention_ms:
                 return

@@ -177,6 +177,8 @@ def test_an_owner_clears_what_is_kept_while_the_agent_goes_on_keeping(tmp_path: 
     keeper.keep([a_window(1), a_window(2)], NOW)
     assert clear(Disk(tmp_path)) == 2
     assert names(disk) == ()
+    keeper.expire(NOW)
+    assert sum(keeper.counts("motion").values()) == 0
     keeper.keep([a_window(3)], NOW)
     assert names(disk) == ("0011aabb-3/0",)
     assert keeper.counts("motion") == {Split.TRAIN: 1, Split.DECIDE: 0, Split.WITHHELD: 0}
