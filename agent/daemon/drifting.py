@@ -74,9 +74,10 @@ class Drifting:
         """Count the answers of a window and return the drift, once there are enough."""
         if not window.classes:
             return None
-        release = self._releases.get(window.release)
+        release = self._releases.pop(window.release, None)
         if release is None or len(release.first) != len(window.classes):
             release = self._begin(window)
+        self._releases[window.release] = release  # the last one used is the last
         if sum(release.first) < self._first:
             release.first = _added(release.first, window.classes)
             if sum(release.first) >= self._first:
@@ -115,9 +116,7 @@ class Drifting:
         same = [digest for digest, held in self._releases.items() if held.slot == window.slot]
         for digest in same[:-1]:
             del self._releases[digest]
-        release = _Release(window.slot, tuple(0 for _ in window.classes))
-        self._releases[window.release] = release
-        return release
+        return _Release(window.slot, tuple(0 for _ in window.classes))
 
 
 def _added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

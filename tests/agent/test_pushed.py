@@ -1,0 +1,97 @@
+"""Samples that sensors publish as JSON objects."""
+
+import json
+import threading
+
+import pytest
+
+from agent.config_file import parse_config
+from agent.errors import ConfigError, MalformedError
+from agent.infer.pushed import Pushed, read_fields
+
+FIELDS = (("acceleration", "x"), ("acceleration", "y"), ("moving",))
+
+
+def test_fields_of_an_object_are_the_channels_in_their_order():
+    said = {"moving": True, "acceleration": {"y": 2, "x": 1.5, "z": 9}, "battery": 97}
+    assert read_fields(json.dumps(said).encode(), FIELDS).tolist() == [[1.5, 2.0, 1.0]]
+
+
+def test_several_objects_are_several_samples():
+    row = {"moving": False, "acceleration": {"x": 1, "y": 2}}
+    assert read_fields(json.dumps([row, row, {"other": 1}]).encode(), FIELDS).shape == (2, 3)
+
+
+@pytest.mark.parametrize("said", [{}, {"battery": 97}, {"acceleration": {"z": 1}}, [], [{}]])
+def test_an_object_with_none_of_the_fields_is_somebody_elses(said):
+    assert read_fields(json.dumps(said).encode(), FIELDS) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"online", "do not parse"),
+        (b"\xff\x00", "do not parse"),
+        (b"[" * 50_000, "do not parse"),
+        (b"7", "a sample is a number"),
+        (b'["a"]', "a sample is a text"),
+        (b'{"moving": true}', "field acceleration.x is missing"),
+        (b'{"moving": null, "acceleration": {"x": 1, "y": 2}}', "field moving is missing"),
+        (b'{"moving": "yes", "acceleration": {"x": 1, "y": 2}}', "field moving is a text"),
+        (b'{"moving": 1, "acceleration": {"x": [1], "y": 2}}', "acceleration.x is an array"),
+        (b'{"moving": 1, "acceleration": {"x": {}, "y": 2}}', "acceleration.x is an object"),
+        (b'{"moving": 1' + b"0" * 400 + b', "acceleration": {"x": 1, "y": 2}}', "too large"),
+        (b" " * 200_000, "over"),
+    ],
+)
+def test_an_object_that_is_no_sample_says_why(payload, why):
+    with pytest.raises(MalformedError, match=why):
+        read_fields(payload, FIELDS)
+
+
+def test_a_number_beyond_float32_becomes_infinite_for_the_models_own_check():
+    said = b'{"moving": 1e300, "acceleration": {"x": 1, "y": 2}}'
+    assert read_fields(said, FIELDS)[0, 2] == float("inf")
+
+
+def test_a_stream_of_objects_goes_on_past_what_is_none_of_it():
+    source = Pushed(2, ("a", "b"))
+    for payload in (b'{"state": "on"}', b'{"a": 1}', b"?", b'{"a": 1, "b": 2}'):
+        source.push(payload)
+    assert next(source.blocks(threading.Event())).tolist() == [[1.0, 2.0]]
+    assert source.flow.malformed == 2
+    assert source.flow.silent_seconds < 5
+
+
+def test_fields_of_another_number_than_the_models_channels_are_told():
+    source, stop = Pushed(3, ("a", "b")), threading.Event()
+    source.push(b'{"a": 1, "b": 2}')
+    threading.Timer(0.3, stop.set).start()
+    assert list(source.blocks(stop)) == []
+    assert "shape (1, 2); wanted (n, 3)" in source.flow.why
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ('topic = "a/#/b"', "wildcard"),
+        ('topic = "a+"', "wildcard"),
+        ('topic = "a", fields = [""]', "fields"),
+        ('topic = "a", stale_seconds = -1', "stale_seconds"),
+    ],
+)
+def test_a_wrong_setting_of_a_source_is_named(tmp_path, setting, why):
+    text = f"""
+[local_broker]
+url = "mqtt://127.0.0.1"
+[pipeline.motion]
+source = {{ kind = "mqtt", {setting} }}
+"""
+    with pytest.raises(ConfigError, match=why):
+        parse_config(text, folder=tmp_path)
+
+
+@pytest.mark.parametrize("local", ["", '[local_broker]\nurl = "mqtt://127.0.0.1"\nprefix = ""\n'])
+def test_home_assistant_needs_a_broker_to_be_told_by(tmp_path, local):
+    with pytest.raises(ConfigError, match=r"needs \[local_broker\] with a prefix"):
+        parse_config(f"{local}[home_assistant]\n", folder=tmp_path)
