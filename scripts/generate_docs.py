@@ -312,7 +312,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "fleet-errors": lambda: error_table("fleet"),
     "agent-settings": lambda: "\n\n".join(
         settings(ROOT / f"agent/{module}.py", lambda name: name != "Config")
-        for module in ("config", "config_inference")
+        for module in (
+            "config",
+            "config_inference",
+            "config_serving",
+            "config_health",
+            "config_runtime",
+        )
     ),
     "fleet-settings": lambda: settings(
         ROOT / "fleet/config.py", lambda name: name.endswith("Config")

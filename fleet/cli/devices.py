@@ -12,6 +12,7 @@ import msgspec
 from agent.contract.enrolment import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
+from fleet.cli.machine_lines import behaviour_lines, machine_lines
 from fleet.cli.output import ago, moment, share_right, show, table, tell, with_manager
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView
@@ -219,7 +220,8 @@ def _print_platform(view: DeviceView) -> None:
         ]
         named = f"{runtime.name} by {runtime.library}" if runtime.library else runtime.name
         of_it = f" ({'; '.join(limits)})" if limits else ""
-        tell(f"{'runtime':<12}{named} {runtime.version}{of_it}")
+        place = f" in runtime.{runtime.worker}" if runtime.worker else ""
+        tell(f"{'runtime':<12}{named} {runtime.version}{place}{of_it}")
     if view.cpu_flags:
         tell(f"{'processor':<12}{' '.join(view.cpu_flags)}")
 
@@ -255,5 +257,10 @@ def print_device(view: DeviceView) -> None:
         tell(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
     for one in view.in_the_field:
         tell(f"{'labelled':<12}{one.release}: {share_right(one.quality)} right")
+    lines = list(machine_lines(view.health)) if view.health else []
+    for slot_view in view.behaviour:
+        lines += behaviour_lines(slot_view)
+    for heading, text in lines:
+        tell(f"{heading:<12}{text}" if len(heading) < 12 else f"{heading} {text}")  # noqa: PLR2004 - its column
     for alarm in reversed(view.alarms):
         tell(f"{'alarm':<12}{ago(alarm.at_ms)}, {alarm.code}: {alarm.why}")

@@ -24,6 +24,13 @@ VIEW = DeviceView(
             providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
         ),
         Hosted(name="tflite", version="2.14.0"),
+        Hosted(
+            name="onnx",
+            version="1.18.0",
+            library="onnxruntime",
+            providers=("TensorrtExecutionProvider",),
+            worker="jetson",
+        ),
     ),
     cpu_flags=("asimd", "i8mm"),
 )
@@ -38,6 +45,10 @@ def test_a_device_is_shown_with_what_its_runtimes_can_load(capsys):
         "CUDAExecutionProvider, CPUExecutionProvider)" in shown
     )
     assert "runtime     tflite 2.14.0" in shown
+    assert (
+        "runtime     onnx by onnxruntime 1.18.0 in runtime.jetson (TensorrtExecutionProvider)"
+        in shown
+    )
     assert "processor   asimd i8mm" in shown
 
 
