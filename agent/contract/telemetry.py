@@ -154,17 +154,17 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
     mhz: Count | None = None
     memory_bytes: Count | None = None
     swap_bytes: Count | None = None
-    pressure: dict[Text, Share] = {}
-    celsius: dict[Text, float] = {}
-    throttled: tuple[Text, ...] = ()
-    was_throttled: tuple[Text, ...] = ()
-    power: dict[Text, Rail] = {}
+    pressure: Annotated[dict[Text, Share], Meta(max_length=8)] = {}
+    celsius: Annotated[dict[Text, float], Meta(max_length=32)] = {}
+    throttled: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
+    was_throttled: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
+    power: Annotated[dict[Text, Rail], Meta(max_length=32)] = {}
     power_mode: Text | None = None
     on_battery: bool | None = None
     battery: Share | None = None
     disk_free_bytes: Count | None = None
     disk_written_bytes: Count | None = None
-    wear: dict[Text, Wear] = {}
+    wear: Annotated[dict[Text, Wear], Meta(max_length=8)] = {}
     duty: Annotated[int, Meta(ge=1, le=1024)] = 1
 
     @property

@@ -13,6 +13,7 @@ from fleet.errors import ConflictError, NotFoundError
 from fleet.registry.database import Database
 from fleet.registry.devices import Devices
 from fleet.registry.events import Events
+from fleet.registry.machines import Machines
 from fleet.registry.models import Models
 from fleet.registry.reports import Reports
 from fleet.registry.rollouts import Rollouts
@@ -30,6 +31,7 @@ class Registry:
         self.events = Events(database)
         self.tokens = Tokens(database, self.events)
         self.devices = Devices(database, self.events)
+        self.machines = Machines(database)
         self.models = Models(database, self.events)
         self.reports = Reports(database, self.events)
         self.rollouts = Rollouts(database, self.events)

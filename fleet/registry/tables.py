@@ -323,4 +323,15 @@ def _fifth(tables: Tables) -> None:
     tables["field_labels"].create_index(["release"])
 
 
-STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth, _fifth)
+def _sixth(tables: Tables) -> None:
+    """How each machine was when it last said so."""
+    tables["machine_health"].create(
+        {"device": str, "boot": int, "ts": int, "at_ms": int, "body": str},
+        pk="device",
+        not_null={"boot", "ts", "at_ms", "body"},
+        foreign_keys=[("device", "devices", "id")],
+        strict=True,
+    )
+
+
+STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth, _fifth, _sixth)

@@ -30,7 +30,7 @@ from agent.contract.messages import (
 )
 from agent.contract.rounds import TaskAnswer
 from agent.contract.telemetry import Telemetry
-from agent.contract.topics import ACK, ASSIGNMENT, ENROL_REQUEST, FRESH
+from agent.contract.topics import ACK, ASSIGNMENT, ENROL_REQUEST, FRESH, PREDICTION
 from agent.errors import AgentError
 from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.ingest import intake
@@ -108,6 +108,14 @@ def _read(desk: Desk, message: Arrived) -> Said | None:
     if address.channel is ENROL_REQUEST:
         membership.ask_to_join(desk, address.who, message.payload)
         return None
+    if address.channel is PREDICTION:
+        if desk.predicted is not None:
+            who = address.who
+            said = intake.read_prediction(
+                who, message.payload, lambda d: membership.key_of(desk, d)
+            )
+            desk.predicted(who, said)
+        return None
     return intake.read(
         address, message.payload, message.properties, lambda d: membership.key_of(desk, d)
     )
@@ -144,6 +152,7 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
                 said.device, boot, said.stamp.sequence, "tele", at_ms=now_ms
             ):
                 registry.reports.windows_add(said.device, boot, telemetry.windows, at_ms=now_ms)
+                registry.machines.note(said.device, boot, telemetry.health, at_ms=now_ms)
         case Event() as event:
             if registry.reports.accept(said.device, boot, said.stamp.sequence, "evt", at_ms=now_ms):
                 _happened(desk, said.device, event)

@@ -14,6 +14,7 @@ from fleet.ingest.mosquitto import ENROL_USER
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.tokens import Approval, Token
 from fleet.service import certificates, rollouts, runs
+from fleet.service.behaviour import behaviour
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.overview import alarms, in_the_field, name_of, updates
 from fleet.service.turnstile import EVERYBODY
@@ -99,6 +100,8 @@ def device(desk: Desk, device_id: str) -> DeviceView:
         last_update=next(iter(updates(desk, view.id, limit=1)), None),
         alarms=tuple(alarms(desk, view.id, limit=SHOWN_ALARMS)),
         in_the_field=in_the_field(desk, view.id),
+        health=desk.registry.machines.of_device(view.id),
+        behaviour=behaviour(desk, view.id),
     )
 
 

@@ -8,6 +8,8 @@ from msgspec import Struct, field
 
 from agent.contract.manifest import Digest
 from agent.contract.messages import Count, Finding, Hosted, Quality
+from agent.contract.telemetry import Health
+from fleet.service.behaviour_views import BehaviourView
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -76,6 +78,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         alarms: Its newest alarms, oldest first; only where one device is asked for.
         in_the_field: Accuracy by people's labels, oldest release first; only where one
             device is asked for.
+        health, behaviour: Its machine when it last said so, and what its slots did lately; only
+            where one device is asked for.
 
     """
 
@@ -102,6 +106,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     last_update: UpdateView | None = None
     alarms: tuple[AlarmView, ...] = ()
     in_the_field: tuple[FieldView, ...] = ()
+    health: Health | None = None
+    behaviour: tuple[BehaviourView, ...] = ()
 
 
 class EvaluationView(Struct, frozen=True, kw_only=True):
@@ -112,6 +118,16 @@ class EvaluationView(Struct, frozen=True, kw_only=True):
     decide: Quality | None
     withheld: Quality | None
     at_ms: int
+
+
+class VariantView(Struct, frozen=True, kw_only=True):
+    """One form of a release; ``size`` is of its model in bytes."""
+
+    name: str
+    runtime: str
+    size: int
+    providers: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
 
 
 class ReleaseView(Struct, frozen=True, kw_only=True):
@@ -138,6 +154,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = field(default_factory=dict)
     withdrawn: bool = False
     encrypted: bool = False
+    variants: tuple[VariantView, ...] = ()
     in_the_field: dict[str, Quality] = field(default_factory=dict)
 
 
@@ -299,6 +316,8 @@ class StatusView(Struct, frozen=True, kw_only=True):
     windows: int
     alarms: int
     metadata_expires_ms: int
+    home_assistant: str = ""
+    """How the bridge does: ``connected``, or why not; empty without one."""
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from tests.small_fleet import NOW, add_device, device_id, new_registry
 FROZEN = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version):
     path = tmp_path / "registry.db"
     shutil.copy(FROZEN / f"registry-v{version}.db", path)
@@ -65,6 +65,8 @@ def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version)
     assert registry.tokens.is_answered("cd" * 16) == (version >= 2)
     labels = list(registry.reports.labels.of_device("d-0000").values())
     assert labels == ([Quality(right=30, windows=40)] if version >= 5 else [])
+    health = registry.machines.of_device("d-0000")
+    assert (health.celsius if health else None) == ({"cpu-thermal": 61.4} if version >= 6 else None)
 
 
 def test_a_registry_of_a_newer_version_is_refused_untouched(tmp_path):
