@@ -46,6 +46,8 @@ def status(client: ManagerClient, output: str) -> None:
             ("alarms", view.alarms),
             ("metadata", f"signed until {moment(view.metadata_expires_ms)}"),
         ]
+        if view.home_assistant:
+            lines.insert(2, ("home", f"Home Assistant: {view.home_assistant}"))
         for name, value in lines:
             tell(f"{name:<10}{value}")
 

@@ -26,6 +26,7 @@ from fleet.registry.sqlite import Registry
 from fleet.service import resumption
 from fleet.service.doctor_broker import check_broker
 from fleet.service.doctor_downloads import check_downloads
+from fleet.service.doctor_home import check_home_assistant
 from fleet.service.doctor_trust import check_clock, check_keys, check_repository
 from fleet.service.retention import used_releases
 from fleet.service.views import StatusView
@@ -111,6 +112,7 @@ def _all(found: Found) -> Iterator[Check]:
     yield check_proxies(config.broker.proxies(found.environment), config.broker.url)
     yield from check_broker(config, running=found.running, status=found.status, now_ms=now_ms)
     yield from check_downloads(config, running=found.running)
+    yield from check_home_assistant(config, found.status)
 
 
 def _home(config: FleetConfig) -> Check:

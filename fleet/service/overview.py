@@ -31,6 +31,7 @@ def status(desk: Desk) -> StatusView:
         windows=totals.by_kind.get("tele", 0),
         alarms=len(registry.reports.alarms()),
         metadata_expires_ms=int(min(desk.repository.expires().values()).timestamp() * 1000),
+        home_assistant=desk.bridge(),
     )
 
 

@@ -22,12 +22,14 @@ from agent.contract.messages import SlotReport
 from agent.contract.owner_topics import OwnerTopics
 from agent.contract.telemetry import Prediction
 from agent.contract.topics import PREDICTION
+from fleet.config import FleetConfig
 from fleet.config_home import PASSWORD_FILE, HomeAssistantConfig
 from fleet.errors import ConfigError, RefusedError
 from fleet.ingest.home_bridge import HomeBridge, Pauses, Shown
 from fleet.ingest.mail import Arrived, Connection
 from fleet.service import home_views, membership, overview
 from fleet.service.desk import Desk
+from fleet.service.doctor_home import check_home_assistant
 from fleet.service.loop import RunningManager
 from tests.brokers import eventually, free_port
 from tests.home_broker import HomeBroker, OwnersClient
@@ -340,3 +342,33 @@ def test_a_bridge_without_a_broker_leaves_the_manager_alone(tmp_path):
     with serving(replace(config, home_assistant=shown)) as manager:
         eventually(lambda: status(manager).startswith("away: "))
         assert manager.ask(lambda desk: join(desk).id)
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "words"),
+    [
+        (None, "ok", "once the manager runs"),
+        ("connected", "ok", "is connected to"),
+        ("away: refused", "warn", "away: refused"),
+        ("", "warn", "start it again"),
+    ],
+)
+def test_the_doctor_says_how_the_bridge_does(desk, said, level, words):
+    view = (
+        None
+        if said is None
+        else msgspec.structs.replace(overview.status(desk), home_assistant=said)
+    )
+    (check,) = check_home_assistant(desk.config, view)
+    assert (check.state, words in check.why) == (level, True)
+
+
+def test_the_doctor_says_what_keeps_the_manager_from_starting(desk):
+    assert list(check_home_assistant(make_config(desk, HomeAssistantConfig()), None)) == []
+    shown = HomeAssistantConfig(url="mqtt://127.0.0.1", username="bridge")
+    (check,) = check_home_assistant(make_config(desk, shown), None)
+    assert PASSWORD_FILE in check.why
+
+
+def make_config(desk: Desk, shown: HomeAssistantConfig) -> FleetConfig:
+    return replace(desk.config, home_assistant=shown)
