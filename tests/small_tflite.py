@@ -128,3 +128,15 @@ def softmax() -> schema.SoftmaxOptionsT:
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
     return options
+
+
+def crashing() -> bytes:
+    """Right in shape and harmless to read, but it kills whoever loads it.
+
+    A layer leaves out its weights, which LiteRT 2.3 takes for granted.
+    """
+    graph = TfliteGraph()
+    x, probabilities = graph.tensor("x", (1, 3, SAMPLES)), graph.tensor("probabilities", (1, 3))
+    options = schema.FullyConnectedOptionsT()
+    graph.operator(Operator.FULLY_CONNECTED, [x, -1, -1], [probabilities], options)
+    return graph.written([x], [probabilities])

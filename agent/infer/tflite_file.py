@@ -179,9 +179,11 @@ class _Reader:
         code = operator.number(0, "I")
         if code >= len(self._operators):
             raise NotAModelError(f"{self._what} uses operator code {code}, which is not there")
-        for field in (1, 2, 8):  # Operator.inputs, outputs, intermediates
-            for index in operator.numbers(field, "i"):
-                if index != -1 or field == 2:  # noqa: PLR2004 - only an input may be left out
+        for index in operator.numbers(2, "i"):  # Operator.outputs
+            self._require_place(index, tensors, "operator")
+        for field in (1, 8):  # Operator.inputs, intermediates
+            for place, index in enumerate(operator.numbers(field, "i")):
+                if index != -1 or not place:  # what comes after the first may be left out
                     self._require_place(index, tensors, "operator")
         if operator.number(9, "Q") > 1:
             raise UnknownOperatorError(f"{self._what} has custom options after its tables")

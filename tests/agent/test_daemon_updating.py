@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, CorruptError, StoreError
+from agent.errors import AgentError, ChildDiedError, CorruptError, StoreError
 from agent.update import journal, machine
 from agent.update.slot import Checking, Fetching, Idle
 from tests.releases import Published
@@ -61,12 +61,19 @@ def test_a_rotten_manifest_of_the_running_release_refuses_no_other(tmp_path):
     assert life.state.wish.told == ()
 
 
-def test_a_child_that_dies_three_times_over_a_release_denies_it(tmp_path):
+@pytest.mark.parametrize(
+    "why",
+    [
+        pytest.param(ChildDiedError("the check worker was killed by SIGSEGV", 11), id="it died"),
+        pytest.param(AgentError("the check worker was stopped after 60 seconds"), id="it hung"),
+    ],
+)
+def test_a_child_that_dies_three_times_over_a_release_denies_it(tmp_path, why):
     life = begin(tmp_path)
     for tries in range(1, machine.MAX_ATTEMPTS + 1):
         until_checking(life)
         life._todo.clear()
-        life.updating.checked(SLOT, NEW.digest, AgentError("killed by SIGSEGV"))
+        life.updating.checked(SLOT, NEW.digest, why)
         assert isinstance(life.state.phase, Idle)
         assert life.serving == OLD.digest
         assert (NEW.digest in life.state.denied) == (tries == machine.MAX_ATTEMPTS)
