@@ -5,7 +5,9 @@ Rule 1: looking costs a share of the time of inference, measured and kept to; bu
 Rule 2: of one window at most ``MAX_VALUES`` values are counted, at even distances.
 Rule 3: a channel that holds one value is remembered from the first window in which it did:
         whether that is a fault is the decision of ``sensors``.
-Rule 4: the thread that infers looks, and whoever reads meanwhile waits for one look.
+Rule 4: a sketch is told from ``LEAST_TOLD`` values on, and waits for more until then: one
+        of a few values would tell the values themselves.
+Rule 5: the thread that infers looks, and whoever reads meanwhile waits for one look.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +20,12 @@ from numpy.typing import NDArray
 from agent.contract.limits import MAX_CHANNELS_TOLD
 from agent.contract.manifest import Tensor, Windowing
 from agent.contract.sketch import WIDTH, places, written
-from agent.contract.telemetry import Channel
+from agent.contract.telemetry import Channel, Sketch
 
 MAX_VALUES: Final = 4096
 """A window of 6 channels of 128 samples takes about 30 µs."""
 LOOK_SECONDS: Final = 1.0
+LEAST_TOLD: Final = 50
 NUMBERS: Final = "fiub"
 _TABLE: Final = 2
 
@@ -114,6 +117,7 @@ class Looking:
         self._since = np.zeros(len(self._names))
         self._holds = np.zeros(len(self._names), np.int64)
         self._longest = np.zeros(len(self._names))
+        self._counts = np.zeros(len(self._names) * WIDTH, np.int64)
         self._allowance_ns = 0.0
         self._cost_ns = 0
         self._last = -np.inf
@@ -173,24 +177,25 @@ class Looking:
     def close(self) -> tuple[int, tuple[Channel, ...]]:
         """Return how many windows were looked at since the last close, and what they held."""
         looked, counts = self._looked, self._counts.reshape(-1, WIDTH)
+        if not looked and not self._not_finite.any():
+            return 0, ()
+        enough = counts.sum(axis=1) >= LEAST_TOLD
         channels = tuple(
             Channel(
                 name=name[:80],
-                values=written(counts[n]),
+                values=written(counts[n]) if enough[n] else Sketch(),
                 constant=int(self._constant[n]),
                 outside=int(self._outside[n]),
                 not_finite=int(self._not_finite[n]),
             )
             for n, name in enumerate(self._names)
         )
-        if not looked and not self._not_finite.any():
-            return 0, ()
+        counts[enough] = 0
         self._start()
         return looked, channels
 
     def _start(self) -> None:
         self._looked = 0
-        self._counts = np.zeros(len(self._names) * WIDTH, np.int64)
         self._constant = np.zeros(len(self._names), np.int64)
         self._outside = np.zeros(len(self._names), np.int64)
         self._not_finite = np.zeros(len(self._names), np.int64)

@@ -4,7 +4,8 @@ import pytest
 from agent.contract.limits import MAX_CHANNELS_TOLD
 from agent.contract.manifest import Tensor, Windowing
 from agent.contract.sketch import SignedSketch
-from agent.observe.inputs import MAX_VALUES, Looking, channels_of
+from agent.contract.telemetry import Sketch
+from agent.observe.inputs import LEAST_TOLD, MAX_VALUES, Looking, channels_of
 
 WINDOWING = Windowing(channels=("acc", "gyro"), samples=50, hop=25, rate_hz=50)
 
@@ -69,9 +70,25 @@ def test_inputs_by_name_are_looked_at_where_they_are_numbers():
     seen.look({"a": np.array([[3, -4]], np.int32), "b": np.ones((1, 3, 2, 2), np.float16)}, 0.0)
     seen.look({"b": np.array(["text"], object), "other": np.ones(1)}, 1.0)
     seen.look({"a": np.zeros((0, 2), np.int32)}, 2.0)
+    for number in range(3, 60):
+        seen.look({"a": np.array([[3, -4]], np.int32)}, float(number))
     looked, channels = seen.close()
     totals = [(c.name, SignedSketch.read(c.values).total) for c in channels]
-    assert (looked, totals) == (3, [("a[0]", 1), ("a[1]", 1), ("b", 12)])
+    assert (looked, totals) == (60, [("a[0]", 58), ("a[1]", 58), ("b", 0)])
+
+
+def test_a_sketch_of_few_values_is_not_told_before_there_are_more():
+    seen = Looking(channels_of((tensor("t", (1, 2)),), None))
+    for number in range(LEAST_TOLD - 1):
+        seen.look(np.array([[number, 5.0]]), float(number))
+        looked, channels = seen.close()
+        assert looked == 1
+        assert [SignedSketch.read(c.values).total for c in channels] == [0, 0]
+    seen.look(np.array([[7.0, 5.0]]), 99.0)
+    _, channels = seen.close()
+    assert [SignedSketch.read(c.values).total for c in channels] == [LEAST_TOLD] * 2
+    seen.look(np.array([[7.0, 5.0]]), 100.0)
+    assert [c.values for c in seen.close()[1]] == [Sketch()] * 2
 
 
 def test_of_a_large_input_only_some_values_are_counted():

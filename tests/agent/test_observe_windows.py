@@ -1,3 +1,5 @@
+from itertools import count
+
 import numpy as np
 import pytest
 
@@ -118,12 +120,14 @@ def test_what_a_stream_gave_and_what_was_left_out_is_counted_and_then_forgotten(
 def test_a_fast_stream_is_looked_at_within_its_share_and_a_slow_one_once_a_second(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("agent.observe.windows.monotonic", lambda: clock[0])
+    ticks = count(0, 30_000)  # each look takes 30 µs
+    monkeypatch.setattr("agent.observe.windows.perf_counter_ns", lambda: next(ticks))
     fast = recorder(share=0.01)
     for _ in range(20 * BLOCK):
         clock[0] += 20e-6
         fast.note(20_000, probabilities(0), window())
-    # 20 blocks are 102 ms of inference, of which one look takes at least 10 µs
-    assert 1 < fast.close(2).looked <= 102
+    # 20 blocks are 102 ms of inference, a hundredth of it 34 looks: one at most in each block
+    assert 15 < fast.close(2).looked <= 22
     slow = recorder(share=0.01)
     for _ in range(20):
         clock[0] += 1.0
