@@ -151,7 +151,7 @@ def enrol(
 
 @cli.group()
 def feedback() -> None:
-    """Windows that people labelled, kept here by `feedback.keep_windows`: show, clear."""
+    """What people said of predictions: show, clear."""
 
 
 @feedback.command("show")

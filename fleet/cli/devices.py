@@ -13,7 +13,7 @@ from agent.contract.enrolment import EnrolmentFile
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
 from fleet.cli.machine_lines import behaviour_lines, machine_lines
-from fleet.cli.output import ago, moment, share_right, show, table, tell, with_manager
+from fleet.cli.output import ago, moment, show, table, tell, told_right, with_manager
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView
 from fleet.service.wishes import TokenWish
@@ -256,7 +256,7 @@ def print_device(view: DeviceView) -> None:
         why = f": {last.why}" if last.why else ""
         tell(f"{'last update':<12}{last.release} {last.outcome}, {ago(last.at_ms)}{why}")
     for one in view.in_the_field:
-        tell(f"{'labelled':<12}{one.release}: {share_right(one.quality)} right")
+        tell(f"{'labelled':<12}{one.release}: {told_right(one.quality)}")
     lines = list(machine_lines(view.health)) if view.health else []
     for slot_view in view.behaviour:
         lines += behaviour_lines(slot_view)

@@ -100,6 +100,11 @@ def ago(then_ms: int, now: datetime | None = None) -> str:
     return f"{seconds // _DAY}d ago"
 
 
+def told_right(quality: Quality) -> str:
+    """Return how many were right, of how many, and the share."""
+    return f"{quality.right} of {quality.windows} right ({quality.accuracy:.3f})"
+
+
 def share_right(quality: Quality | None) -> str:
     """Return an accuracy and of how many, or a dash."""
     return f"{quality.accuracy:.3f} ({quality.windows})" if quality else "-"
