@@ -54,6 +54,8 @@ def behaviour_lines(view: BehaviourView) -> Iterator[tuple[str, str]]:
             else ""
         ),
     )
+    if view.drift is not None:
+        yield "", f"prediction drift {view.drift:.2f} (0.1 is small, 0.25 large)"
     for kind, spreads in (("input", view.inputs), ("output", view.outputs)):
         for spread in spreads:
             yield "", f"{kind} {spread.name}: {_spread(spread, view.looked)}"

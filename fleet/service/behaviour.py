@@ -57,6 +57,7 @@ def merge(windows: Sequence[Window], release: str) -> BehaviourView:
         looked=sum(window.looked for window in windows),
         middle_us=latency.quantile(0.5),
         high_us=latency.quantile(0.95),
+        drift=windows[-1].drift,
         inputs=tuple(spread.view(name) for name, spread in inputs.items()),
         outputs=tuple(spread.view(name) for name, spread in outputs.items()),
     )

@@ -33,6 +33,8 @@ class BehaviourView(Struct, frozen=True, kw_only=True):
         looked: Windows whose input was looked at.
         skipped: Windows that were left out to keep the device cool.
         middle_us, high_us: Latency of 50 and 95 of a hundred answers.
+        drift: Prediction drift in the newest window, see ``agent.contract.drift``; None until
+            enough was answered.
 
     """
 
@@ -48,5 +50,6 @@ class BehaviourView(Struct, frozen=True, kw_only=True):
     looked: Count = 0
     middle_us: float | None = None
     high_us: float | None = None
+    drift: float | None = None
     inputs: tuple[SpreadView, ...] = ()
     outputs: tuple[SpreadView, ...] = ()

@@ -22,12 +22,14 @@ from agent.contract.messages import SlotReport
 from agent.contract.owner_topics import OwnerTopics
 from agent.contract.telemetry import Prediction
 from agent.contract.topics import PREDICTION
+from fleet.cli.machine_lines import behaviour_lines
 from fleet.config import FleetConfig
 from fleet.config_home import PASSWORD_FILE, HomeAssistantConfig
 from fleet.errors import ConfigError, RefusedError
 from fleet.ingest.home_bridge import HomeBridge, Pauses, Shown
 from fleet.ingest.mail import Arrived, Connection
 from fleet.service import home_views, membership, overview
+from fleet.service.behaviour import merge
 from fleet.service.desk import Desk
 from fleet.service.doctor_home import check_home_assistant
 from fleet.service.loop import RunningManager
@@ -372,3 +374,11 @@ def test_the_doctor_says_what_keeps_the_manager_from_starting(desk):
 
 def make_config(desk: Desk, shown: HomeAssistantConfig) -> FleetConfig:
     return replace(desk.config, home_assistant=shown)
+
+
+def test_drift_of_the_newest_window_is_told_with_the_slot():
+    windows = [a_window(1, drift=0.5), a_window(2, drift=0.3125)]
+    told = [text for _, text in behaviour_lines(merge(windows, "motion v1"))]
+    assert "prediction drift 0.31 (0.1 is small, 0.25 large)" in told
+    silent = [text for _, text in behaviour_lines(merge([a_window(1)], "motion v1"))]
+    assert not any("drift" in text for text in silent)
