@@ -14,11 +14,12 @@ from fleet.cli.output import (
     show,
     table,
     tell,
+    told_right,
     with_manager,
 )
-from fleet.cli.publishing import encrypt_option, publish_described, publish_signed
+from fleet.cli.publishing import encrypt_option, publish_described, publish_signed, variant_option
 from fleet.config import FleetConfig
-from fleet.service.views import ReleaseView
+from fleet.service.views import ReleaseView, VariantView
 
 
 @click.group()
@@ -33,6 +34,7 @@ def model() -> None:
     type=click.Path(path_type=Path),
     help="TOML or JSON that describes the model; default: the file beside it.",
 )
+@variant_option
 @click.option("--version", help="Name within the family; default: v and the counter.")
 @click.option(
     "--key",
@@ -47,6 +49,7 @@ def model() -> None:
 def publish(
     files: tuple[Path, ...],
     description: Path | None,
+    variants: tuple[Path, ...],
     version: str | None,
     key: tuple[str, ...],
     encrypt: bool | None,
@@ -56,16 +59,20 @@ def publish(
 ) -> None:
     """Admit model FILES, make golden vectors, sign the releases and publish them.
 
-    The model's file format is checked without running it, then the device's own runtime
-    makes golden vectors, and the release is signed with an offline targets key, or with
-    the owner's where the family is delegated. A folder that 'model sign' made elsewhere
-    is published as it is. Beside each file stands its description (motion.onnx:
-    motion.toml or motion.json) with family, slot, classes, probabilities, golden_inputs,
-    metrics, states and [windowing]. A recurrent model keeps its state on the device with
-    states = { h_in = "h_out" }: an output that is the next input, from zeros on.
+    A model is an ONNX or a TensorFlow Lite file. Its format is checked without running it,
+    then the device's own runtime makes golden vectors, which each --variant has to
+    reproduce, and the release is signed with an offline targets key, or with the owner's
+    where the family is delegated. A folder that 'model sign' made elsewhere is published
+    as it is. Beside each file stands its description (motion.onnx: motion.toml or
+    motion.json) with family, slot, classes, probabilities, golden_inputs, golden_tolerance,
+    metrics, states, [[accelerators]] and [windowing]. A recurrent model keeps its state on
+    the device with states = { h_in = "h_out" }: an output that is the next input, from
+    zeros on.
     """
     from fleet.service.publication import read_described
 
+    if variants and len(files) != 1:
+        raise click.UsageError("--variant belongs to one FILE: publish the others on their own")
     config = FleetConfig.load(home)
     views: list[ReleaseView] = []
     with client_of(config) as client:
@@ -74,7 +81,7 @@ def publish(
             if file.is_dir():
                 views.append(publish_signed(client, file))
                 continue
-            described = read_described(file, description)
+            described = read_described(file, description, variants)
             views.append(
                 publish_described(config, client, described, version, signers, encrypt=encrypt)
             )
@@ -130,7 +137,17 @@ def show_model(client: ManagerClient, output: str, release: str) -> None:
             ("runs on", ", ".join(view.runs_on) or "no device"),
         ]
         lines += [(name, f"{value:.4g}") for name, value in sorted(view.metrics.items())]
+        lines += [
+            ("labelled", f"{device}: {told_right(quality)}")
+            for device, quality in view.in_the_field.items()
+        ]
+        lines += [("variant", _variant(v)) for v in view.variants]
         for name, value in lines:
             tell(f"{name:<12}{value}")
 
     show(view, output, text)
+
+
+def _variant(view: VariantView) -> str:
+    where = f", for {', '.join(view.hardware)}" if view.hardware else ""
+    return f"{view.name}: {view.runtime}, {view.size} bytes, {', '.join(view.providers)}{where}"

@@ -15,7 +15,7 @@ from fleet.registry.artifacts import Artifacts
 from fleet.registry.models import Published
 from fleet.service import contents
 from fleet.service.desk import Desk
-from fleet.service.views import ReleaseView, TargetsView
+from fleet.service.views import ReleaseView, TargetsView, VariantView
 from fleet.service.wishes import Publication
 
 PIECE_BYTES = 256 * 1024
@@ -144,6 +144,16 @@ def view(desk: Desk, published: Published) -> ReleaseView:
         metrics=release.metrics,
         withdrawn=desk.repository.target(release.target) is None,
         encrypted=_is_encrypted(published),
+        variants=tuple(
+            VariantView(
+                name=v.name,
+                runtime=v.runtime,
+                size=v.model.size,
+                providers=v.providers,
+                hardware=v.hardware,
+            )
+            for v in release.variants
+        ),
         in_the_field=desk.registry.reports.labels.of_release(published.digest),
     )
 
