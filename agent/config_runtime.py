@@ -21,7 +21,8 @@ class RuntimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     inference when the agent starts; a variant whose first provider only it has is run by it.
 
     Attributes:
-        command: Program and first arguments; the agent adds its own.
+        command: Program and first arguments; the agent adds its own. ``{onnx_worker}`` is the
+            worker that comes with the agent.
         runs: Which variants it runs: ``onnx`` or ``tflite``.
         providers: Execution providers that it is tried with, in order of preference.
         start_seconds: Until it is ready; the agent waits for it, and below its watchdog.

@@ -11,6 +11,7 @@ Rule 3: paths of this device come from its own configuration and state directory
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from agent.config_runtime import RuntimeConfig
@@ -22,6 +23,10 @@ from agent.infer.engines import Engine
 from agent.infer.external_worker import Outside
 from agent.infer.supervised import Program
 from agent.infer.variants import host_of
+
+SHIPPED: Final = Path(__file__).with_name("standalone") / "onnx_worker.py"
+SHIPPED_WORD: Final = "{onnx_worker}"
+"""What stands for it in a configured command."""
 
 OWN_START_SECONDS: Final = 30.0
 """For our own Python, the library and one model; a Raspberry Pi takes two or three."""
@@ -90,7 +95,9 @@ def outside_of(name: str, wanted: RuntimeConfig) -> Outside:
     return Outside(
         program=Program(
             name=f"runtime.{name}",
-            command=wanted.command,
+            command=tuple(
+                str(SHIPPED) if word == SHIPPED_WORD else word for word in wanted.command
+            ),
             environment=wanted.environment,
             memory_bytes=wanted.memory_bytes,
             nice=wanted.nice,
