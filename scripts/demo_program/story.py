@@ -1,6 +1,6 @@
 """The demo, stage by stage: what an operator would do, done by the operator's commands.
 
-    found → enrol → base release → rounds → promote → bad release → count
+    found → enrol → base release → rounds → promote → ask → bad release → count
 
 Every action is a ``fieldfare`` or ``fieldfare-agent`` command; only looking is done
 through the manager's API, because it is done four times a second.
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from asking import Asked
+from asking import ask as ask_over_http
 from processes import BIN, Cast, Process, free_ports, wait_until
 
 from fleet.cli.client import ManagerClient, RefusedByManagerError
@@ -56,13 +58,21 @@ class Kill:
 
 @dataclass(slots=True)
 class Place:
-    """One device of the demo: a person's wrist, the identity that it made, its agent's command."""
+    """One device of the demo: a person's wrist, and the identity that it made.
+
+    Attributes:
+        agent: The command that is its agent.
+        update: Further lines of the [update] of its agent.toml.
+
+    """
 
     name: str
     folder: Path
     trains: bool
+    asked: bool = False
     device: str = ""
     agent: tuple[str, ...] = (str(BIN / "fieldfare-agent"),)
+    update: str = ""
 
     @property
     def state(self) -> Path:
@@ -85,6 +95,7 @@ class Story:
     seconds: dict[str, float] = field(default_factory=dict)
     rollouts: dict[str, RolloutView] = field(default_factory=dict)
     run: RunView | None = None
+    asked: Asked | None = None
 
     @property
     def home(self) -> Path:
@@ -121,6 +132,7 @@ def play(story: Story) -> None:
         ("base", base),
         ("rounds", rounds),
         ("promote", promote),
+        ("ask", ask),
         ("bad", bad),
     ):
         with stage(story, name):
@@ -164,7 +176,8 @@ def enrol(story: Story) -> None:
         twin = sum(p.name.startswith(f"person-{person}-{side}") for p in story.places)
         name = f"person-{person}-{side}" + (f"-{twin + 1}" if twin else "")
         story.say(f"enrolling {name} ({len(story.places) + 1} of {story.count})")
-        place = Place(name, story.folder / name, trains=(person, side) != STRANGER)
+        trains, first = (person, side) != STRANGER, not story.places
+        place = Place(name, story.folder / name, trains=trains, asked=first)
         enrol_one(story, place, person, side)
     story.wait(
         lambda: sum(v.presence == "online" for v in story.device_views().values()) == story.count,
@@ -188,6 +201,13 @@ def enrol_one(story: Story, place: Place, person: int, side: str) -> None:
     story.cast.start(Process(place.name, command, place.folder / "agent.log"))
 
 
+_ASKED = """\
+[serve]
+socket = "ask.sock"
+[feedback]
+"""
+
+
 def _agent_toml(place: Place) -> str:
     return f"""\
 [agent]
@@ -207,11 +227,12 @@ source = {{ kind = "replay", path = "recording.npz", speed = 20.0, loop = true }
 probation_seconds = 60.0
 look_seconds = 0.5
 reserve_bytes = 1000000
+{place.update}
 [learn]
 samples = "labelled.npz"
 train = {"true" if place.trains else "false"}
 evaluate = true
-"""
+{_ASKED if place.asked else ""}"""
 
 
 def base(story: Story) -> None:
@@ -257,6 +278,22 @@ def promote(story: Story) -> None:
         lambda: _measured(story, made["release"]["digest"], made["receivers"]),
         "accuracy of the promoted release",
     )
+
+
+def ask(story: Story) -> None:
+    """Let a program beside the first device ask its model, and say what was right."""
+    place = story.places[0]
+    story.say(f"asking {place.name} over HTTP on its own socket, and labelling its answers")
+    classes = tuple(json.loads((MODELS / "motion-int8.json").read_text())["classes"])
+    asking = place.folder / "ask.sock", place.folder / "labelled.npz"
+    story.asked = ask_over_http(*asking, SLOT, classes)
+
+    def labelled() -> bool:
+        view = story.ask(f"/devices/{place.device}", DeviceView)
+        found = view.in_the_field if view else ()
+        return sum(told.quality.windows for told in found) >= story.asked.labelled
+
+    story.wait(labelled, "the labels to be counted by the manager")
 
 
 def bad(story: Story) -> None:

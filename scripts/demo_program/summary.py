@@ -7,7 +7,7 @@ Rule 2: every promise that does not hold is named, and makes the demo fail.
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from processes import BIN
 from story import ROUNDS, Place, Story
@@ -105,6 +105,7 @@ def gather(story: Story, counted: Counted, seconds_total: float) -> Figures:
         "accuracy_bystander_after": _share(strange.withheld_after) if strange else None,
         "bystander_received": strange.receives if strange else None,
         "rounds_completed": run.rounds_completed if run else 0,
+        "asked": asdict(story.asked) if story.asked else None,
         "reports_sent": counted.sent,
         "reports_lost": counted.lost,
         "reports_duplicated": counted.duplicated,
@@ -127,6 +128,10 @@ def broken_promises(figures: Figures) -> list[str]:
         (not bad["runs_on"], f"the bad release still runs on {bad['runs_on']}"),
         (figures["rounds_completed"] >= ROUNDS, f"fewer than {ROUNDS} rounds were completed"),
         (after > before, f"mean accuracy did not rise: {before:.3f} before, {after:.3f} after"),
+        (
+            figures["asked"]["labelled"] == figures["asked"]["windows"],
+            "not every answer could be labelled",
+        ),
         (figures["reports_lost"] == 0, f"{figures['reports_lost']} reports were lost"),
         (figures["reports_duplicated"] == 0, f"{figures['reports_duplicated']} were counted twice"),
     )
@@ -155,6 +160,7 @@ def page(figures: Figures) -> str:
     lines += ["", "Accuracy on withheld windows (they decide nothing)", _accuracy_table(figures)]
     lines += [
         "",
+        _asked(figures["asked"]),
         f"Rounds     {figures['rounds_completed']} completed",
         (
             f"Reports    {figures['reports_sent']} sent, {figures['reports_lost']} lost, "
@@ -167,6 +173,14 @@ def page(figures: Figures) -> str:
     times = ", ".join(f"{name} {s:.0f} s" for name, s in figures["seconds_by_stage"].items())
     lines.append(f"Time       {figures['seconds_total']:.0f} s: {times}")
     return "\n".join(lines)
+
+
+def _asked(asked: dict[str, float]) -> str:
+    return (
+        f"Asked      the first device answered {asked['windows']} windows over HTTP (Open Inference"
+        f" Protocol), {asked['right']} right, {asked['median_us']:.0f} µs each;"
+        f" {asked['labelled']} labelled by a person"
+    )
 
 
 def _accuracy_table(figures: Figures) -> str:
