@@ -95,6 +95,8 @@ def test_relative_paths_lie_beside_the_file(tmp_path):
         pytest.param("[link]\nfresh_seconds = 'soon'", "link.fresh_seconds", id="not a number"),
         pytest.param("[agent]\nhardware = 'A B'", "agent.hardware", id="bad name"),
         pytest.param("[learn]\ntrain = true", "learn.train needs learn.samples", id="no samples"),
+        pytest.param("[feedback]\nrecent = 0", "feedback.recent", id="nothing to remember"),
+        pytest.param("[feedback]\nquota_bytes = 9", "feedback.quota_bytes", id="no room"),
         pytest.param("[learn]\nslot = 'x1'", "has no [pipeline.x1]", id="slot without pipeline"),
         pytest.param(
             "[pipeline.motion]\nsource = {kind = 'telepathy'}", "telepathy", id="unknown source"
@@ -120,6 +122,27 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(text, says):
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 3
+
+
+def test_nothing_is_remembered_unless_the_owner_says_so():
+    silent = parse_config("[pipeline.motion]", folder=HERE)
+    assert (silent.feedback, silent.keeps_windows, silent.labelled_slot) == (None, False, None)
+    counting = parse_config("[feedback]\n[pipeline.motion]", folder=HERE)
+    assert counting.feedback is not None
+    assert (counting.keeps_windows, counting.labelled_slot) == (False, None)
+    keeping = parse_config("[feedback]\nkeep_windows = true\n[pipeline.motion]", folder=HERE)
+    assert (keeping.keeps_windows, keeping.labelled_slot) == (True, "motion")
+
+
+def test_windows_that_people_label_are_enough_to_train_on_where_the_slot_is_clear():
+    two = "[feedback]\nkeep_windows = true\n[pipeline.motion]\n[pipeline.door]\n"
+    assert parse_config(two, folder=HERE).labelled_slot is None
+    with pytest.raises(ConfigError, match=r"learn\.train needs .* name it in learn\.slot"):
+        parse_config(f"{two}[learn]\ntrain = true", folder=HERE)
+    named = parse_config(f"{two}[learn]\ntrain = true\nslot = 'door'", folder=HERE)
+    assert named.labelled_slot == "door"
+    with pytest.raises(ConfigError, match=r"learn\.train needs"):
+        parse_config("[feedback]\n[pipeline.motion]\n[learn]\ntrain = true", folder=HERE)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.contract.messages import Quality
+from agent.contract.rounds import Task
+from agent.contract.tensors import ArrayRecord, FlowerMessage, Metadata, encode_message
+from agent.disk import Disk
 from agent.embedded import Agent
+from agent.infer.onnx import OnnxRuntime
+from agent.learn.keeping import KeptWindows
+from agent.learn.kept import Kept
+from agent.learn.trainer import LinearHead
 from agent.refusals import UnknownPredictionError
+from fleet.release.build import BuiltRelease
 from tests.agents import RunningAgent, command
-from tests.benches import Bench, placement
+from tests.benches import PIPELINE, Bench, placement
 from tests.brokers import Mosquitto, eventually
 from tests.home_broker import HomeBroker, OwnersClient
 from tests.served_models import Client
@@ -51,6 +61,15 @@ evaluate = true
 
 [pipeline.motion]
 source = {{ kind = "replay", path = "recording.npz", speed = 20, loop = true }}
+"""
+
+LEARNS = """
+[feedback]
+keep_windows = true
+retention_days = 3650
+
+[learn]
+train = true
 """
 
 
@@ -218,6 +237,75 @@ def test_labelled_windows_outlive_the_agent_and_the_owner_can_remove_them(tmp_pa
         bench.until(agent, lambda: bench.heard.inventory[-1].labelled_windows == 0)
         assert agent.stop() == 0
     owner.close()
+
+
+def keep_labelled(state: Path, built: BuiltRelease, windows: int = 180) -> None:
+    """Keep windows as people labelled them who agree with ``classifier(0)``."""
+    x = np.random.default_rng(5).normal(size=(windows, len(CHANNELS), SAMPLES)).astype(np.float32)
+    runtime = OnnxRuntime(classifier(0))
+    KeptWindows(Disk(state), quota_bytes=1 << 20, retention_ms=1 << 40).keep(
+        [
+            Kept(
+                slot="motion",
+                id=f"0011aabb-{number}",
+                row=0,
+                at_ms=1_700_000_000_000 + number,
+                release=built.digest,
+                label=CLASSES[int(runtime.infer(one[None])[0].argmax())],
+                split=number % 3,
+                channels=len(CHANNELS),
+                samples=SAMPLES,
+                x=one.tobytes(),
+            )
+            for number, one in enumerate(x)
+        ],
+        0,
+    )
+
+
+def test_labels_alone_judge_a_release_and_are_enough_to_train_on(tmp_path, manager):
+    bench = Bench(tmp_path, manager, PIPELINE + LEARNS)
+    good, bad = (manager.publish(classifier(n), placement(v)) for n, v in ((0, 1), (99, 2)))
+    keep_labelled(bench.folder / "state", good)
+    with bench.run() as agent:
+        bench.install(agent, good)
+        said = bench.heard.inventory
+        bench.until(agent, lambda: said[-1].trains and said[-1].labelled_windows == 180)
+        bench.until(agent, lambda: len(bench.heard.events("evaluation")) == 1)
+        (evaluation,) = bench.heard.events("evaluation")
+        assert evaluation.decide == evaluation.withheld == Quality(right=60, windows=60)
+
+        manager.assign(bench.device, bad)
+        bench.until(agent, lambda: bench.heard.outcome_of(bad.digest) == ["failed_rolled_back"])
+        why = next(e for e in bench.heard.events("update") if e.release == bad.digest).why
+        assert "of 60 labelled windows right" in why
+        manager.assign(bench.device, good)
+        bench.until(agent, lambda: bench.heard.reported[-1].slots["motion"].phase == "idle")
+
+        head = LinearHead(weight=np.zeros((3, 4), np.float32), bias=np.zeros(3, np.float32))
+        metadata = Metadata(
+            run_id=3, message_id="t-1", src_node_id=1, dst_node_id=77, message_type="train"
+        )
+        arrays = ArrayRecord({"weight": head.weight, "bias": head.bias})
+        message = encode_message(FlowerMessage(metadata=metadata, content={"arrays": arrays}))
+        manager.offer(
+            Task(
+                device=bench.device,
+                run="run-1",
+                task="t1",
+                kind="train",
+                backbone=good.digest,
+                digest=sha256(message).hexdigest(),
+                lasts_seconds=60,
+            ),
+            message,
+        )
+        bench.until(agent, lambda: bool(bench.heard.answers))
+        answer, _ = bench.heard.answers[0]
+        assert (answer.outcome, answer.why) == ("done", "")
+        assert answer.decide is not None
+        assert answer.decide.windows == 60
+        assert agent.stop() == 0
 
 
 def test_a_program_that_is_the_agent_labels_what_it_asked(tmp_path, manager):
