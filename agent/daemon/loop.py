@@ -83,6 +83,7 @@ class Loop:
         self._notifier.say("READY=1")
         if self._notifier.watchdog_seconds:
             self._beat(self._notifier.watchdog_seconds / 2)
+            self._rooms.inference.waiting = lambda: self._notifier.say("WATCHDOG=1")
         self._every("telemetry", self._config.observe.window_seconds, self._rooms.report_windows)
         self._every("resettle", self._config.link.resettle_seconds, self._rooms.settle_again)
         self._rooms.start()

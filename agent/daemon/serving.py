@@ -93,6 +93,7 @@ class Inference:
 
     Attributes:
         duty: One in so many windows of every stream is answered.
+        waiting: Called about once a second while ``serve`` waits for another process.
 
     """
 
@@ -127,6 +128,7 @@ class Inference:
         self.duty = 1
         self._feedback = feedback
         self._place = place
+        self.waiting: Callable[[], object] | None = None
         self._slots = {
             slot: self._open(slot, wanted, told=slot in published)
             for slot, wanted in pipelines.items()
@@ -283,6 +285,7 @@ class Inference:
             installed,
             outside=self._place(slot, variant, installed) if self._place else None,
             died=lambda why: self._put(ModelDied(slot=slot, why=why)),
+            waiting=self.waiting,
         )
         recorder = recorder_of(
             slot,

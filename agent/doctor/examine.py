@@ -226,7 +226,10 @@ def _runtimes(facts: Facts) -> Iterator[Check]:
     for unusable in probe.unusable:
         yield say(f"runtime:{unusable.library}", unusable.why)
     if probe.runtimes:
-        names = ", ".join(f"{r.library or r.name} {r.version}" for r in probe.runtimes)
+        names = ", ".join(
+            f"{r.library or r.name} {r.version}{f' in runtime.{r.worker}' if r.worker else ''}"
+            for r in probe.runtimes
+        )
         yield well("runtime", f"{names} made an inference")
     elif not probe.unusable:
         yield ill(

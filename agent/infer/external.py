@@ -41,6 +41,7 @@ from agent.infer.supervised import Supervised
 log = logging.getLogger(__name__)
 
 _INFER: Final = f"/v2/models/{MODEL}/infer"
+_WAITING_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _SOUND_SECONDS: Final = 60.0
 """Who lived so long is started again without a pause."""
@@ -62,9 +63,21 @@ class ExternalRuntime:
     """
 
     def __init__(
-        self, outside: Outside, model: Path, died: Callable[[str], object] | None = None
+        self,
+        outside: Outside,
+        model: Path,
+        died: Callable[[str], object] | None = None,
+        waiting: Callable[[], object] | None = None,
     ) -> None:
-        """``died`` is told, from another thread, why a worker that answered ended."""
+        """Start it and wait until it is ready.
+
+        Args:
+            outside: How.
+            model: The file.
+            died: Is told, from another thread, why a worker that answered ended.
+            waiting: Is called about once a second until it is ready.
+
+        """
         self.name = outside.runtime
         self._outside = outside
         self._model = model.absolute()
@@ -80,7 +93,7 @@ class ExternalRuntime:
             target=self._supervise, name=f"{outside.program.name}-runs", daemon=True
         )
         self._thread.start()
-        first = self._wait_first()
+        first = self._wait_first(waiting)
         self.library, self.version = first.library, first.version
         self.inputs: tuple[Tensor, ...] = first.inputs
         self.outputs: tuple[Tensor, ...] = first.outputs
@@ -160,8 +173,10 @@ class ExternalRuntime:
         if self._worker is worker:
             self._why, self._worker = why, None
 
-    def _wait_first(self) -> Described:
-        self._began.wait()
+    def _wait_first(self, waiting: Callable[[], object] | None) -> Described:
+        while not self._began.wait(_WAITING_SECONDS):
+            if waiting is not None:
+                waiting()
         if isinstance(self._first, Described):
             return self._first
         self.close()

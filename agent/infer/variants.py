@@ -93,6 +93,7 @@ def load(
     *,
     outside: "Outside | None" = None,
     died: Callable[[str], object] | None = None,
+    waiting: Callable[[], object] | None = None,
 ) -> Runtime:
     """Load a variant's model, already verified, from a file.
 
@@ -103,6 +104,7 @@ def load(
             Without it, as on a publisher's machine, whatever imports is taken.
         outside: The process of its own in which it is to run, see ``placing``.
         died: Is told, from another thread, why that process ended.
+        waiting: Is called about once a second until that process is ready.
 
     Raises:
         RuntimeMissingError: Its runtime is not installed, or does not start.
@@ -110,7 +112,12 @@ def load(
         StoreError: There is no place for what is compiled.
 
     """
-    runtime = _open(variant, path, installed) if outside is None else _begin(outside, path, died)
+    if outside is None:
+        runtime = _open(variant, path, installed)
+    else:
+        from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
+
+        runtime = ExternalRuntime(outside, path, died, waiting)
     for what, signed, found in (
         ("inputs", variant.inputs, runtime.inputs),
         ("outputs", variant.outputs, runtime.outputs),
@@ -169,12 +176,6 @@ def _open(variant: Variant, path: Path, installed: Sequence[Hosted]) -> Runtime:
     library = next(filter(None, libraries), None)
     options = variant.options_by_provider
     return open_model(variant.runtime, path, variant.providers, library, options)
-
-
-def _begin(outside: "Outside", path: Path, died: Callable[[str], object] | None) -> Runtime:
-    from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
-
-    return ExternalRuntime(outside, path, died)
 
 
 def _missing(runtime: str) -> RuntimeMissingError:

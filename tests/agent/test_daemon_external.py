@@ -248,6 +248,14 @@ def test_a_variant_of_a_vendors_provider_is_served_by_its_worker(serving, store)
     assert here.runtime.library == "stand-in"
 
 
+def test_the_watchdog_is_fed_while_a_slot_waits_for_its_worker(serving, store):
+    here, fed = serving(configured("--compile", "2.2")), []
+    here.inference.waiting = lambda: fed.append(1)
+    here.serve(put(store, turned()))
+    assert fed
+    assert here.ask(5.0) == [-5.0]
+
+
 def test_a_hanging_worker_costs_its_answer_is_counted_and_told_and_the_next_request_works(
     serving, store
 ):

@@ -312,6 +312,14 @@ def test_a_runtime_that_is_closed_leaves_no_process_and_no_folder(run):
         runtime.infer(one(1.0))
 
 
+def test_who_waits_for_a_worker_is_called_meanwhile(tmp_path):
+    calls = []
+    wanted = building(tmp_path, "--compile", "2.5", awaits_build=True)
+    path = write_model(tmp_path, negative())
+    ExternalRuntime(wanted, path, waiting=lambda: calls.append(1)).close()
+    assert len(calls) >= 2
+
+
 def test_a_worker_that_talks_all_the_time_does_not_fill_the_log(run, caplog):
     with caplog.at_level("INFO", logger="agent.infer.supervised"):
         run(outside("--mood", "talks"))

@@ -110,4 +110,4 @@ def test_a_release_goes_to_the_vendors_runtime_survives_its_death_and_takes_its_
             assert agent.stop() == 0
         assert not workers(agent.child.pid)
         found = command("doctor", "--config", folder / "agent.toml")
-        assert "runtime" in found.stdout
+        assert "in runtime.vendor made an inference" in found.stdout
