@@ -12,10 +12,14 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from agent.contract.health_lines import health_lines
 from agent.contract.messages import SlotReport
+from agent.contract.telemetry import Health
 from agent.daemon import spool
 from agent.daemon.accepted import ACCEPTED, AcceptedAssignment
+from agent.daemon.health import read_health
 from agent.daemon.moments import awake_seconds
 from agent.daemon.state import describe_slot
 from agent.disk import Disk, read_versioned
@@ -69,6 +73,7 @@ class Status(Struct, frozen=True, kw_only=True):
         now_ms: The best time there is without asking the fleet.
         bundles: What became of the last update bundles, by number, and which wait or are
             being applied.
+        machine: How this machine is now, without what takes two readings or the agent to tell.
 
     """
 
@@ -87,6 +92,7 @@ class Status(Struct, frozen=True, kw_only=True):
     trusted_floor_ms: int
     now_ms: int
     bundles: dict[str, str] = field(default_factory=dict)
+    machine: Health | None = None
 
 
 def read_status(state_dir: Path) -> Status:
@@ -125,6 +131,7 @@ def read_status(state_dir: Path) -> Status:
         trusted_floor_ms=clock.floor_ms,
         now_ms=clock.now_ms(),
         bundles=_bundles(disk, running=running),
+        machine=replace(read_health(Path("/"), state_dir), disk_written_bytes=None),
     )
 
 
@@ -153,6 +160,8 @@ def describe(status: Status) -> str:
         f"budget     {name}: {one.spent} of {one.limit} bytes on {_date(one.day)}"
         for name, one in status.budget.items()
     ]
+    if status.machine is not None:
+        lines += [f"{heading:<10} {text}" for heading, text in health_lines(status.machine)]
     return "\n".join(lines)
 
 

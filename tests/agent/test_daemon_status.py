@@ -21,3 +21,10 @@ def test_a_release_has_its_family_and_version_where_its_manifest_is_in_the_store
     assert f"motion: motion 01 {OLD.digest[:16]} (fetching, trying {NEW.digest[:16]})" in line
     Store(disk).path(OLD.digest).write_bytes(b"rotten")
     assert f"motion: {OLD.digest[:16]} (" in describe(read_status(tmp_path))
+
+
+def test_the_status_tells_how_the_machine_is_now(tmp_path):
+    status = read_status(tmp_path)
+    assert status.machine is not None
+    assert status.machine.disk_free_bytes
+    assert any(line.startswith("disk ") for line in describe(status).splitlines())
