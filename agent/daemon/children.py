@@ -66,8 +66,13 @@ class Children:
 
     @property
     def _kept(self) -> str | None:
-        """The slot whose windows people labelled, if any are kept."""
+        """The slot on whose windows tasks train, where people label some that are kept."""
         return self._config.labelled_slot if self._config.keeps_windows else None
+
+    @property
+    def _judges_by_labels(self) -> bool:
+        """Whether releases of every slot are measured on the windows that people labelled."""
+        return self._config.keeps_windows and self._config.learn.evaluate
 
     def probe(self, ticket: str, job: ProbeJob) -> None:
         """Try one library, or count the labelled windows.
@@ -90,14 +95,17 @@ class Children:
         labelled: bool,
         sealed: tuple[tuple[str, Seal], ...] = (),
     ) -> None:
-        """Load and measure a release that lies in the store; ``sealed`` was hashed lately."""
+        """Load and measure a release that lies in the store; ``sealed`` was hashed lately.
+
+        ``labelled`` says whether the operator's file of labelled windows is of its slot.
+        """
         job = CheckJob(
             state_dir=self._state_dir,
             digest=digest,
             hardware=self._hardware,
             installed=self.installed,
             samples=self.samples if labelled else None,
-            kept=self._kept if labelled else None,
+            kept=release.slot if self._judges_by_labels else None,
             runtimes=self._config.runtime,
             sealed=sealed,
         )
