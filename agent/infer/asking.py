@@ -133,9 +133,11 @@ def _read_rows(
     answer = outputs[model.place]
     if not answer.size:
         return ()
-    rows = answer if answer.ndim == _MATRIX else answer.reshape(1, -1)
-    places = rows.argmax(axis=1)  # numpy lets a NaN win
-    return tuple(zip(rows[np.arange(len(rows)), places].tolist(), places.tolist(), strict=True))
+    if answer.ndim != _MATRIX or len(answer) == 1:  # by far the usual case
+        place = int(answer.argmax())  # numpy lets a NaN win
+        return ((answer.item(place), place),)
+    places = answer.argmax(axis=1)
+    return tuple(zip(answer[np.arange(len(answer)), places].tolist(), places.tolist(), strict=True))
 
 
 def _count_rows(model: Loaded, request: Request) -> int:

@@ -60,6 +60,7 @@ _KINDS: Final[dict[str, Any]] = {
     **dict.fromkeys(_FLOATS, float),
     BYTES: str,
 }
+_BY_DTYPE: Final = {np.dtype(name): said for name, said in DATATYPES.items() if said != BYTES}
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _BLANK = b"[], \t\r\n"
 _LENGTH = struct.Struct("<I")
@@ -85,12 +86,12 @@ def datatype_of(x: Array) -> str:
         ModelError: The protocol has none for its dtype.
 
     """
+    known = _BY_DTYPE.get(x.dtype)  # dtype.name is worked out anew each time
+    if known is not None:
+        return known
     if x.dtype.kind in "OSU":
         return BYTES
-    known = DATATYPES.get(x.dtype.name)
-    if known is None:
-        raise ModelError(f"an array of {x.dtype.name} cannot be said in the protocol")
-    return known
+    raise ModelError(f"an array of {x.dtype.name} cannot be said in the protocol")
 
 
 def require_fit(tensor: Tensor, datatype: str, shape: tuple[int, ...]) -> None:

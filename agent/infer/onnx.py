@@ -89,6 +89,7 @@ class OnnxRuntime:
         bound = _Bound.bind(self._session, self.inputs, self.outputs)
         # an attribute and not a method, because a call more is half a percent
         self.infer: Callable[[Array], tuple[Array, ...]] = bound.infer if bound else self._infer
+        self._bound = self.inputs[0].name if bound else None
 
     def _infer(self, x: Array) -> tuple[Array, ...]:
         if len(self.inputs) != 1:
@@ -97,6 +98,9 @@ class OnnxRuntime:
 
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
+        if self._bound is not None and len(inputs) == 1 and self._bound in inputs:
+            said = self.infer(inputs[self._bound])
+            return {tensor.name: x for tensor, x in zip(self.outputs, said, strict=True)}
         require_named(self.inputs, inputs)
         if self._session is None:
             raise ModelError("the model was closed")
@@ -112,7 +116,7 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """Drop the session and give its arena back to the operating system."""
-        self.infer = self._infer
+        self.infer, self._bound = self._infer, None
         self._session = None
         trim()
 

@@ -13,6 +13,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -91,7 +92,8 @@ class Door:
             )
         if not head.tcp:
             return None
-        if _name(head.host) not in self._hosts and not _is_address(_name(head.host)):
+        name, is_address = _place(head.host)
+        if not is_address and name not in self._hosts:
             return refuse(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "host",
@@ -124,19 +126,15 @@ def _is_own_page(head: Head) -> bool:
     return head.fetch_site in _OWN_SITE
 
 
-def _name(host: str) -> str:
-    """Return the host of ``host:port`` or ``[address]:port``, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
-
-
-def _is_address(name: str) -> bool:
+@lru_cache(maxsize=64)
+def _place(host: str) -> tuple[str, bool]:
+    """Return the name in ``name:port`` or ``[address]:port``, and whether it is an address."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     try:
         ip_address(name)
     except ValueError:
-        return False
-    return True
+        return name.lower(), False
+    return name, True
 
 
 def _digest(token: str) -> bytes:

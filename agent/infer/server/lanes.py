@@ -13,10 +13,14 @@ from contextlib import suppress
 from queue import Empty, Full, Queue
 from typing import Final
 
-QUICK_SECONDS: Final = 0.002
+QUICK_SECONDS: Final = 0.005
+HELD_UP_SECONDS: Final = 0.1
+"""One answer that took so long sends the slot to its lane at once."""
 KNOWN_AFTER: Final = 3
-_SHARE: Final = 0.2
-"""Of the newest answer in the moving average."""
+_NEWEST: Final = 0.2
+"""Share of the newest answer in the moving average."""
+_SLOW_SHARE: Final = 0.5
+"""A busy machine makes any answer slow now and then: so many are borne."""
 
 Job = Callable[[], None]
 
@@ -34,19 +38,21 @@ class Lane:
         self.slot = slot
         self._jobs: Queue[Job | None] = Queue(maxsize=waiting)
         self._thread: threading.Thread | None = None
-        self._seconds = 0.0
+        self._slow = 0.0
         self._answers = 0
 
     @property
     def quick(self) -> bool:
         """Whether the next answer may be waited for on the loop."""
-        return self._answers >= KNOWN_AFTER and self._seconds < QUICK_SECONDS
+        return self._answers >= KNOWN_AFTER and self._slow < _SLOW_SHARE
 
     def took(self, seconds: float) -> None:
         """Note how long an answer took."""
         self._answers += 1
-        share = max(_SHARE, 1 / self._answers)
-        self._seconds += share * (seconds - self._seconds)
+        if seconds > HELD_UP_SECONDS:
+            self._slow = 1.0
+        else:
+            self._slow += _NEWEST * ((seconds > QUICK_SECONDS) - self._slow)
 
     def submit(self, job: Job) -> bool:
         """Have a job done in the slot's thread; False when too many wait. It must not raise."""
