@@ -347,5 +347,7 @@ def _closed(*_: object) -> None:
 
 
 def _sentence(why: Exception) -> str:
+    if isinstance(why, SystemError):  # the library's own words hold an address of memory
+        return f"its build does not fit numpy {np.__version__}"
     text = _WHERE.sub("", str(why).strip()) or type(why).__name__
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]

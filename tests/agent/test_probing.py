@@ -84,7 +84,16 @@ def test_every_installed_library_makes_an_inference_in_a_child_of_its_own():
     assert onnx.opset > PROBE_OPSET
     assert "CPUExecutionProvider" in onnx.providers
     assert (litert.ir, litert.opset, litert.providers) == (None, None, ())
-    assert found.unusable == ()
+    assert not [u for u in found.unusable if OLD_NUMPY or u.library != "tflite-runtime"]
+
+
+@pytest.mark.skipif(
+    OLD_NUMPY or "tflite-runtime" not in libraries.present(), reason="it works, or is not there"
+)
+def test_a_library_that_imports_and_does_not_run_is_found_by_the_inference():
+    (unusable,) = joined(run_all()).unusable
+    assert (unusable.library, unusable.code) == ("tflite-runtime", "runtime-missing")
+    assert f"its build does not fit numpy {np.__version__}" in unusable.why
 
 
 def test_the_limits_that_are_reported_are_those_that_the_library_keeps():
