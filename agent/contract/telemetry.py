@@ -38,9 +38,9 @@ class Channel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One channel of a model's input, in the windows that were looked at.
 
     Attributes:
-        values: What it held.
+        values: What it held; empty until there are enough not to tell the values themselves.
         constant: Windows in which it had one value only.
-        outside: Values outside the range that the device's operator declared.
+        outside: Of ``values``, those outside the range that the device's operator declared.
         not_finite: Windows that were refused because it held a NaN or an infinity.
 
     """

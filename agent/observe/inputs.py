@@ -118,6 +118,7 @@ class Looking:
         self._holds = np.zeros(len(self._names), np.int64)
         self._longest = np.zeros(len(self._names))
         self._counts = np.zeros(len(self._names) * WIDTH, np.int64)
+        self._outside = np.zeros(len(self._names), np.int64)
         self._allowance_ns = 0.0
         self._cost_ns = 0
         self._last = -np.inf
@@ -185,19 +186,19 @@ class Looking:
                 name=name[:80],
                 values=written(counts[n]) if enough[n] else Sketch(),
                 constant=int(self._constant[n]),
-                outside=int(self._outside[n]),
+                outside=int(self._outside[n]) if enough[n] else 0,
                 not_finite=int(self._not_finite[n]),
             )
             for n, name in enumerate(self._names)
         )
         counts[enough] = 0
+        self._outside[enough] = 0
         self._start()
         return looked, channels
 
     def _start(self) -> None:
         self._looked = 0
         self._constant = np.zeros(len(self._names), np.int64)
-        self._outside = np.zeros(len(self._names), np.int64)
         self._not_finite = np.zeros(len(self._names), np.int64)
 
     def _values(self, given: Given) -> Iterator[tuple[Part, NDArray[np.float64]]]:

@@ -110,7 +110,7 @@ class Sensors:
         for channel in window.inputs:
             bad = Trouble(channel.name, "not-finite")
             yield bad, self._not_finite(channel)
-            if window.looked:
+            if channel.values.counts:
                 yield Trouble(channel.name, "outside"), self._outside(channel)
         if self._flowed and felt.rate_hz and felt.seconds >= _SHORT_SECONDS:
             yield Trouble("", "rate"), self._rate(window.samples / felt.seconds, felt.rate_hz)
@@ -131,7 +131,7 @@ class Sensors:
 
     def _outside(self, channel: Channel) -> str:
         seen = SignedSketch.read(channel.values).total
-        if not seen or channel.outside <= _OUTSIDE * seen:
+        if channel.outside <= _OUTSIDE * seen:
             return ""
         name = self._name(Trouble(channel.name, "outside"))
         return f"{name} is outside of its declared range in {channel.outside / seen:.0%} of values"

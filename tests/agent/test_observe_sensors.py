@@ -79,7 +79,8 @@ def test_a_channel_that_holds_nan_is_told_with_what_it_cost():
 
 def test_a_channel_outside_of_its_declared_range_is_told():
     wild = felt(channel={"values": ONES, "outside": 100})
-    first, well = walk(wild, felt(channel={"values": ONES, "outside": 10}))
+    first, few, well = walk(wild, felt(), felt(channel={"values": ONES, "outside": 10}))
+    assert few == ()
     assert first == (
         (BEGUN, "channel gyro_x of motion is outside of its declared range in 10% of values"),
     )
