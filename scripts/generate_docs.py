@@ -320,8 +320,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
             "config_runtime",
         )
     ),
-    "fleet-settings": lambda: settings(
-        ROOT / "fleet/config.py", lambda name: name.endswith("Config")
+    "fleet-settings": lambda: "\n\n".join(
+        settings(ROOT / f"fleet/{module}.py", lambda name: name.endswith("Config"))
+        for module in ("config", "config_home")
     ),
     "agent-commands": _agent_commands,
     "fleet-commands": _fleet_commands,
