@@ -16,7 +16,7 @@ from agent.infer.runtime import Runtime
 
 MODELS = Path(__file__).resolve().parents[1] / "base_model"
 ONNX = ("motion-int8.onnx", "motion-fp32.onnx")
-TFLITE = ("motion.tflite", "motion-int8.tflite")
+TFLITE = "motion.tflite"
 
 
 def main(place: Path) -> None:
@@ -33,10 +33,8 @@ def main(place: Path) -> None:
         answers |= _answers(f"onnxruntime/{model}", onnx.OnnxRuntime(MODELS / model), windows)
     for library in litert.LIBRARIES:
         told[library] = litert.probe(library).version
-        for model in TFLITE:
-            if (MODELS / model).exists():
-                runtime = litert.LiteRtRuntime(MODELS / model, library)
-                answers |= _answers(f"{library}/{model}", runtime, windows)
+        runtime = litert.LiteRtRuntime(MODELS / TFLITE, library)
+        answers |= _answers(f"{library}/{TFLITE}", runtime, windows)
     np.savez(place, **answers, **{f"told/{name}": np.array(word) for name, word in told.items()})
 
 

@@ -30,6 +30,7 @@ from story import (  # noqa: E402
     SLOT,
     Place,
     Story,
+    ask,
     base,
     enrol_one,
     found,
@@ -85,13 +86,15 @@ def check(options: list[str], prepare: Callable[[], object]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-arm64-"))
     story = Story(folder=folder, count=2, embedded=False, kill=None, say=_silent, rounds=1)
     page = Page()
+    stopped = True
     try:
         _look(page, story, quick=bool(options))
+        stopped = False
     finally:
         for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)
         story.cast.stop()
-        if page.failed:
+        if page.failed and not stopped:
             print(f"scripts/arm64 check: logs and state are in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -105,7 +108,7 @@ def _look(page: Page, story: Story, *, quick: bool) -> None:
     answers = _Answers(story.folder)
     runs = page.line("runs as aarch64", _what_it_is)
     infers = page.line("every runtime infers", answers.gather, after=runs)
-    for name, outputs in (("int8", "int8"), ("float", "fp32"), ("TFLite", "tflite")):
+    for name, outputs in (("int8", "int8"), ("float", "fp32"), ("TFLite", "motion.tflite")):
         page.line(f"{name} answers as here", lambda o=outputs: answers.compare(o), after=infers)
     joined = page.line("enrols", lambda: _enrol(story), after=runs)
     page.line("reports its libraries", lambda: _inventory(story), after=joined)
@@ -116,6 +119,7 @@ def _look(page: Page, story: Story, *, quick: bool) -> None:
     page.line("trains in a federated round", lambda: _round(story), after=onnx)
     tflite = page.line("takes a TFLite release", lambda: _update_tflite(story), after=onnx)
     page.line("measures TFLite as its twin", lambda: _alike(story, "tflite"), after=tflite)
+    page.line("answers over HTTP", lambda: _asked(story), after=onnx)
 
 
 def _what_it_is() -> str:
@@ -173,8 +177,9 @@ class _Answers:
 def _enrol(story: Story) -> str:
     found(story)
     for name, agent in (("aarch64", (*ARM64, "fieldfare-agent")), ("twin", None)):
-        place = Place(name, story.folder / name, trains=True)
+        place = Place(name, story.folder / name, trains=True, asked=not story.places)
         place.agent = agent or place.agent
+        place.update = "max_latency_ratio = 1000.0"  # speed means nothing under emulation
         enrol_one(story, place, *WRIST)
     story.wait(
         lambda: sum(v.presence == "online" for v in story.device_views().values()) == story.count,
@@ -204,12 +209,13 @@ def _update(story: Story) -> str:
 
 
 def _update_tflite(story: Story) -> str:
-    published = story.operate("model", "publish", str(MODELS / "motion.tflite"))
+    described = ["--description", str(MODELS / "motion-int8.json")]
+    published = story.operate("model", "publish", str(MODELS / "motion.tflite"), *described)
     release = f"{SLOT}/{published[0]['version']}"
     view = roll_out(story, "tflite", release, [])
     if view.status != "done":
         raise TimeoutError(f"the rollout of {release} ended as {view.status}: {view.why}")
-    return _told_of_update(story, release)
+    return _told_of_update(story, view.release)
 
 
 def _told_of_update(story: Story, release: str) -> str:
@@ -256,6 +262,14 @@ def _round(story: Story) -> str:
     if run.refused or run.replies < story.count:
         raise LookupError(f"{run.replies} replies came and {run.refused} were refused")
     return f"{run.rounds_completed} round, {run.replies} trained heads, {run.refused} refused"
+
+
+def _asked(story: Story) -> str:
+    ask(story)
+    asked = story.asked
+    if asked is None or asked.labelled < asked.windows:
+        raise LookupError(f"what was asked and labelled is {asked}")
+    return f"{asked.right} of {asked.windows} windows right; {asked.labelled} labels reached it"
 
 
 def _silent(_words: str) -> None:
