@@ -5,9 +5,11 @@ Rule 1: the agent's path is ``Serving.answer`` as the daemon uses it, with the r
         sketches of outputs and of sampled inputs by channel, their folding included.
 Rule 2: raw is ``session.run(None, feed)`` of onnxruntime, and ``set_tensor``, ``invoke`` and
         ``get_tensor`` of LiteRT, of the same file with the same options, one thread.
-Rule 3: both run in blocks of 256 calls that alternate, in changing order, in one process.
-        Two neighbours are a pair; the figures are medians over the calmer half of the pairs
-        (by the sum of both, so neither side is favoured), because other programs disturb.
+Rule 3: both run in blocks that alternate, in changing order, in one process. Two neighbours
+        are a pair; the figures are medians over the calmest quarter of the pairs (by the sum
+        of both, so neither side is favoured), because other programs disturb.
+Rule 4: a block is 256 calls, so that each holds one folding; of a model of more than 50 µs,
+        whose folding is less than a thousandth, it is as many as take 12 ms.
 """
 
 import argparse
@@ -90,15 +92,16 @@ def measure(subject: Subject, seconds: float) -> dict[str, str | float]:
     serving, x = serve(subject)
     raw = raw_onnx(subject.path, x) if subject.runtime == onnx.NAME else raw_litert(subject.path, x)
     agent: Callable[[], object] = partial(serving.answer, x)
-    block_us(raw), block_us(agent)
+    calls = calls_of(raw)
+    block_us(agent, calls)
     pairs: list[dict[str, float]] = []
     end = perf_counter_ns() + int(seconds * 1e9)
     sides = [("raw", raw), ("agent", agent)]
     while perf_counter_ns() < end or len(pairs) < 10:  # noqa: PLR2004 -- at least
         sides.reverse()
-        pairs.append({side: block_us(call) for side, call in sides})
-    assert serving.windows == (len(pairs) + 1) * BLOCK, "a window was lost"
-    calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: len(pairs) // 2]
+        pairs.append({side: block_us(call, calls) for side, call in sides})
+    assert serving.windows == (len(pairs) + 1) * calls, "a window was lost"
+    calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: max(len(pairs) // 4, 3)]
     raw_us, agent_us = (statistics.median(p[side] for p in calm) for side in ("raw", "agent"))
     return {
         "name": subject.name,
@@ -110,12 +113,18 @@ def measure(subject: Subject, seconds: float) -> dict[str, str | float]:
     }
 
 
-def block_us(call: Callable[[], object]) -> float:
+def calls_of(call: Callable[[], object]) -> int:
+    """Return how many calls make a block, after the first ones, which are slower."""
+    fastest = min(block_us(call, 8) for _ in range(10))
+    return max(1, min(BLOCK, int(12_000 / fastest)))
+
+
+def block_us(call: Callable[[], object], calls: int) -> float:
     """Return the mean of one block of calls, in µs."""
     started = perf_counter_ns()
-    for _ in range(BLOCK):
+    for _ in range(calls):
         call()
-    return (perf_counter_ns() - started) / BLOCK / 1000
+    return (perf_counter_ns() - started) / calls / 1000
 
 
 def serve(subject: Subject) -> tuple[Serving, Any]:

@@ -20,5 +20,5 @@ def test_the_inference_bench_tells_every_model_in_both_runtimes():
     assert {("motion-int8", "onnx"), ("perceptron-float32", "tflite")} <= told
     assert {runtime for _, runtime in told} == {"onnx", "tflite"}
     for model in models:
-        assert 0 < model["raw_us"] < model["raw_us"] + 1e5
+        assert model["raw_us"] > 0
         assert model["ratio"] == pytest.approx(model["agent_us"] / model["raw_us"], rel=0.01)
