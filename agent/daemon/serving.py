@@ -279,11 +279,12 @@ class Inference:
         release = self._store.read_manifest(assigned.digest)
         variant = choose(release, self._hardware, installed)
         self._store.require(variant.model.digest)
+        outside = self._place(slot, variant, installed) if self._place else None
         runtime = load(
             variant,
             self._store.path(variant.model.digest),
             installed,
-            outside=self._place(slot, variant, installed) if self._place else None,
+            outside=outside,
             died=lambda why: self._put(ModelDied(slot=slot, why=why)),
             waiting=self.waiting,
         )
@@ -299,7 +300,13 @@ class Inference:
         )
         if self._feedback is not None:
             self._feedback.introduce(slot, assigned.digest, release)
-        return Loaded(digest=assigned.digest, release=release, runtime=runtime, observer=recorder)
+        return Loaded(
+            digest=assigned.digest,
+            release=release,
+            runtime=runtime,
+            observer=recorder,
+            apart=outside is not None,
+        )
 
     def _recorder(self, loaded: Loaded) -> WindowRecorder:
         if not isinstance(loaded.observer, WindowRecorder):

@@ -55,6 +55,8 @@ class Loaded:
     """A release, its loaded model with what it remembers, and where its figures go.
 
     Attributes:
+        apart: Whether it runs in a process of its own, which may be waited for until its
+            deadline.
         place: Number of the output with the probabilities; ``NO_CLASS`` without.
         told: Number of the output whose values are told: that one, or the first.
 
@@ -67,6 +69,7 @@ class Loaded:
     release: Release
     runtime: Runtime
     observer: Observer
+    apart: bool = False
     place: int = field(init=False)
     told: int = field(init=False)
     memory: Memory | None = field(init=False)

@@ -100,6 +100,7 @@ class Offered:
         ready: Whether a request would be answered.
         platform: The runtime by its name in the Open Inference Protocol; "" without a model.
         stateful: Whether the model keeps a state along a ``Stream``.
+        apart: Whether it runs in a process of its own.
 
     """
 
@@ -111,6 +112,7 @@ class Offered:
     ready: bool = False
     platform: str = ""
     stateful: bool = False
+    apart: bool = False
 
 
 def prediction_id() -> str:

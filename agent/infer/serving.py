@@ -166,6 +166,7 @@ class Serving:
             ready=True,
             platform=platform_of(model.runtime.name),
             stateful=model.memory is not None,
+            apart=model.apart,
         )
 
     def _reply(self, request: Request) -> Response:

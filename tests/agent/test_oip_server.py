@@ -1,5 +1,6 @@
 """Models over HTTP: what is answered, what is refused, and that the next request works."""
 
+import dataclasses
 import gzip
 import json
 import socket
@@ -679,3 +680,41 @@ def test_a_stateful_model_keeps_its_state_along_a_sequence(tmp_path):
         assert ask(client, [1, 2]) == [1, 2]
         assert ask(client, [1, 2], sequence_id=7, sequence_end=True) == [3, 6]
         assert ask(client, [1, 2], sequence_id=7, sequence_start=True) == [1, 2]
+
+
+def test_a_model_in_a_process_of_its_own_is_never_waited_for_on_the_loop(tmp_path):
+    threads = set()
+
+    def request(slot, asked):
+        threads.add(threading.current_thread().name)
+        return place.servings[slot].request(asked)
+
+    model = dataclasses.replace(loaded(), apart=True)
+    with serving(tmp_path, {"motion": model}, request=request) as place, place.client() as client:
+        for _ in range(lanes.KNOWN_AFTER + 5):
+            assert client.infer(question()).status == 200
+    assert threads == {"serve-motion"}
+
+
+def test_a_quick_model_is_answered_on_the_loop_and_a_slow_one_no_longer(tmp_path, monkeypatch):
+    threads = []
+    waits = threading.Event()
+
+    def request(slot, asked):
+        threads.append(threading.current_thread().name)
+        if waits.is_set():
+            threading.Event().wait(0.02)
+        return place.servings[slot].request(asked)
+
+    monkeypatch.setattr(lanes, "QUICK_SECONDS", 0.01)
+    with serving(tmp_path, request=request) as place, place.client() as client:
+        while "serve" not in threads:
+            assert client.infer(question()).status == 200
+        waits.set()
+        threads.clear()
+        while "serve-motion" not in threads:
+            assert client.infer(question()).status == 200
+        waits.clear()
+        threads.clear()
+        while "serve" not in threads:
+            assert client.infer(question()).status == 200

@@ -1,7 +1,8 @@
 """Where a request becomes a reply.
 
 Rule 1: everything runs on the loop but the inference of slots that are not known to be quick,
-        and of bodies that are large or compressed: those have the lane of their slot.
+        of models in processes of their own, which may hang, and of bodies that are large or
+        compressed: those have the lane of their slot.
 Rule 2: who waits in a lane longer than the deadline gets 504. The model is not interrupted;
         what it then answers is dropped, and what was still waiting is not asked at all.
 Rule 3: whatever a model or an action raises leaves here as a reply.
@@ -213,7 +214,8 @@ class Desk:
             lane.took((time.perf_counter_ns() - started) / 1e9)
             return reply
 
-        if lane.quick and len(body) <= LIGHT_BYTES and not head.encoding:
+        light = len(body) <= LIGHT_BYTES and not head.encoding
+        if lane.quick and light and not offered.apart:
             told(work())
             return None
         return self._later(lane, work, told)
