@@ -37,6 +37,8 @@ LONGEST_LINE = 65536
 MOST_HEADERS = 100
 LARGEST_BODY = 1 << 31
 
+_JSON = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each answer
+
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
 
 DATATYPES = {
@@ -283,7 +285,7 @@ def _to_bytes(numpy: Any, array: Any) -> tuple[str, bytes]:
 
 
 def _encode(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("utf-8")
+    return _JSON.encode(value).encode("utf-8")
 
 
 # --- HTTP ----------------------------------------------------------------------------------
