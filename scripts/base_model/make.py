@@ -29,6 +29,7 @@ from recordings import (
 )
 
 from fleet.release.quantise import quantise_static
+from scripts.base_model.tflite_motion import motion_tflite
 
 CALIBRATION_STEP, GOLDEN_COUNT = 6, 8
 STRANGERS = (5, 6, 7, 8)
@@ -62,6 +63,8 @@ def main(weights: Path, folder: Path) -> None:
     small = quantise_static(full, list(known[::CALIBRATION_STEP, None]))
     (folder / "motion-fp32.onnx").write_bytes(full)
     (folder / "motion-int8.onnx").write_bytes(small)
+    (folder / "motion-fp32.tflite").write_bytes(motion_tflite(full))
+    (folder / "motion-int8.tflite").write_bytes(motion_tflite(small))
     (folder / "motion.tflite").write_bytes(build_tflite(full))
     chosen = np.linspace(0, len(known) - 1, GOLDEN_COUNT).astype(int)
     np.savez(folder / "motion-golden.npz", window=known[chosen])
