@@ -160,7 +160,7 @@ class _Answers:
         names = [n for n in self._here if model in n and not n.startswith("told/")]
         if not names:
             raise LookupError(f"no runtime has answered for a model called {model}")
-        worst = {n: float(np.abs(self._here[n] - self._there[n]).max()) for n in names}
+        worst = {n: _difference(self._here[n], self._there[n]) for n in names}
         most = max(worst, key=lambda name: worst[name])
         sentence = f"largest difference {worst[most]:.2g} in {most}; at most {TOLERANCE:g} may be"
         if not worst[most] <= TOLERANCE:
@@ -172,6 +172,12 @@ class _Answers:
         subprocess.run([*command, str(file)], capture_output=True, check=True)
         with np.load(file) as answers:
             return dict(answers)
+
+
+def _difference(here: np.ndarray, there: np.ndarray) -> float:
+    if here.shape != there.shape:
+        return float("inf")
+    return float(np.nan_to_num(np.abs(here - there), nan=np.inf).max())
 
 
 def _enrol(story: Story) -> str:

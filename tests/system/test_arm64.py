@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.brokers import eventually
@@ -20,7 +21,8 @@ PROGRAM = ROOT / "scripts" / "arm64_program"
 CANNOT = 69
 sys.path.insert(0, str(PROGRAM))
 
-import room  # noqa: E402 - of the checkout's scripts, not a package
+import check  # noqa: E402 - of the checkout's scripts, not a package
+import room  # noqa: E402
 import tree  # noqa: E402
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
@@ -156,6 +158,34 @@ def test_too_small_a_disk_is_said_before_anything_is_made(tmp_path):
     with pytest.raises(room.CannotError, match=r"needs .* MB of disk and .* MB are free"):
         tree._once(tmp_path / "part", "one", 2**60, lambda: None)
     assert not (tmp_path / "part").exists()
+
+
+def test_a_registration_serves_a_tree_only_if_it_is_on_and_keeps_its_interpreter(tmp_path):
+    entry = tmp_path / "entry"
+    assert not room._serves(entry)
+    for text, serves in (
+        ("enabled\ninterpreter /usr/bin/q\nflags: POF\n", True),
+        ("enabled\ninterpreter /usr/bin/q\nflags: PO\n", False),
+        ("disabled\ninterpreter /usr/bin/q\nflags: POF\n", False),
+    ):
+        entry.write_text(text)
+        assert room._serves(entry) is serves
+
+
+@pytest.mark.parametrize(
+    "there", [[1.0, 0.1], [1.0, float("nan")], [1.0]], ids=["far", "not a number", "shorter"]
+)
+def test_answers_that_differ_fail_and_nothing_is_built_on_them(tmp_path, capsys, there):
+    answers = check._Answers(tmp_path)
+    answers._here = {"runtime/motion-int8/probabilities": np.array([1.0, 0.0])}
+    answers._there = {"runtime/motion-int8/probabilities": np.array(there)}
+    page = check.Page()
+    assert not page.line("alike", lambda: answers.compare("int8"))
+    assert not page.line("builds on it", lambda: "never", after=False)
+    said = capsys.readouterr().out.splitlines()
+    assert page.failed
+    assert [line.split()[0] for line in said] == ["FAILED", "not"]
+    assert "at most 0.0001 may be" in said[0]
 
 
 @as_root
