@@ -3,9 +3,14 @@
 Rule 1: windows stand in the operator's file, and among those that people labelled; the
         latter come and go while the agent runs, so each has a name that stays.
 Rule 2: *withheld* windows are counted here and decide nothing.
+Rule 3: labels come for years, and a check has a time limit: of the kept windows the newest
+        are answered, for as long as ``PATIENCE_SECONDS`` lasts.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from agent.contract.manifest import Release
 from agent.contract.messages import Quality
@@ -20,7 +25,13 @@ from agent.worker.jobs import CheckJob, Labels, LearnJob
 NO_WINDOWS = "this device has no labelled windows that fit the release"
 
 
-def measure(runtime: Runtime, release: Release, job: CheckJob) -> Labels | None:
+PATIENCE_SECONDS: Final = 20.0
+_BLOCK: Final = 16
+
+
+def measure(
+    runtime: Runtime, release: Release, job: CheckJob, clock: Callable[[], float] = monotonic
+) -> Labels | None:
     """Return how a release answers the windows that judge it; None where it has no classes.
 
     Raises:
@@ -41,16 +52,38 @@ def measure(runtime: Runtime, release: Release, job: CheckJob) -> Labels | None:
         decide += right_answers(runtime, *file.of(Split.DECIDE), release.probabilities).tolist()
         withheld += right_answers(runtime, *file.of(Split.WITHHELD), release.probabilities).tolist()
     if kept is not None:
-        right = right_answers(runtime, *kept.of(Split.DECIDE), release.probabilities)
+        output, began = release.probabilities, clock()
+        half, whole = began + PATIENCE_SECONDS / 2, began + PATIENCE_SECONDS
+        right = _newest(runtime, kept, Split.DECIDE, output, lambda: clock() < half)
         pairs = zip(names, kept.split.tolist(), strict=True)
         decided = [name for name, split in pairs if split == Split.DECIDE]
-        known = dict(zip(decided, right.tolist(), strict=True))
-        withheld += right_answers(runtime, *kept.of(Split.WITHHELD), release.probabilities).tolist()
+        known = dict(zip(reversed(decided), right, strict=False))
+        withheld += _newest(runtime, kept, Split.WITHHELD, output, lambda: clock() < whole)
     return Labels(
         decide=tuple(decide),
         kept=known,
         withheld=Quality(right=sum(withheld), windows=len(withheld)),
     )
+
+
+def _newest(
+    runtime: Runtime,
+    windows: LabelledWindows,
+    split: Split,
+    output: str,
+    has_time: Callable[[], bool],
+) -> list[bool]:
+    """Return for each window of a split whether it is answered rightly, the newest first.
+
+    It ends early when the time is up, but not before the first few.
+    """
+    x, y = windows.of(split)
+    found: list[bool] = []
+    while len(found) < len(x) and (not found or has_time()):
+        end = len(x) - len(found)
+        block = slice(max(0, end - _BLOCK), end)
+        found += right_answers(runtime, x[block], y[block], output).tolist()[::-1]
+    return found
 
 
 def own_windows(job: LearnJob, release: Release) -> LabelledWindows:

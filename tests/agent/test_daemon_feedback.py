@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agent.config_inference import FeedbackConfig
+from agent.contract.telemetry import Window
 from agent.daemon.feedback import NOT_FINITE, ON_A_BORDER, Feedback, Tally
 from agent.disk import Disk
 from agent.errors import NewerStateError, UnknownModelError
@@ -90,6 +91,24 @@ def test_labels_count_for_the_release_that_predicted(tmp_path):
         DIGEST: Tally(labelled=1, right=0),
         digest_of(newer): Tally(labelled=1, right=1),
     }
+
+
+def test_labels_stand_in_the_window_of_their_release_or_in_one_of_its_own(tmp_path):
+    labels = feedback(tmp_path)
+    newer = msgspec.structs.replace(RELEASE, version="2", target="models/motion/2.json")
+    labels.introduce("motion", digest_of(newer), newer)
+    old, new = predict(labels), predict(labels, release=digest_of(newer))
+    labels.take("motion", said(id=old, label="still"))
+    labels.take("motion", said(id=new, label="walk"))
+    open_one = Window(
+        slot="motion", release=digest_of(newer), number=7, opened_ms=1, closed_ms=2, inferences=0
+    )
+    told = labels.onto((open_one,), lambda _: 8)
+    assert told[0] == msgspec.structs.replace(open_one, labelled=1, right=1)
+    (extra,) = told[1:]
+    assert (extra.release, extra.number, extra.inferences) == (DIGEST, 8, 0)
+    assert (extra.labelled, extra.right) == (1, 0)
+    assert labels.onto((open_one,), lambda _: 9) == (open_one,)
 
 
 def test_several_labels_stand_each_for_itself(tmp_path):

@@ -85,6 +85,22 @@ def test_a_release_is_measured_on_both_and_each_labelled_window_keeps_its_name(t
     assert labels.windows == 6
 
 
+def test_of_many_labelled_windows_the_newest_are_answered_while_there_is_time(tmp_path):
+    x = windows(50)
+    keep(tmp_path, x, said(x), [Split.DECIDE, Split.WITHHELD] * 25)
+    now = iter([0.0, 9.0, 11.0, 12.0, 21.0])
+    job = check_job(tmp_path, kept="motion")
+    labels = measure(OnnxRuntime(classifier(0)), RELEASE, job, clock=lambda: next(now))
+    assert labels is not None
+    assert list(labels.kept) == [f"0011aabb-{n}/0" for n in range(48, -2, -2)]
+    assert labels.withheld.windows == 25
+    slow = iter([0.0, 11.0, 21.0])
+    labels = measure(OnnxRuntime(classifier(0)), RELEASE, job, clock=lambda: next(slow))
+    assert labels is not None
+    assert list(labels.kept) == [f"0011aabb-{n}/0" for n in range(48, 16, -2)]
+    assert (labels.withheld.windows, labels.withheld.right) == (16, 16)
+
+
 def test_labelled_windows_are_enough_without_a_file(tmp_path):
     x = windows(3)
     keep(tmp_path, x, said(x), [Split.TRAIN, Split.DECIDE, Split.WITHHELD])
