@@ -142,6 +142,8 @@ class Announcing:
             return
         slot = said.slot
         self._newest[slot] = said
+        if said.label not in self._classes.get(slot, ()):
+            self.tell()  # another model's class; Home Assistant takes none that it does not know
         told, now = self._told.get(slot), monotonic()
         wait = wait_seconds(told, said.label, now, self._config.every_seconds)
         if wait == 0:

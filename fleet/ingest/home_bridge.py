@@ -195,7 +195,7 @@ class HomeBridge:
 
     def _heard(self, message: Arrived) -> None:
         if message.topic == status_topic(self._discovery):
-            if message.payload == ONLINE and not message.retained:
+            if message.payload == ONLINE:  # retained or not: once too often does no harm
                 self._told.again_at = monotonic() + SystemRandom().uniform(0.0, self._pauses.jitter)
             return
         device = device_of(self._discovery, message.topic)

@@ -187,6 +187,15 @@ class Reports:
             for row in reversed(rows)
         ]
 
+    def newest_window(self, device: str, slot: str) -> Window | None:
+        """Return the window of a slot that closed last, found by its index."""
+        row = self._database.row(
+            "SELECT body FROM windows WHERE device = ? AND slot = ? ORDER BY closed_ms DESC LIMIT 1",
+            device,
+            slot,
+        )
+        return decode(Window, row["body"].encode()) if row else None
+
     def forget(self, before_ms: int, *, limit: int = 1000) -> int:
         """Remove windows and alarms that the manager took before a moment; returns how many.
 

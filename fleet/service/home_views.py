@@ -6,6 +6,8 @@ Rule 2: an *update* shows what the fleet wants of a device. It cannot be install
 """
 
 import logging
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version as version_of
 from typing import Final
 
@@ -78,16 +80,16 @@ def shown(desk: Desk) -> tuple[Shown, ...]:
             len(selected),
             MAX_DEVICES,
         )
-    return tuple(_show(desk, device) for device in selected[:MAX_DEVICES])
+    find = cache(desk.registry.models.find)  # most devices run the same
+    return tuple(_show(desk, device, find) for device in selected[:MAX_DEVICES])
 
 
-def _show(desk: Desk, device: Device) -> Shown:
+def _show(desk: Desk, device: Device, find: Callable[[str], Published | None]) -> Shown:
     prefix = desk.config.home_assistant.prefix
     topics = OwnerTopics(prefix=prefix, device=device.id)
     told = device.reported.slots if device.reported else {}
     running = {
-        slot: desk.registry.models.find(report.current) if report.current else None
-        for slot, report in told.items()
+        slot: find(report.current) if report.current else None for slot, report in told.items()
     }
     states = {topics.status: ONLINE if device.presence == "online" else OFFLINE}
     desired = desk.registry.devices.desired(device.id)
@@ -99,7 +101,7 @@ def _show(desk: Desk, device: Device) -> Shown:
         states[topics.health(slot)] = encode_state(health_of(version, window, why))
         wish = desired.get(slot)
         refused = wish is None or wish.digest in report.denied
-        wanted = None if wish is None or refused else desk.registry.models.find(wish.digest)
+        wanted = None if wish is None or refused else find(wish.digest)
         states[topics.update(slot)] = update_state(
             installed=version,
             latest=None if wanted is None else wanted.release.version,
@@ -132,8 +134,7 @@ def _classes(runs: Published | None) -> tuple[str, ...]:
 
 def _window(desk: Desk, device: str, slot: str, release: str | None) -> Window | None:
     """Return the newest window of the release that runs, if it can be shown."""
-    newest = desk.registry.reports.windows(device, slot, limit=1)
-    window = newest[0].window if newest else None
+    window = desk.registry.reports.newest_window(device, slot)
     if window is None or window.release != release:
         return None
     try:

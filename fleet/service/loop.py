@@ -50,6 +50,8 @@ _CHUNK_SECONDS = 0.02
 _ANSWER_SECONDS = 60.0
 _METADATA_SECONDS = 3600.0
 _PRUNE_SECONDS = 3600.0
+_SHOW_SHARE = 50
+"""What is shown elsewhere takes at most one part in so many of the manager's time."""
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _MAX_UNSENT_CHUNK_BYTES = 1024 * 1024
 """Chunks that lie before an assignment in the connection's own queue."""
@@ -210,8 +212,9 @@ class RunningManager:
             if not self._errands.alive:
                 self.fail("the thread that gives and takes broker accounts has ended")
         if self._bridge is not None and now >= self._show_next:
-            self._show_next = now + self._desk.config.home_assistant.every_seconds
             self._bridge.show(home_views.shown(self._desk))
+            pause = _SHOW_SHARE * (time.monotonic() - now)
+            self._show_next = now + max(self._desk.config.home_assistant.every_seconds, pause)
         if now >= self._prune_next:
             self._prune_next = now if self._prune() else now + _PRUNE_SECONDS
         if now - self._checked_metadata >= _METADATA_SECONDS or not self._checked_metadata:

@@ -116,3 +116,13 @@ def test_device_events_are_kept_once_by_device_and_id(tmp_path):
     assert [e.event for e in reports.evaluations("cd" * 32)] == [evaluation]
     assert [a.event.why for a in reports.alarms(D)] == ["no"]
     assert len(registry.events.read(kinds=("device.update",))) == 2
+
+
+def test_the_newest_window_of_a_slot_is_found(tmp_path):
+    reports = new_registry(tmp_path, 2).reports
+    reports.windows_add(D, BOOT, [a_window(n, NOW + n) for n in (1, 3, 2)], at_ms=NOW)
+    reports.windows_add(E, BOOT, [a_window(9, NOW + 9)], at_ms=NOW)
+    newest = reports.newest_window(D, "motion")
+    assert newest is not None
+    assert newest.number == 3
+    assert reports.newest_window(D, "pump") is None
