@@ -20,7 +20,15 @@ class Histogram(Struct, frozen=True, kw_only=True):
 
 
 class Sketch(Struct, frozen=True, kw_only=True):
-    """A mergeable sketch of values of either sign, see ``contract.sketch``."""
+    """A mergeable sketch of values of either sign, see ``contract.sketch``.
+
+    Attributes:
+        level: The ratio of a bucket's bounds is ``(1.05/0.95) ** 2**level``.
+        buckets: Numbers that rise, at most 64: 0 is nearer to zero than 1e-6, ``k`` above 0 the
+            ``k``-th from there on, ``-k`` the same below zero.
+        counts: Values in each.
+
+    """
 
     level: Annotated[int, Meta(ge=0, le=64)] = 0
     buckets: tuple[int, ...] = ()
