@@ -19,8 +19,7 @@ class ServeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     Attributes:
         socket: The Unix socket, always there; whoever may write to it may ask.
-        mode: Of the socket, in octal.
-        group: The group it is given to; unset, the agent's own.
+        mode: Of the socket, in octal; its owner and group are the agent's.
         tcp: An address and port besides, ``127.0.0.1:8000``; it needs ``token_file``.
         token_file: Holds what callers over TCP show as ``Authorization: Bearer``.
         hosts: Names by which this machine is called over TCP, beside its addresses, its host
@@ -38,7 +37,6 @@ class ServeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     socket: Path = Path("/run/fieldfare/inference.sock")
     mode: Annotated[str, Meta(pattern=r"^0[0-7]{3}$(?!\n)")] = "0660"
-    group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     tcp: Annotated[str, Meta(min_length=1, max_length=80)] | None = None
     token_file: Path | None = None
     hosts: tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...] = ()

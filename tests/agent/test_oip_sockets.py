@@ -1,7 +1,5 @@
 """Where models are listened for: sockets, ports, tokens, and their place in the daemon."""
 
-import grp
-import os
 import socket
 import stat
 import time
@@ -26,15 +24,6 @@ def test_the_socket_has_its_mode_and_goes_with_the_server(tmp_path):
         assert stat.S_ISSOCK(found.st_mode)
         assert stat.S_IMODE(found.st_mode) == 0o600
         assert sorted(path.name for path in tmp_path.iterdir()) == ["inference.sock"]
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_socket_is_given_to_its_group(tmp_path):
-    group = grp.getgrgid(os.getgid()).gr_name
-    with serving(tmp_path, group=group) as place:
-        assert place.path.stat().st_gid == os.getgid()
-    with pytest.raises(ConfigError, match="does not exist"), serving(tmp_path, group="no-such"):
-        pass
     assert not list(tmp_path.iterdir())
 
 
@@ -73,7 +62,7 @@ def test_a_socket_that_took_our_name_meanwhile_is_left_alone(tmp_path):
 )
 def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path, path, why):
     with pytest.raises(ConfigError, match=why):
-        sockets.open_unix(tmp_path / path, 0o660, None)
+        sockets.open_unix(tmp_path / path, 0o660)
 
 
 @pytest.mark.parametrize(

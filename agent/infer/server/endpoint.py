@@ -77,14 +77,14 @@ class Endpoint:
         """Listen, and answer from now on.
 
         Raises:
-            ConfigError: A socket, the token file or a group is not as it has to be.
+            ConfigError: A socket or the token file is not as it has to be.
 
         """
         config = self._config
         token = None
         if config.tcp is not None and config.token_file is not None:
             token = sockets.read_token(config.token_file)
-        self._unix = sockets.open_unix(config.socket, int(config.mode, 8), config.group)
+        self._unix = sockets.open_unix(config.socket, int(config.mode, 8))
         try:
             if config.tcp is not None:
                 self._tcp = sockets.open_tcp(config.tcp)

@@ -8,7 +8,6 @@ Rule 2: the socket appears under its name with its mode already set, in one rena
 import contextlib
 import errno
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ class UnixDoor:
                 self.path.unlink()
 
 
-def open_unix(path: Path, mode: int, group: str | None) -> UnixDoor:
+def open_unix(path: Path, mode: int) -> UnixDoor:
     """Listen on a Unix socket.
 
     Raises:
@@ -59,8 +58,6 @@ def open_unix(path: Path, mode: int, group: str | None) -> UnixDoor:
         with _explained(f"socket {path} of [serve]"):
             fresh.unlink(missing_ok=True)
             listening.bind(str(fresh))
-            if group is not None:
-                _give_to(fresh, group)
             fresh.chmod(mode)
             listening.listen(BACKLOG)
             found = fresh.lstat()
@@ -170,17 +167,6 @@ def _require_free(path: Path) -> None:
                 return
             raise ConfigError(f"socket {path} of [serve]: {why.strerror or why}") from why
     raise ConfigError(f"socket {path} of [serve] is served by another program already")
-
-
-def _give_to(path: Path, group: str) -> None:
-    try:
-        shutil.chown(path, group=group)
-    except LookupError as why:
-        raise ConfigError(f"group {group!r} of [serve] does not exist on this machine") from why
-    except PermissionError as why:
-        raise ConfigError(
-            f"the agent's user is not in group {group!r} of [serve], and may not give to it"
-        ) from why
 
 
 @contextlib.contextmanager
