@@ -224,7 +224,7 @@ def _runtimes(facts: Facts) -> Iterator[Check]:
     probe = facts.probe
     say = doubt if probe.runtimes else ill
     for unusable in probe.unusable:
-        yield say(f"runtime:{unusable.library}", unusable.why)
+        yield say(f"runtime:{unusable.library.removeprefix('runtime.')}", unusable.why)
     if probe.runtimes:
         names = ", ".join(
             f"{r.library or r.name} {r.version}{f' in runtime.{r.worker}' if r.worker else ''}"

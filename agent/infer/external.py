@@ -28,10 +28,12 @@ from agent.errors import (
     DeadlineError,
     MalformedError,
     ModelError,
+    StoreError,
     WorkerError,
     WrongTensorsError,
 )
 from agent.infer import oip
+from agent.infer.engines import Engine
 from agent.infer.external_link import HttpAnswer
 from agent.infer.external_worker import MODEL, OK, Described, Outside, Worker, begin
 from agent.infer.oip_documents import read_error
@@ -41,6 +43,7 @@ from agent.infer.supervised import Supervised
 log = logging.getLogger(__name__)
 
 _INFER: Final = f"/v2/models/{MODEL}/infer"
+_END_SECONDS: Final = 2.0
 _WAITING_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _SOUND_SECONDS: Final = 60.0
@@ -147,13 +150,19 @@ class ExternalRuntime:
             raise DeadlineError(why) from None
         except (OSError, MalformedError) as bad:
             worker.process.kill()
-            self._lost(worker, str(worker.process.wait() if isinstance(bad, OSError) else bad))
+            end = worker.process.wait(_END_SECONDS) if isinstance(bad, OSError) else bad
+            self._lost(worker, str(end))
             raise WorkerError(f"{self._why}; it is being started again") from bad
         outputs = self._read(answer)
-        engine = self._outside.engine
-        if engine is not None and not engine.built:
-            engine.keep()
+        if wanted.engine is not None and not wanted.engine.built:
+            self._keep(wanted.engine)
         return outputs
+
+    def _keep(self, engine: Engine) -> None:
+        try:
+            engine.keep()
+        except StoreError as why:  # the answer is right; it will be compiled again
+            log.warning("engine=not-kept name=%s why=%r", self._outside.program.name, str(why))
 
     def _read(self, answer: HttpAnswer) -> dict[str, Array]:
         name = self._outside.program.name

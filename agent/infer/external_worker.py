@@ -30,6 +30,7 @@ MODEL: Final = "model"
 OK: Final = 200
 _LOOK_SECONDS: Final = 0.02
 _SHORT_SECONDS: Final = 5.0
+_END_SECONDS: Final = 5.0
 _LONGEST_SOCKET_PATH: Final = 100
 
 
@@ -133,7 +134,7 @@ def begin(
     except AgentError as why:
         crashed = process.ended and not isinstance(why, RuntimeMissingError)
         process.kill()
-        process.wait()
+        process.wait(_END_SECONDS)
         if wanted.engine is not None and crashed and not stopping.is_set():
             wanted.engine.forget()
         raise

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from agent.errors import InputRefusedError, ModelError, NotServingError
 from agent.infer.asking import Said, name_classes, seen_rows, try_to_ask
 from agent.infer.comparison import Comparison, Missed, Seen
+from agent.infer.complaining import Complaints
 from agent.infer.loaded import Answer, Loaded, Observer, Sink, decide, is_probability
 from agent.infer.pair import Pair
 from agent.infer.requests import Offered, Request, Response, platform_of, prediction_id
@@ -68,6 +69,7 @@ class Serving:
         self._owned: list[Runtime] = []
         self._cutter: Cutter = Unfed("there is no model")
         self._refused = 0
+        self._complaints = Complaints()
         self._cut_off = -1
         self.windows = 0
         self.duty = 1
@@ -197,7 +199,7 @@ class Serving:
             case InputRefusedError():
                 model.observer.refuse(request.inputs)
             case ModelError():
-                log.warning("inference=failed release=%s why=%r", model.digest[:16], str(said))
+                self._complaints.add(model.digest, said)
                 model.observer.fail()
         return said
 
@@ -252,7 +254,7 @@ class Serving:
             model.observer.refuse(window)
             return Missed.REFUSED
         except ModelError as why:
-            log.warning("inference=failed release=%s why=%r", model.digest[:16], str(why))
+            self._complaints.add(model.digest, why)
             model.observer.fail()
             return Missed.FAILED
         latency_ns = perf_counter_ns() - started

@@ -118,9 +118,12 @@ class Supervised:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child.pid, signal.SIGKILL)
 
-    def wait(self) -> ModelError | RuntimeMissingError:
-        """Return how it ended, when it has."""
-        status = self._child.wait()
+    def wait(self, seconds: float | None = None) -> ModelError | RuntimeMissingError:
+        """Return how it ended, when it has, or that it does not within so many seconds."""
+        try:
+            status = self._child.wait(seconds)
+        except subprocess.TimeoutExpired:  # a driver can hold even what was killed
+            return WorkerError(f"{self._name} was killed and does not end")
         self._heard.join(1.0)  # a grandchild may hold the pipe open
         if status == DATA_ERROR:
             return ModelError(self._last_words or f"{self._name} does not take this model")

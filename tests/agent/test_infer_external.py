@@ -20,6 +20,7 @@ from agent.errors import (
     WorkerError,
 )
 from agent.infer import engines
+from agent.infer.complaining import Complaints
 from agent.infer.engines import Engine
 from agent.infer.external import ExternalRuntime
 from agent.infer.external_worker import Outside
@@ -429,3 +430,22 @@ def test_a_state_directory_that_takes_no_engine_is_a_store_error(tmp_path):
     blocked.path.parent.write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="engines"):
         blocked.prepare()
+
+
+def test_a_disk_that_takes_no_engine_costs_no_answer(run, tmp_path, caplog):
+    runtime = run(building(tmp_path, awaits_build=True))
+    marker = tmp_path / "state" / "engines"
+    for folder in (p for p in marker.iterdir() if p.is_dir()):
+        folder.with_name(folder.name + ".built.new").mkdir()
+    with caplog.at_level("WARNING", logger="agent.infer.external"):
+        assert runtime.infer(one(1.0))[0].tolist() == [-1.0]
+    assert "engine=not-kept" in caplog.text
+
+
+def test_a_model_that_fails_all_the_time_is_logged_seldom(caplog):
+    complaints = Complaints()
+    with caplog.at_level("WARNING", logger="agent.infer.complaining"):
+        for _ in range(1000):
+            complaints.add("a" * 64, ModelError("the model failed"))
+    assert len(caplog.records) == 10
+    assert "times=512" in caplog.text
