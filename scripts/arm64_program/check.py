@@ -45,7 +45,6 @@ TOLERANCE = 1e-4
 """Four digits: at most so far may an answer be from this machine's."""
 LIBRARIES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 WRIST = (6, "left")
-ARM64 = (sys.executable, str(_HERE / "main.py"))
 _FAILURES = (TimeoutError, LookupError, subprocess.CalledProcessError, OSError)
 
 
@@ -75,20 +74,26 @@ class Page:
         print(f"  {verdict:<9}  {seconds:4.0f} s  {what:<34} {told}".rstrip(), flush=True)
 
 
-def check(options: list[str], prepare: Callable[[], object]) -> int:
-    """Look at everything, and return 0 only if all of it holds."""
+def check(options: list[str], enter: Callable[[], list[str]]) -> int:
+    """Look at everything, and return 0 only if all of it holds.
+
+    Args:
+        options: Of the command line.
+        enter: Makes the tree where it is missing, and returns the words before a command in it.
+
+    """
     if options not in ([], ["--quick"]):
         print(USAGE, file=sys.stderr)
         return 2
     if shutil.which("mosquitto") is None:
         raise CannotError("the check needs the mosquitto broker: install the package mosquitto")
-    prepare()
+    room = tuple(enter())
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-arm64-"))
     story = Story(folder=folder, count=2, embedded=False, kill=None, say=_silent, rounds=1)
     page = Page()
     stopped = True
     try:
-        _look(page, story, quick=bool(options))
+        _look(page, story, room, quick=bool(options))
         stopped = False
     finally:
         for ignored in (signal.SIGINT, signal.SIGTERM):
@@ -104,13 +109,13 @@ def check(options: list[str], prepare: Callable[[], object]) -> int:
     return 1 if page.failed else 0
 
 
-def _look(page: Page, story: Story, *, quick: bool) -> None:
-    answers = _Answers(story.folder)
-    runs = page.line("runs as aarch64", _what_it_is)
+def _look(page: Page, story: Story, room: tuple[str, ...], *, quick: bool) -> None:
+    answers = _Answers(story.folder, room)
+    runs = page.line("runs as aarch64", lambda: _what_it_is(room))
     infers = page.line("every runtime infers", answers.gather, after=runs)
     for name, outputs in (("int8", "int8"), ("float", "fp32"), ("TFLite", "motion.tflite")):
         page.line(f"{name} answers as here", lambda o=outputs: answers.compare(o), after=infers)
-    joined = page.line("enrols", lambda: _enrol(story), after=runs)
+    joined = page.line("enrols", lambda: _enrol(story, room), after=runs)
     page.line("reports its libraries", lambda: _inventory(story), after=joined)
     if quick:
         return
@@ -122,13 +127,13 @@ def _look(page: Page, story: Story, *, quick: bool) -> None:
     page.line("answers over HTTP", lambda: _asked(story), after=onnx)
 
 
-def _what_it_is() -> str:
+def _what_it_is(room: tuple[str, ...]) -> str:
     program = (
         "import os, platform as p; r = p.freedesktop_os_release();"
         "print(p.machine(), r['PRETTY_NAME'], 'Python', p.python_version(), sep='|')"
     )
     done = subprocess.run(
-        [*ARM64, "python", "-c", program], capture_output=True, text=True, check=True
+        [*room, "python", "-c", program], capture_output=True, text=True, check=True
     )
     machine, *rest = done.stdout.strip().split("|")
     if machine != "aarch64":
@@ -139,8 +144,8 @@ def _what_it_is() -> str:
 class _Answers:
     """Answers of all runtimes to the golden inputs, of this machine and of the tree."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, room: tuple[str, ...]) -> None:
+        self._folder, self._room = folder, room
         self._here: dict[str, np.ndarray] = {}
         self._there: dict[str, np.ndarray] = {}
 
@@ -149,7 +154,7 @@ class _Answers:
         program = _HERE / "answers.py"
         self._here = self._read("here", [sys.executable, str(program)])
         inside = f"scripts/{_HERE.name}/{program.name}"
-        self._there = self._read("there", [*ARM64, "python", inside])
+        self._there = self._read("there", [*self._room, "python", inside])
         told = {n: str(v) for n, v in self._there.items() if n.startswith("told/")}
         if told["told/machine"] != "aarch64":
             raise LookupError(f"the answers come from a machine called {told['told/machine']}")
@@ -180,9 +185,9 @@ def _difference(here: np.ndarray, there: np.ndarray) -> float:
     return float(np.nan_to_num(np.abs(here - there), nan=np.inf).max())
 
 
-def _enrol(story: Story) -> str:
+def _enrol(story: Story, room: tuple[str, ...]) -> str:
     found(story)
-    for name, agent in (("aarch64", (*ARM64, "fieldfare-agent")), ("twin", None)):
+    for name, agent in (("aarch64", (*room, "fieldfare-agent")), ("twin", None)):
         place = Place(name, story.folder / name, trains=True, asked=not story.places)
         place.agent = agent or place.agent
         place.update = "max_latency_ratio = 1000.0"  # speed means nothing under emulation

@@ -35,7 +35,6 @@ from tree import (
     say,
 )
 
-_HERE = Path(__file__).resolve().parent
 TESTS = ("tests/agent", "tests/contract")
 NO_LIMIT = "qemu does not apply a limit of address space to what it runs"
 PASSED_OVER = {
@@ -57,24 +56,22 @@ def main(arguments: list[str]) -> int:
             print(__doc__.strip())
             return 0 if arguments else 2
         case ["make"]:
-            Cache(_rooted(cache_folder())).open(DEVICE_ENVIRONMENT)
+            _device_room()
             return 0
         case ["check", *options]:
             from check import check  # noqa: PLC0415 -- the only one that needs the fleet
 
-            return check(options, lambda: Cache(_rooted(cache_folder())).open(DEVICE_ENVIRONMENT))
+            return check(options, _device_room)
         case ["tests", *options]:
             command = _pytest(options)
             cache = Cache(_rooted(cache_folder()))
             cache.open(TEST_ENVIRONMENT)
-            return _enter(cache, ["--dev", "--", *command])
+            return _become([*cache.entry(dev=True), *command])
         case [word, *_] if word.startswith("-"):
             print(f"arm64: {word} is no option of scripts/arm64; see --help", file=sys.stderr)
             return 2
         case command:
-            cache = Cache(_rooted(cache_folder()))
-            cache.open(DEVICE_ENVIRONMENT)
-            return _enter(cache, ["--", *command])
+            return _become([*_device_room(), *command])
 
 
 def _rooted(folder: Path) -> Path:
@@ -83,10 +80,14 @@ def _rooted(folder: Path) -> Path:
     return folder
 
 
-def _enter(cache: Cache, words: list[str]) -> int:
-    room = [sys.executable, str(_HERE / "room.py"), "--tree", str(cache.tree)]
-    room += ["--checkout", str(ROOT), *words]
-    os.execv(room[0], room)  # noqa: S606 -- we turn into it, and signals reach it
+def _device_room() -> list[str]:
+    cache = Cache(_rooted(cache_folder()))
+    cache.open(DEVICE_ENVIRONMENT)
+    return cache.entry()
+
+
+def _become(command: list[str]) -> int:
+    os.execv(command[0], command)  # noqa: S606 -- we turn into it, and signals reach it
 
 
 def _pytest(options: list[str]) -> list[str]:

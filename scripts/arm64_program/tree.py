@@ -110,6 +110,11 @@ class Cache:
             self._make(environment)
             self._take(fcntl.LOCK_SH)  # another may have the lock in between: look again
 
+    def entry(self, *, dev: bool = False) -> list[str]:
+        """Return the words before a command that is to run in the tree."""
+        room = [sys.executable, str(_ROOM), "--tree", str(self.tree), "--checkout", str(ROOT)]
+        return [*room, *(["--dev"] if dev else []), "--"]
+
     def _take(self, kind: int) -> None:
         try:
             fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
@@ -138,7 +143,7 @@ class Cache:
 
     def _make_tree(self) -> None:
         say(f"making a Debian tree for arm64 ({SUITE}); this takes about three minutes")
-        command = [PROGRAMS["mmdebstrap"], "--quiet", "--architectures=arm64", "--variant=minbase"]
+        command = [PROGRAMS["mmdebstrap"], "--architectures=arm64", "--variant=minbase"]
         command += [f"--include={INCLUDED}", SUITE, str(self.tree)]
         # mmdebstrap runs Debian's package scripts as aarch64: binfmt_misc has to be there
         room = [sys.executable, str(_ROOM), "--", *command]
@@ -151,8 +156,7 @@ class Cache:
     def _make_environment(self, environment: Environment) -> None:
         place = environment.place
         say(f"making {place} in the tree from {environment.pins.relative_to(ROOT)}")
-        room = [sys.executable, str(_ROOM), "--tree", str(self.tree), "--checkout", str(ROOT)]
-        room += ["--writable", "--"]
+        room = [*self.entry()[:-1], "--writable", "--"]
         name = Path(place).name
         venv = [*room, "/usr/bin/python3", "-m", "venv", "--without-pip", place]
         self._run(name, venv, "the tree's Python made no virtual environment")
@@ -266,8 +270,12 @@ def _once(place: Path, recipe: str, size_bytes: int, make: Callable[[], None]) -
             f"{place} needs {size_bytes // 10**6} MB of disk and {free // 10**6} MB are free; "
             f"make room, or name another folder in {VARIABLE}"
         )
-    make()
-    (place / ".ready").write_text(recipe)
+    try:
+        make()
+        os.sync()  # a power cut must not leave the file that says it is whole, and no more
+        (place / ".ready").write_text(recipe)
+    except OSError as why:
+        raise UnmadeError(f"{place} could not be made: {why}") from why
 
 
 def _tree_recipe() -> str:

@@ -135,6 +135,14 @@ def test_an_interrupted_making_leaves_nothing_that_would_be_used(tmp_path):
     assert met == [False]  # nothing of the first try was there any more
 
 
+@as_root
+def test_a_first_run_without_network_says_so(tmp_path):
+    ended = arm64("make", before=("unshare", "--net"), FIELDFARE_ARM64_DIR=tmp_path)
+    assert ended.returncode == CANNOT
+    assert ended.stderr.count("without a network") == 1
+    assert not (tmp_path / "tree/.ready").exists()
+
+
 def test_a_part_is_made_again_after_a_failure_and_when_its_recipe_changes(tmp_path):
     place, made = tmp_path / "part", []
 
@@ -176,7 +184,7 @@ def test_a_registration_serves_a_tree_only_if_it_is_on_and_keeps_its_interpreter
     "there", [[1.0, 0.1], [1.0, float("nan")], [1.0]], ids=["far", "not a number", "shorter"]
 )
 def test_answers_that_differ_fail_and_nothing_is_built_on_them(tmp_path, capsys, there):
-    answers = check._Answers(tmp_path)
+    answers = check._Answers(tmp_path, ())
     answers._here = {"runtime/motion-int8/probabilities": np.array([1.0, 0.0])}
     answers._there = {"runtime/motion-int8/probabilities": np.array(there)}
     page = check.Page()
