@@ -249,7 +249,7 @@ def test_a_variant_of_a_vendors_provider_is_served_by_its_worker(serving, store)
 
 
 def test_the_watchdog_is_fed_while_a_slot_waits_for_its_worker(serving, store):
-    here, fed = serving(configured("--compile", "2.2")), []
+    here, fed = serving(configured("--compile", "1.3")), []
     here.inference.waiting = lambda: fed.append(1)
     here.serve(put(store, turned()))
     assert fed

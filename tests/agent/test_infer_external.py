@@ -256,8 +256,8 @@ def test_a_command_that_is_not_there_is_one_sentence(run):
 
 
 def test_a_worker_that_is_never_ready_is_stopped(run):
-    with pytest.raises(WorkerError, match=r"was not ready within 0\.5 s"):
-        run(outside("--mood", "never-ready", start_seconds=0.5))
+    with pytest.raises(WorkerError, match=r"was not ready within 0\.3 s"):
+        run(outside("--mood", "never-ready", start_seconds=0.3))
 
 
 def test_what_a_worker_may_use_is_limited_before_its_first_instruction(run, tmp_path, monkeypatch):
@@ -315,10 +315,10 @@ def test_a_runtime_that_is_closed_leaves_no_process_and_no_folder(run):
 
 def test_who_waits_for_a_worker_is_called_meanwhile(tmp_path):
     calls = []
-    wanted = building(tmp_path, "--compile", "2.5", awaits_build=True)
+    wanted = building(tmp_path, "--compile", "1.2", awaits_build=True)
     path = write_model(tmp_path, negative())
     ExternalRuntime(wanted, path, waiting=lambda: calls.append(1)).close()
-    assert len(calls) >= 2
+    assert calls
 
 
 def test_a_worker_that_talks_all_the_time_does_not_fill_the_log(run, caplog):
@@ -341,9 +341,9 @@ def engine(tmp_path, **changes):
 
 def building(tmp_path, *more: str, **changes):
     return outside(
-        *("--compile", "1.0", *more),
+        *("--compile", "0.5", *more),
         engine=engine(tmp_path),
-        start_seconds=changes.pop("start_seconds", 0.8),
+        start_seconds=changes.pop("start_seconds", 0.3),
         build_seconds=60.0,
         **changes,
     )
@@ -369,8 +369,8 @@ def test_an_engine_that_was_built_is_used_and_nobody_waits_for_a_build(run, tmp_
 
 
 def test_who_may_not_wait_for_a_build_is_told_that_it_was_not_ready(run, tmp_path):
-    with pytest.raises(WorkerError, match=r"was not ready within 0\.5 s"):
-        run(building(tmp_path, start_seconds=0.5))
+    with pytest.raises(WorkerError, match=r"was not ready within 0\.3 s"):
+        run(building(tmp_path))
 
 
 def test_a_compilation_at_the_first_inference_is_awaited_too(run, tmp_path):
