@@ -59,9 +59,9 @@ from agent.contract.tensors import FlowerMessage, Metadata, decode_message, enco
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
 from agent.contract.vectors import read_vectors
 from agent.errors import ContractError, ModelError, TrustError
+from agent.infer import litert, onnx_file, tflite_file
 from agent.infer.arrays import read_npz, write_npz
 from agent.infer.onnx import PROBE_MODEL
-from agent.infer.onnx_file import examine_content
 from agent.update.refresh import refresh
 from agent.update.trust import RefreshJob, RefreshResult, TrustState, pin
 from tests.signed_fleet import SignedFleet
@@ -317,12 +317,13 @@ def models() -> tuple[Parser, list[bytes]]:
 
     def parse(content: bytes) -> None:
         each(
-            lambda: examine_content(memoryview(content), "the model"),
+            lambda: onnx_file.examine_content(memoryview(content), "the model"),
+            lambda: tflite_file.examine_content(memoryview(content), "the model"),
             lambda: read_npz(content, limit_bytes=MAX_INPUT_BYTES),
         )
 
     small = (folder / "motion-int8.onnx").read_bytes()[: MAX_INPUT_BYTES // 2]
-    return parse, [PROBE_MODEL, small, golden]
+    return parse, [PROBE_MODEL, litert.PROBE_MODEL, small, golden]
 
 
 PARSERS: dict[str, Callable[[], tuple[Parser, list[bytes]]]] = {
