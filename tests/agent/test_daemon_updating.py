@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, ChildDiedError, CorruptError, StoreError
+from agent.errors import (
+    AgentError,
+    ChildDiedError,
+    CorruptError,
+    DeadlineError,
+    StoreError,
+    WorkerError,
+)
+from agent.infer.engines import Engine
 from agent.update import journal, machine
 from agent.update.slot import Checking, Fetching, Idle
 from tests.releases import Published
@@ -66,6 +74,8 @@ def test_a_rotten_manifest_of_the_running_release_refuses_no_other(tmp_path):
     [
         pytest.param(ChildDiedError("the check worker was killed by SIGSEGV", 11), id="it died"),
         pytest.param(AgentError("the check worker was stopped after 60 seconds"), id="it hung"),
+        pytest.param(WorkerError("runtime.jetson was killed by SIGSEGV"), id="its worker died"),
+        pytest.param(DeadlineError("runtime.jetson did not answer"), id="its worker hung"),
     ],
 )
 def test_a_child_that_dies_three_times_over_a_release_denies_it(tmp_path, why):
@@ -77,6 +87,36 @@ def test_a_child_that_dies_three_times_over_a_release_denies_it(tmp_path, why):
         assert isinstance(life.state.phase, Idle)
         assert life.serving == OLD.digest
         assert (NEW.digest in life.state.denied) == (tries == machine.MAX_ATTEMPTS)
+
+
+def test_engines_of_what_runs_and_of_the_last_good_stay_and_go_with_their_release(tmp_path):
+    newest = Published(4)
+    wishes = (NEW, newest)
+    told = ((NEW, "succeeded"), (newest, "succeeded"))
+    story = Story(name="twice", before=(OLD,), wishes=wishes, ends=newest, told=told)
+    prepare(story, tmp_path)
+    life = Life(Disk(tmp_path), story, Director(wishes))
+    life.start()
+
+    def built(release: Published) -> Engine:
+        made = Engine(
+            life.disk, release.model.digest, runtime="r", version="1", providers=(), options={}
+        )
+        made.prepare()
+        made.keep()
+        return made
+
+    old = built(OLD)
+    until_checking(life)
+    new = built(NEW)
+    life._work()
+    assert life.serving == NEW.digest
+    assert (old.built, new.built) == (True, True)
+    life.updating.tell(SLOT, machine.Wanted(newest.assigned))
+    life._work()
+    assert life.serving == newest.digest
+    assert (old.built, new.built) == (False, True)
+    assert not old.path.exists()
 
 
 def test_a_disk_that_is_full_at_the_start_stops_no_inference_and_begins_no_attempt(tmp_path):
