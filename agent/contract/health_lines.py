@@ -30,6 +30,10 @@ def health_lines(health: Health) -> Iterator[tuple[str, str]]:
         yield "throttled", f"since it started: {', '.join(before)}"
     yield from _power_lines(health)
     yield from _disk_lines(health)
+    if health.served is not None:
+        refused = [f"{count} {why}" for why, count in sorted(health.served.refused.items())]
+        more = f"; refused: {', '.join(refused)}" if refused else ""
+        yield "over HTTP", f"{health.served.answered} requests answered{more}"
 
 
 def _power_lines(health: Health) -> Iterator[tuple[str, str]]:

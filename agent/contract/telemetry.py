@@ -128,6 +128,20 @@ class Wear(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reserve: Text | None = None
 
 
+class Served(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came over HTTP (``[serve]``) since the agent started.
+
+    Attributes:
+        answered: Requests of every kind that were answered.
+        refused: The others, by reason: the code of an error, or a word such as ``rate``,
+            ``token`` or ``origin``.
+
+    """
+
+    answered: Count = 0
+    refused: dict[Text, Count] = {}
+
+
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the machine itself is; a figure that it does not give is absent.
 
@@ -152,6 +166,7 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
         disk_written_bytes: By this process, since it started.
         wear: By block device.
         duty: One in so many windows is answered; 1 where the device is cool.
+        served: What was asked over HTTP; absent where nothing is listened on.
 
     """
 
@@ -174,6 +189,7 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk_written_bytes: Count | None = None
     wear: Annotated[dict[Text, Wear], Meta(max_length=8)] = {}
     duty: Annotated[int, Meta(ge=1, le=1024)] = 1
+    served: Served | None = None
 
     @property
     def hottest(self) -> tuple[str, float] | None:
@@ -202,22 +218,8 @@ class Owner(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: Count = 0
 
 
-class Served(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came over HTTP (``[serve]``) since the last report.
-
-    Attributes:
-        answered: Requests of every kind that were answered.
-        refused: The others, by reason: the code of an error, or a word such as ``rate``,
-            ``token`` or ``origin``.
-
-    """
-
-    answered: Count = 0
-    refused: dict[Text, Count] = {}
-
-
 class Telemetry(Versioned, frozen=True, kw_only=True):
-    """Windows in one message, how the machine is, and what came by other interfaces."""
+    """Windows in one message, how the machine is, and what came by the owner's broker."""
 
     ts: Count
     up: Count
@@ -228,7 +230,6 @@ class Telemetry(Versioned, frozen=True, kw_only=True):
     refused_labels: Count = 0
     health: Health | None = None
     owner: Owner | None = None
-    served: Served | None = None
 
 
 class Prediction(Versioned, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ Rule 2: inference needs neither broker: it starts and ends on its own.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -14,7 +15,6 @@ from agent.contract.codec import encode
 from agent.contract.limits import MAX_TELEMETRY_BYTES
 from agent.contract.telemetry import Telemetry, Window
 from agent.daemon.agenda import Agenda
-from agent.daemon.announcing import Wish
 from agent.daemon.feedback import Feedback
 from agent.daemon.health import MachineHealth
 from agent.daemon.moments import wall_ms
@@ -31,6 +31,9 @@ from agent.link.inbox import Inbox, Lane
 from agent.observe.resources import rss_bytes
 from agent.update.store import Store
 from agent.worker.jobs import ProbeAnswer
+
+if TYPE_CHECKING:
+    from agent.daemon.announcing import Wish
 
 
 class Answering:
@@ -56,7 +59,7 @@ class Answering:
         reporting: Reporting,
         disk: Disk,
         agenda: Agenda,
-        wishes: Callable[[], Mapping[str, Wish]],
+        wishes: Callable[[], "Mapping[str, Wish]"],
     ) -> None:
         """Join them; ``wishes`` says what the fleet wants of each slot.
 
@@ -152,14 +155,13 @@ class Answering:
             outbox_bytes=totals.size_bytes,
             dropped_reports=totals.dropped,
             owner=self.owner.counts(),
-            served=self.offering.counts(),
             refused_labels=self.feedback.close_refused(),
-            health=self.health.reading(),
+            health=replace(self.health.reading(), served=self.offering.counts()),
         )
         self._reporting.telemetry(told)
         for part in more:
             self._reporting.telemetry(
-                replace(told, windows=part, owner=None, served=None, refused_labels=0, health=None)
+                replace(told, windows=part, owner=None, refused_labels=0, health=None)
             )
 
     def counted(self, probed: ProbeAnswer | None) -> ProbeAnswer | None:

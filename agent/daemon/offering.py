@@ -86,7 +86,7 @@ class Offering:
             log.warning(event("serving-in-the-open", tcp=config.tcp, why="no TLS: see docs"))
 
     def counts(self) -> Served | None:
-        """Return what was asked since the last call; looks after the server as well."""
+        """Return what was asked so far, and look after the server."""
         endpoint = self._endpoint
         if endpoint is None:
             return None

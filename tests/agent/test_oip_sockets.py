@@ -8,7 +8,8 @@ import pytest
 
 from agent.config_file import parse_config
 from agent.config_serving import ServeConfig
-from agent.contract.telemetry import Served
+from agent.contract.health_lines import health_lines
+from agent.contract.telemetry import Health, Served
 from agent.daemon import offering
 from agent.daemon.agenda import Agenda
 from agent.daemon.offering import Offering
@@ -181,7 +182,7 @@ def test_without_serve_nothing_is_listened_on():
     assert not place.alarms
 
 
-def test_what_is_asked_stands_in_telemetry_once(tmp_path):
+def test_what_is_asked_is_counted_and_told(tmp_path):
     path = tmp_path / "s.sock"
     place = Offered(ServeConfig(socket=path))
     place.offering.start()
@@ -191,8 +192,10 @@ def test_what_is_asked_stands_in_telemetry_once(tmp_path):
         client = Client(there)
         assert client.ask("GET", "/v2").status == 200
         assert client.infer(question()).status == 404
-    assert place.offering.counts() == Served(answered=1, refused={"model-unknown": 1})
-    assert place.offering.counts() == Served()
+    told = Served(answered=1, refused={"model-unknown": 1})
+    assert place.offering.counts() == told
+    lines = dict(health_lines(Health(ts=0, served=told)))
+    assert lines == {"over HTTP": "1 requests answered; refused: 1 model-unknown"}
     place.offering.stop()
     assert not path.exists()
 

@@ -96,8 +96,8 @@ class Endpoint:
         self._ready.wait(DRAIN_SECONDS)
 
     def counts(self) -> Counts:
-        """Return what was asked since the last call."""
-        return self._tally.take()
+        """Return what was asked since it was made."""
+        return self._tally.counts()
 
     def stop(self, timeout_seconds: float = 2 * DRAIN_SECONDS) -> bool:
         """Stop listening, let what is being answered end; False if the thread goes on."""

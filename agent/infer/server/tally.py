@@ -1,4 +1,4 @@
-"""How often models were asked here, and what was refused and why."""
+"""How often models were asked here, and what was refused and why, since the start."""
 
 import threading
 from collections import Counter
@@ -21,7 +21,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Requests between two moments.
+    """Requests so far.
 
     Attributes:
         answered: With status 200.
@@ -43,7 +43,7 @@ class Tally:
         self.models: dict[str, Asked] = {}
 
     def count(self, reply: Reply) -> int:
-        """Count one reply; return how often one for this reason was given since ``take``."""
+        """Count one reply; return how often one for this reason was given by now."""
         with self._lock:
             if reply.status == HTTPStatus.OK:
                 self._answered += 1
@@ -62,10 +62,7 @@ class Tally:
             asked.refused += 1
             asked.refused_ns += took_ns
 
-    def take(self) -> Counts:
-        """Return what was counted since the last call."""
+    def counts(self) -> Counts:
+        """Return what was counted."""
         with self._lock:
-            counts = Counts(self._answered, dict(self._refused))
-            self._answered = 0
-            self._refused.clear()
-        return counts
+            return Counts(self._answered, dict(self._refused))
