@@ -70,7 +70,9 @@ def probe_worker(name: str, wanted: RuntimeConfig) -> Hosted:
             finally:
                 runtime.close()
     except (ModelError, ValueError, RuntimeMissingError) as why:
-        raise RuntimeMissingError(f"runtime.{name} does not work here: {why}") from why
+        said = str(why).removeprefix(f"runtime.{name} ")
+        told = f"it {said}" if said != str(why) else said
+        raise RuntimeMissingError(f"runtime.{name} does not work here: {told}") from why
     if answer.tolist() != [-1.0]:
         raise RuntimeMissingError(f"runtime.{name} computes wrongly here")
     return Hosted(

@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never, cast, get_args
 
@@ -170,16 +171,16 @@ def check(job: CheckJob) -> CheckAnswer:
         _require_memory(str(why))
         refused = Finding(check="load", held=False, why=str(why)[:500])
         return CheckAnswer(findings=(refused,), rss_bytes=_resident_bytes(), code=why.code)
-    finding = check_golden(runtime, golden, release.golden_tolerance)
-    rss_bytes = _resident_bytes() + _resident_outside(job, runtime)
-    if not finding.held:
-        _require_memory(finding.why)
-    labels = None
-    if finding.held and (job.samples or job.kept):
-        from agent.worker.labelled import measure
+    with closing(runtime):
+        finding = check_golden(runtime, golden, release.golden_tolerance)
+        rss_bytes = _resident_bytes() + _resident_outside(job, runtime)
+        if not finding.held:
+            _require_memory(finding.why)
+        labels = None
+        if finding.held and (job.samples or job.kept):
+            from agent.worker.labelled import measure
 
-        labels = measure(runtime, release, job)
-    runtime.close()
+            labels = measure(runtime, release, job)
     return CheckAnswer(findings=(finding,), rss_bytes=rss_bytes, labels=labels)
 
 

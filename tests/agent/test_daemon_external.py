@@ -109,7 +109,7 @@ def test_a_configured_runtime_that_does_not_work_is_told_of_and_the_others_are_u
     found = joined({"onnxruntime": own, "runtime.jetson": answer})
     assert found.runtimes == (OWN,)
     (unusable,) = found.unusable
-    assert unusable.why.startswith("runtime.jetson does not work here: runtime.jetson ended with")
+    assert unusable.why.startswith("runtime.jetson does not work here: it ended with status 127")
     assert unusable.code == "runtime-missing"
 
 
