@@ -8,6 +8,7 @@ Rule 1: whoever gives floats gets floats, so that a quantised variant takes and 
 Rule 2: what lies outside of the range is the nearest end of it, never a wrapped integer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,14 +34,9 @@ class Quantised:
     dtype: np.dtype[np.generic]
     scale: float
     zero_point: int
-    _lowest: int = field(init=False)
-    _highest: int = field(init=False)
     _table: Array | None = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = np.iinfo(self.dtype.name)
-        object.__setattr__(self, "_lowest", int(limits.min))
-        object.__setattr__(self, "_highest", int(limits.max))
         table = None
         if self.dtype.itemsize == 1:
             table = self._dequantised(np.arange(256, dtype=np.uint8).view(self.dtype))
@@ -48,11 +44,27 @@ class Quantised:
 
     def write(self, x: Array) -> Array:
         """Return finite floats of any shape as the model's integers."""
-        steps = np.divide(x, np.float32(self.scale), dtype=np.float32)
-        np.rint(steps, out=steps)
-        steps += np.float32(self.zero_point)
-        np.clip(steps, self._lowest, self._highest, out=steps)
-        return steps.astype(self.dtype)
+        return self.writer(x.shape)(x)
+
+    def writer(self, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+        """Return ``write`` for one shape and one thread: what it returns is the same array."""
+        steps, q = np.empty(shape, np.float32), np.empty(shape, self.dtype)
+        scale, zero_point = np.float32(self.scale), np.float32(self.zero_point)
+        limits = np.iinfo(self.dtype.name)
+        lowest, highest = (
+            np.float32((limit - self.zero_point) * self.scale) for limit in (limits.min, limits.max)
+        )
+
+        def write(x: Array) -> Array:
+            np.maximum(x, lowest, steps)
+            np.minimum(steps, highest, steps)
+            np.divide(steps, scale, steps)
+            np.rint(steps, steps)
+            np.add(steps, zero_point, steps)
+            q[...] = steps
+            return q
+
+        return write
 
     def read(self, q: Array) -> Array:
         """Return the model's integers as float32 of the same shape."""
