@@ -56,11 +56,11 @@ class Quantised:
         )
 
         def write(x: Array) -> Array:
-            np.maximum(x, lowest, steps)
-            np.minimum(steps, highest, steps)
-            np.divide(steps, scale, steps)
-            np.rint(steps, steps)
-            np.add(steps, zero_point, steps)
+            np.maximum(x, lowest, out=steps)
+            np.minimum(steps, highest, out=steps)
+            np.divide(steps, scale, out=steps)
+            np.rint(steps, out=steps)
+            np.add(steps, zero_point, out=steps)
             q[...] = steps
             return q
 
