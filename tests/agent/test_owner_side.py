@@ -97,6 +97,8 @@ class House:
 @contextmanager
 def house(tmp_path: Path, manager: SmallManager, home: HomeBroker, config: str = CONFIG):
     bench = Bench(tmp_path, manager, config.format(url=home.url))
+    early = "window_seconds = 0.5\ndrift_first = 10\ndrift_newest = 10"
+    bench.config.write_text(bench.config.read_text().replace("window_seconds = 0.5", early))
     built = manager.publish(classifier(0), placement(1))
     owner = home.listener("#")
     with bench.run() as agent:
@@ -131,6 +133,7 @@ def test_a_maker_sees_a_class_by_its_name_in_home_assistant(tmp_path, manager, h
         inside.until(lambda: shown(owner, found()["motion_version"]) == "v1")
         inside.until(lambda: shown(owner, found()["motion_latency"]))
         assert 0 < shown(owner, found()["motion_confidence"]) <= 100
+        inside.until(lambda: shown(owner, found()["motion_drift"]) == 0.0)
         update = owner.document(inside.topic("update"))
         assert (update["installed_version"], update["latest_version"]) == ("v1", "v1")
         assert owner.newest(str(found()["online"]["state_topic"])) == b"online"

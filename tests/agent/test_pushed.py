@@ -4,6 +4,8 @@ import json
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config_file import parse_config
 from agent.errors import ConfigError, MalformedError
@@ -47,6 +49,27 @@ def test_an_object_with_none_of_the_fields_is_somebody_elses(said):
 def test_an_object_that_is_no_sample_says_why(payload, why):
     with pytest.raises(MalformedError, match=why):
         read_fields(payload, FIELDS)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(st.sampled_from(["acceleration", "x", "y", "moving"]), inner)
+            ),
+            max_leaves=12,
+        ).map(lambda said: json.dumps(said).encode()),
+    )
+)
+def test_whatever_arrives_is_samples_or_nothing_or_malformed(payload):
+    try:
+        block = read_fields(payload, FIELDS)
+    except MalformedError:
+        return
+    assert block is None or (block.ndim, block.shape[1]) == (2, 3)
 
 
 def test_a_number_beyond_float32_becomes_infinite_for_the_models_own_check():

@@ -38,6 +38,7 @@ from tests.home_broker import HomeBroker, OwnersClient
 from tests.manager_home import join, make_desk, make_home, serving
 from tests.small_fleet import BOOT, a_release, a_reported, a_window, assigned
 
+pytestmark = pytest.mark.slow
 ORIGIN = bridge_origin("demo")
 DIGEST = "1" * 64
 QUICK = Pauses(settle=0.3, jitter=0.1, again=0.05)
