@@ -127,8 +127,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(30)
+        self._process.stdout.close()
 
     def measure(
         self, address: object, request: bytes, connections: int, seconds: float

@@ -1,8 +1,10 @@
 """Models over HTTP: what is answered, what is refused, and that the next request works."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
+import random
 import socket
 import threading
 import zlib
@@ -718,3 +720,50 @@ def test_a_quick_model_is_answered_on_the_loop_and_a_slow_one_no_longer(tmp_path
         threads.clear()
         while "serve" not in threads:
             assert client.infer(question()).status == 200
+
+
+STATUSES = {200, 400, 401, 403, 404, 405, 408, 413, 421, 429, 431, 500, 503, 504}
+
+
+def test_whatever_is_sent_is_answered_by_the_standard_or_closed_and_the_next_request_works(
+    tmp_path,
+):
+    chance = random.Random(4)
+    framed = oip.write_request({"x": window()})
+    length = {"Inference-Header-Content-Length": str(framed.json_length)}
+    whole = [
+        written("POST", "/v2/models/motion/infer", question()),
+        written("POST", "/v2/models/motion/infer", framed.content, length),
+        written("GET", "/v2/models/motion") * 3,
+        (
+            b"POST /v2/models/motion/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b'5\r\n{"inp\r\n0\r\n\r\n'
+        ),
+    ]
+    with serving(tmp_path) as place:
+        for _ in range(300):
+            raw = bytearray(chance.choice(whole))
+            for _ in range(chance.randint(1, 6)):
+                at = chance.randrange(len(raw))
+                match chance.randrange(4):
+                    case 0:
+                        raw[at] = chance.randrange(256)
+                    case 1:
+                        del raw[at : at + chance.randint(1, 40)]
+                    case 2:
+                        raw[at:at] = chance.randbytes(chance.randint(1, 40))
+                    case _:
+                        raw[at:at] = raw[: chance.randint(1, len(raw))]
+                raw = raw or bytearray(b"\n")
+            with place.client() as client:
+                client.send(raw)
+                client.there.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        heard = client.hear()
+                        assert heard.status in STATUSES
+                        assert heard.status == 200 or heard.error
+        with place.client() as client:
+            assert answered(client)
+        assert "bug" not in place.endpoint.counts().refused
+        assert not place.ended
