@@ -89,12 +89,13 @@ class OwnerTopics:
 
         """
         require_topic(topic)
-        ours = {f"{self.response(slot)}" for slot in slots}
+        answers = (self.response, self.feedback_response)
+        ours = {answer(slot) for slot in slots for answer in answers}
         below = tuple(f"{answer}/" for answer in ours)
         if topic.startswith(f"{self.prefix}/") and not (topic in ours or topic.startswith(below)):
             raise MalformedError(
                 f"response topic {topic!r} is one of ours: take one outside {self.prefix}/, or "
-                "below .../infer/response"
+                "below .../infer/response or .../feedback/response"
             )
         taken = next((name for name in foreign if matches(name, topic)), None)
         if taken is not None:

@@ -17,6 +17,7 @@ FOREIGN = ("zigbee2mqtt/#", "homeassistant/#", "sensors/+/raw")
         "fieldfare-panel/x",
         "fieldfare/d-abc/motion/infer/response",
         "fieldfare/d-abc/pump/infer/response/panel-7",
+        "fieldfare/d-abc/motion/feedback/response",
         "sensors/left/cooked",
         "größe",
     ],
