@@ -120,6 +120,10 @@ class ExternalRuntime:
         require_input(self.inputs[0], x)
         return tuple(self._ask({self.inputs[0].name: x}).values())
 
+    def infer_one(self, x: Array, place: int) -> Array:
+        """Run a model of one input for one of its outputs."""
+        return self.infer(x)[place]
+
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
         require_named(self.inputs, inputs)

@@ -123,8 +123,9 @@ class LiteRtRuntime:
         self.outputs: tuple[Tensor, ...] = tuple(port.tensor for port in outs)
         # an attribute and not a method, because a call more is half a percent
         self.infer: Callable[[Array], tuple[Array, ...]] = self._infer
+        self.infer_one: Callable[[Array, int], Array] = self._infer_one
         if self._is_plain():
-            self.infer = self._plain(ins[0])
+            self.infer, self.infer_one = self._plain(ins[0])
 
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
@@ -139,7 +140,7 @@ class LiteRtRuntime:
 
     def close(self) -> None:
         """Drop the interpreter and give its memory back to the operating system."""
-        self.infer = self._infer
+        self.infer, self.infer_one = self._infer, self._infer_one
         self._set = self._invoke = self._get = _closed
         self._interpreter = self._wrapper = None
         trim()
@@ -148,6 +149,9 @@ class LiteRtRuntime:
         if len(self._ins) != 1:
             raise ModelError(f"the model takes {len(self._ins)} inputs: give them by name")
         return tuple(self._run([self._ins[0].taken(x)]))
+
+    def _infer_one(self, x: Array, place: int) -> Array:
+        return self._infer(x)[place]
 
     def _run(self, inputs: Sequence[Array]) -> list[Array]:
         if self._wrapper is None:
@@ -172,13 +176,16 @@ class LiteRtRuntime:
             and -1 not in self._ins[0].tensor.shape
         )
 
-    def _plain(self, port: _Port) -> Callable[[Array], tuple[Array, ...]]:
+    def _plain(
+        self, port: _Port
+    ) -> tuple[Callable[[Array], tuple[Array, ...]], Callable[[Array, int], Array]]:
         index, tensor, shape = port.index, port.tensor, port.tensor.shape
         dtype = np.dtype(tensor.dtype)
         weights, is_float = finite_weights(tensor), dtype.kind == "f"
-        set_tensor, invoke, get, places = self._set, self._invoke, self._get, self._places
+        set_tensor, invoke, places = self._set, self._invoke, self._places
+        get: Callable[[int, int], Array] = self._get
 
-        def infer(x: Array) -> tuple[Array, ...]:
+        def infer_one(x: Array, place: int) -> Array:
             if x.shape != shape or x.dtype != dtype:
                 x = port.taken(x)
             if weights is not None:
@@ -189,11 +196,14 @@ class LiteRtRuntime:
             try:
                 set_tensor(index, x)
                 invoke()
-                return tuple([get(place, 0) for place in places])
+                return get(places[place], 0)
             except _FAILURES as why:
                 raise ModelError(f"the model failed: {_sentence(why)}") from why
 
-        return infer
+        def infer(x: Array) -> tuple[Array, ...]:
+            return infer_one(x, 0), *[get(place, 0) for place in places[1:]]
+
+        return infer, infer_one
 
     def _allocate_first(self, ports: Sequence[_Port]) -> bool:
         try:

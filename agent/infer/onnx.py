@@ -89,12 +89,18 @@ class OnnxRuntime:
         bound = _Bound.bind(self._session, self.inputs, self.outputs)
         # an attribute and not a method, because a call more is half a percent
         self.infer: Callable[[Array], tuple[Array, ...]] = bound.infer if bound else self._infer
+        self.infer_one: Callable[[Array, int], Array] = (
+            bound.infer_one if bound else self._infer_one
+        )
         self._bound = self.inputs[0].name if bound else None
 
     def _infer(self, x: Array) -> tuple[Array, ...]:
         if len(self.inputs) != 1:
             raise ModelError(f"the model takes {len(self.inputs)} inputs: give them by name")
         return tuple(self.infer_named({self.inputs[0].name: x}).values())
+
+    def _infer_one(self, x: Array, place: int) -> Array:
+        return self._infer(x)[place]
 
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
@@ -116,7 +122,7 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """Drop the session and give its arena back to the operating system."""
-        self.infer, self._bound = self._infer, None
+        self.infer, self.infer_one, self._bound = self._infer, self._infer_one, None
         self._session = None
         trim()
 
@@ -168,6 +174,14 @@ class _Bound:
         return cls(session, inputs[0], outputs)
 
     def infer(self, x: Array) -> tuple[Array, ...]:
+        self.run(x)
+        return tuple(map(_copy, self._answers))
+
+    def infer_one(self, x: Array, place: int) -> Array:
+        self.run(x)
+        return self._answers[place]
+
+    def run(self, x: Array) -> None:
         buffer = self._x
         if x.shape != self._shape or x.dtype != self._dtype:
             require_input(self._tensor, x)
@@ -181,7 +195,6 @@ class _Bound:
             self._run(self._binding, None)
         except _FAILURES as why:
             raise ModelError(f"the model failed: {_first_line(why)}") from why
-        return tuple(map(_copy, self._answers))
 
 
 def probe() -> Hosted:

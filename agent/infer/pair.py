@@ -1,10 +1,12 @@
 """What a slot serves at one moment: a model, on probation another beside it, their comparison."""
 
 from dataclasses import dataclass
+from time import perf_counter_ns
 
-from agent.infer.comparison import Comparing
-from agent.infer.loaded import Loaded
-from agent.infer.runtime import Runtime
+from agent.errors import InputRefusedError, ModelError
+from agent.infer.comparison import Comparing, Missed, Seen
+from agent.infer.loaded import Loaded, decide, is_probability
+from agent.infer.runtime import Array, Runtime
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,3 +56,20 @@ def incomparable(model: Loaded, beside: Loaded) -> str:
 
 def _takes(loaded: Loaded) -> dict[str, str]:
     return {tensor.name: tensor.dtype for tensor in loaded.runtime.inputs}
+
+
+def answer_unheard(beside: Loaded, window: Array) -> Seen | Missed:
+    """Run the model beside on a window; nobody hears its answer but the comparison."""
+    started = perf_counter_ns()
+    try:
+        memory = beside.memory
+        outputs = beside.runtime.infer(window) if memory is None else memory.flow(window)
+    except InputRefusedError:
+        return Missed.REFUSED
+    except ModelError:
+        return Missed.FAILED
+    latency_us = (perf_counter_ns() - started) / 1000
+    confidence, place = decide(outputs, beside.place)
+    if not is_probability(confidence):
+        return Missed.FAILED
+    return latency_us, confidence, place

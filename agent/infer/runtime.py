@@ -60,6 +60,16 @@ class Runtime(Protocol):
 
         """
 
+    def infer_one(self, x: Array, place: int) -> Array:
+        """Run as ``infer`` does, for the output of one place only; to be read at once.
+
+        What is returned may be the runtime's own buffer, which its next call overwrites.
+
+        Raises:
+            InputRefusedError, ModelError: As ``infer``.
+
+        """
+
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name.
 

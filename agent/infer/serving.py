@@ -24,7 +24,7 @@ from agent.infer.asking import Said, name_classes, seen_rows, try_to_ask
 from agent.infer.comparison import Comparison, Missed, Seen
 from agent.infer.complaining import Complaints
 from agent.infer.loaded import Answer, Loaded, Observer, Sink, decide, is_probability
-from agent.infer.pair import Pair
+from agent.infer.pair import Pair, answer_unheard
 from agent.infer.requests import Offered, Request, Response, platform_of, prediction_id
 from agent.infer.runtime import Array, Runtime
 from agent.infer.windowing import Cutter, Unfed
@@ -225,20 +225,27 @@ class Serving:
 
     def _answer(self, window: NDArray[np.float32]) -> None:
         pair = self._pair
-        if pair.model is not None:
-            if pair.comparing is None and not self._sinks:
-                self._run(pair.model, window)  # whoever asks later reads what was noted
-            else:
-                self._answer_aloud(pair, pair.model, window)
+        model = pair.model
+        if model is None:
+            pass
+        elif pair.comparing is not None or model.memory is not None or self._sinks:
+            self._answer_aloud(pair, model, window)
+        else:  # to nobody but the observer: nothing is copied that it does not read
+            started = perf_counter_ns()
+            try:
+                row = model.runtime.infer_one(window, model.told)
+                model.observer.note(perf_counter_ns() - started, row, window)
+            except ModelError as why:
+                self._miss(model, window, why)
         self.windows += 1
 
     def _answer_aloud(self, pair: Pair, model: Loaded, window: NDArray[np.float32]) -> None:
         shadow = pair.shadow
-        first = _shadow(shadow, window) if shadow and self.windows % 2 else None
+        first = answer_unheard(shadow, window) if shadow and self.windows % 2 else None
         ran = self._run(model, window)
         seen = ran if isinstance(ran, Missed) else self._read(model, window, *ran)
         if pair.comparing is not None:
-            beside = _shadow(shadow, window) if shadow and first is None else first
+            beside = answer_unheard(shadow, window) if shadow and first is None else first
             pair.comparing.add(seen, beside)
 
     def _run(
@@ -250,16 +257,19 @@ class Serving:
                 outputs = model.runtime.infer(window)
             else:
                 outputs = model.memory.flow(window)
-        except InputRefusedError:
-            model.observer.refuse(window)
-            return Missed.REFUSED
         except ModelError as why:
-            self._complaints.add(model.digest, why)
-            model.observer.fail()
-            return Missed.FAILED
+            return self._miss(model, window, why)
         latency_ns = perf_counter_ns() - started
         model.observer.note(latency_ns, outputs[model.told], window)
         return outputs, latency_ns
+
+    def _miss(self, model: Loaded, window: Array, why: ModelError) -> Missed:
+        if isinstance(why, InputRefusedError):
+            model.observer.refuse(window)
+            return Missed.REFUSED
+        self._complaints.add(model.digest, why)
+        model.observer.fail()
+        return Missed.FAILED
 
     def _read(
         self, model: Loaded, window: Array, outputs: tuple[Array, ...], latency_ns: int
@@ -329,22 +339,6 @@ def _within(runtime: Runtime, others: Sequence[Runtime]) -> bool:
 
 
 _NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)
-
-
-def _shadow(beside: Loaded, window: NDArray[np.float32]) -> Seen | Missed:
-    started = perf_counter_ns()
-    try:
-        memory = beside.memory
-        outputs = beside.runtime.infer(window) if memory is None else memory.flow(window)
-    except InputRefusedError:
-        return Missed.REFUSED
-    except ModelError:
-        return Missed.FAILED
-    latency_us = (perf_counter_ns() - started) / 1000
-    confidence, place = decide(outputs, beside.place)
-    if not is_probability(confidence):
-        return Missed.FAILED
-    return latency_us, confidence, place
 
 
 __all__ = ["Answer", "Loaded", "Observer", "Serving", "Sink"]

@@ -56,6 +56,10 @@ class Stateful:
         """Run a model of one input afresh."""
         return tuple(self.infer_named({self._only_input(): x}).values())
 
+    def infer_one(self, x: Array, place: int) -> Array:
+        """Run a model of one input afresh for one of its outputs."""
+        return self.infer(x)[place]
+
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model afresh; inputs and outputs by name."""
         return self.step(inputs, None)[0]

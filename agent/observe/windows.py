@@ -25,9 +25,9 @@ from agent.contract.sketch import WIDTH, places, written
 from agent.contract.telemetry import Feature, Window
 from agent.observe.inputs import LOOK_SECONDS, NUMBERS, Given, Held, Looking
 
-BLOCK: Final = 256
-SKETCHED: Final = 64
-NARROW_BYTES: Final = 512
+BLOCK: Final = 1024
+SKETCHED: Final = 128
+NARROW_BYTES: Final = 256
 """Of an answer that is kept until its block is folded."""
 _FULL = 3 * BLOCK
 _ABOVE_ONE: Final = 1.001

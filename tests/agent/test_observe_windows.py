@@ -9,7 +9,7 @@ from agent.contract.limits import MAX_OUTPUTS_TOLD
 from agent.contract.manifest import Tensor, Windowing
 from agent.contract.sketch import SignedSketch
 from agent.observe.inputs import Looking, channels_of
-from agent.observe.windows import BLOCK, NARROW_BYTES, WindowRecorder
+from agent.observe.windows import BLOCK, NARROW_BYTES, SKETCHED, WindowRecorder
 
 WINDOWING = Windowing(channels=("x", "y", "z"), samples=64, hop=32, rate_hz=50)
 STREAM = (Tensor(name="window", dtype="float32", shape=(1, 3, 64)),)
@@ -64,7 +64,7 @@ def test_the_probability_of_each_class_has_a_sketch():
     assert list(outputs) == ["sit", "walk", "run"]
     assert outputs["walk"].quantile(0.1) == pytest.approx(0.05, rel=0.06)
     assert outputs["walk"].quantile(0.9) == pytest.approx(0.9, rel=0.06)
-    assert outputs["sit"].total == 2 * BLOCK // 4
+    assert outputs["sit"].total == 2 * SKETCHED
 
 
 def test_a_model_without_classes_has_sketches_of_its_first_outputs_of_either_sign():
