@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -30,11 +31,13 @@ from agent.infer.labelling import (
     write_results,
 )
 from agent.infer.loaded import Answer
-from agent.infer.recall import Attached, Recall
-from agent.learn.keeping import KeptWindows
-from agent.learn.kept import Kept, split_of
 from agent.learn.samples import Split
 from agent.refusals import NoFeedbackError
+
+if TYPE_CHECKING:
+    from agent.infer.recall import Attached, Recall
+    from agent.learn.keeping import KeptWindows
+    from agent.learn.kept import Kept
 
 NOT_FINITE = "its input is not finite"
 ON_A_BORDER = "it shares samples with windows of another split"
@@ -77,14 +80,18 @@ class Feedback:
         self._trouble: StoreError | None = None
         if config is None:
             return
+        # imported only where [feedback] is set
+        from agent.infer import recall  # noqa: PLC0415
+        from agent.learn import keeping  # noqa: PLC0415
+
         if config.keep_windows:
-            self._kept = KeptWindows(
+            self._kept = keeping.KeptWindows(
                 disk,
                 quota_bytes=config.quota_bytes,
                 retention_ms=config.retention_days * _DAY_MS,
             )
         for slot in self._slots:
-            self._recalls[slot] = Recall(
+            self._recalls[slot] = recall.Recall(
                 most=config.recent,
                 most_bytes=config.recent_bytes,
                 with_windows=config.keep_windows,
@@ -225,19 +232,19 @@ class Feedback:
             except AgentError as why:
                 self._refuse(why)
                 attached.append(why)
-        good = [a for a in attached if isinstance(a, Attached)]
+        good = [a for a in attached if not isinstance(a, AgentError)]
         self._count(slot, good)
         kept = self._keep(slot, good)
         return [a if isinstance(a, AgentError) else _taken(a, kept) for a in attached]
 
-    def _count(self, slot: str, attached: Iterable[Attached]) -> None:
+    def _count(self, slot: str, attached: "Iterable[Attached]") -> None:
         with self._lock:
             for one in attached:
                 if not one.again:
                     self._labelled[slot, one.release] += 1
                     self._right[slot, one.release] += one.right
 
-    def _keep(self, slot: str, attached: Iterable[Attached]) -> dict[tuple[str, int], str]:
+    def _keep(self, slot: str, attached: "Iterable[Attached]") -> dict[tuple[str, int], str]:
         """Keep what can be kept, in one write; returns why not, "" for what is."""
         found: dict[tuple[str, int], str] = {}
         windows: list[Kept] = []
@@ -267,8 +274,10 @@ class Feedback:
             log.warning(event("label-refused", code=why.code, why=why, times=refused))
 
 
-def _window(slot: str, one: Attached) -> Kept | str:
+def _window(slot: str, one: "Attached") -> "Kept | str":
     """Return a labelled window as it is kept, or why it is not, "" where none is."""
+    from agent.learn.kept import Kept, split_of  # noqa: PLC0415 -- as above
+
     window = one.window
     if window is None:
         return one.why_not
@@ -292,7 +301,7 @@ def _window(slot: str, one: Attached) -> Kept | str:
     )
 
 
-def _taken(one: Attached, kept: dict[tuple[str, int], str]) -> Taken:
+def _taken(one: "Attached", kept: dict[tuple[str, int], str]) -> Taken:
     why_not = kept[one.id, one.row]
     return Taken(
         id=one.id,

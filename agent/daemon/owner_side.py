@@ -3,31 +3,34 @@
 Rule 1: nothing is published for integrations but what the configuration names.
 Rule 2: the network thread queues; what it has to say is taken by the loop's thread, and
         requests by a thread of their own.
-Rule 3: a broker that is away costs what is not retained; windows and drift go on.
+Rule 3: what the configuration does not name is not imported.
+Rule 4: a broker that is away costs what is not retained; windows and drift go on.
 """
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from agent.config import Config
 from agent.config_inference import Subscribed
 from agent.contract.codec import encode
-from agent.contract.home_assistant import status_topic
 from agent.contract.manifest import Release
 from agent.contract.owner_topics import ONLINE
 from agent.contract.telemetry import Owner, Prediction, Window
 from agent.daemon.agenda import Agenda
-from agent.daemon.announcing import Announcing, Surroundings, Wish
 from agent.daemon.drifting import Drifting
 from agent.daemon.owner_link import OwnerLink
-from agent.daemon.requesting import Label, Requests
 from agent.daemon.serving import Inference, Predicted
 from agent.daemon.source_watch import SourceWatch
 from agent.disk import Disk
 from agent.link.connection import Foreign
+
+if TYPE_CHECKING:
+    from agent.daemon.announcing import Announcing, Wish
+    from agent.daemon.requesting import Label, Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,8 @@ class OwnerSide:
         hardware: str,
         put: Callable[[OwnerNews], object],
         alarm: Callable[[str, str, str], None],
-        wishes: Callable[[], Mapping[str, Wish]],
-        label: Label | None = None,
+        wishes: Callable[[], "Mapping[str, Wish]"],
+        label: "Label | None" = None,
     ) -> None:
         self._config = config
         self._inference = inference
@@ -170,10 +173,12 @@ class OwnerSide:
             self._before = running
         return self._releases.get(digest)
 
-    def _open_requests(self, label: Label | None) -> Requests | None:
+    def _open_requests(self, label: "Label | None") -> "Requests | None":
         local, topics = self._config.local_broker, self.link.topics
         if local is None or topics is None or not (local.requests or label):
             return None
+        from agent.daemon.requesting import Requests  # noqa: PLC0415 -- rule 3
+
         home = self._config.home_assistant
         told = (f"{home.discovery}/#",) if home else ()
         return Requests(
@@ -186,11 +191,14 @@ class OwnerSide:
         )
 
     def _open_announcing(
-        self, agenda: Agenda, hardware: str, wishes: Callable[[], Mapping[str, Wish]]
-    ) -> Announcing | None:
+        self, agenda: Agenda, hardware: str, wishes: Callable[[], "Mapping[str, Wish]"]
+    ) -> "Announcing | None":
         home, topics = self._config.home_assistant, self.link.topics
         if home is None or topics is None:
             return None
+        from agent.contract.home_assistant import status_topic  # noqa: PLC0415 -- rule 3
+        from agent.daemon.announcing import Announcing, Surroundings  # noqa: PLC0415
+
         self.link.greet(self._greeted)
         self.link.listen(status_topic(home.discovery), self._heard_home_assistant)
         return Announcing(

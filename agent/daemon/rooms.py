@@ -8,10 +8,12 @@ Rule 3: nothing is wished of a slot before the runtimes were probed and what ran
 """
 
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from agent.config import Config
 from agent.contract.messages import Assigned, FreshRequest, MetaRequest
-from agent.daemon import announcing, certifying, desired, finding, learning, probing, ways
+from agent.daemon import certifying, desired, finding, learning, probing, ways
 from agent.daemon.agenda import Agenda
 from agent.daemon.answering import Answering
 from agent.daemon.children import Children
@@ -37,6 +39,9 @@ from agent.worker.jobs import (
     UnpackAnswer,
 )
 from agent.worker.start import Finished
+
+if TYPE_CHECKING:
+    from agent.daemon.announcing import Wish
 
 COUNT_AGAIN_SECONDS = 5.0
 
@@ -72,9 +77,7 @@ class Rooms:
             reporting=self.reporting,
             disk=opened.disk,
             agenda=self.agenda,
-            wishes=lambda: announcing.wishes_of(
-                self.desired.accepted, self.releases.updating.report(), self.store
-            ),
+            wishes=self._wishes,
         )
         self.inference = self.answering.inference
         self.ways = Ways(
@@ -258,6 +261,11 @@ class Rooms:
     def _wish(self, slot: str, assigned: Assigned | None) -> None:
         if self._probed is not None:
             self.releases.wish(slot, assigned)
+
+    def _wishes(self) -> "Mapping[str, Wish]":
+        from agent.daemon.announcing import wishes_of  # noqa: PLC0415 -- few devices announce
+
+        return wishes_of(self.desired.accepted, self.releases.updating.report(), self.store)
 
     def _conditions(self, busy_with: str | None) -> Conditions:
         slot = self.config.labelled_slot

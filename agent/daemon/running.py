@@ -12,6 +12,7 @@ from agent.daemon.loop import Loop
 from agent.daemon.opening import open_state
 from agent.daemon.rooms import Rooms
 from agent.daemon.serving import Inference
+from agent.infer.heap import keep_one_arena
 from agent.observe.resources import require_supported
 
 
@@ -70,6 +71,7 @@ def run_agent(config: Config) -> None:
         AgentError: As ``opened_agent``.
 
     """
+    keep_one_arena()
     with opened_agent(config, os.environ) as running:
         on_signals(lambda name: _end(running.loop, name))
         running.loop.run()

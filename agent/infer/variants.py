@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Final
 from agent.contract.manifest import Release, Tensor, Variant
 from agent.contract.messages import Hosted
 from agent.errors import RuntimeMissingError, WrongTensorsError
-from agent.infer.onnx_file import examine_onnx
 from agent.infer.runtime import Runtime
 from agent.infer.stateful import Stateful
-from agent.infer.tflite_file import examine_tflite
 from agent.refusals import WrongHardwareError
 
 if TYPE_CHECKING:
@@ -80,10 +78,15 @@ def examine(variant: Variant, path: Path) -> None:
         StoreError: It cannot be read.
 
     """
-    if variant.runtime == "onnx":
-        examine_onnx(path)
-    elif variant.runtime == "tflite":
-        examine_tflite(path)
+    match variant.runtime:  # only children and publishers examine
+        case "onnx":
+            from agent.infer.onnx_file import examine_onnx  # noqa: PLC0415
+
+            examine_onnx(path)
+        case "tflite":
+            from agent.infer.tflite_file import examine_tflite  # noqa: PLC0415
+
+            examine_tflite(path)
 
 
 def load(

@@ -8,7 +8,6 @@ Rule 2: a child that died of what it did is a finding about its library; one tha
 
 import signal
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Final
 
@@ -100,6 +99,9 @@ def _tell(library: str, why: AgentError) -> str:
 
 
 def _version(library: str) -> str:
+    # nearly a megabyte, for a sentence that few devices ever say
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
         return f" {version(library)}"
     except PackageNotFoundError:
