@@ -52,7 +52,7 @@ def test_an_assigned_release_is_fetched_proven_served_and_reported(tmp_path, man
     assert evaluation.withheld.windows == 40
     assert heard.inventory[-1].labelled_windows == 120
     assert heard.inventory[-1].slots == ("motion",)
-    assert [runtime.name for runtime in heard.inventory[-1].runtimes] == ["onnx"]
+    assert heard.inventory[-1].runtimes[0].library == "onnxruntime"
     assert heard.presence[0].s == "online"
     assert heard.presence[-1].s == "offline"
     assert heard.presence[-1].why == "shutdown"
