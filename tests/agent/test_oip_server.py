@@ -292,6 +292,22 @@ def test_a_header_that_never_ends_is_refused_while_it_comes(tmp_path):
         assert client.hear().status == 431
 
 
+def test_a_trailer_that_never_ends_is_refused_while_it_comes(tmp_path):
+    head = b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Filler: "
+    with serving(tmp_path) as place, place.client() as client:
+        client.send(head)
+        client.pour(b"a" * 1000)
+        assert client.hear().status == 431
+
+
+def test_chunks_of_one_byte_are_a_body_like_another(tmp_path):
+    head = b"POST /v2/models/motion/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = question(parameters={"more": "x" * 30_000})
+    with serving(tmp_path) as place, place.client() as client:
+        client.send(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+        assert client.hear().status == 200
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -89,6 +89,7 @@ class Pending:
     """A reply that is waited for; given once, by whoever is first."""
 
     deliver: Deliver
+    work: Callable[[], Reply] | None
     timer: asyncio.TimerHandle | None = None
     done: bool = False
 
@@ -99,8 +100,8 @@ class Pending:
             self.deliver(reply)
 
     def drop(self) -> None:
-        """Want it no longer."""
-        self.done = True
+        """Want it no longer; the body that it was asked with is let go."""
+        self.done, self.work = True, None
         if self.timer is not None:
             self.timer.cancel()
 
@@ -261,11 +262,12 @@ class Desk:
 
     def _later(self, lane: Lane, work: Callable[[], Reply], deliver: Deliver) -> Pending | None:
         loop = asyncio.get_running_loop()
-        pending = Pending(deliver)
+        pending = Pending(deliver, work)
 
         def job() -> None:
-            if not pending.done:
-                reply = work()
+            wanted = pending.work
+            if wanted is not None:
+                reply = wanted()
                 with suppress(RuntimeError):  # the loop has ended meanwhile
                     loop.call_soon_threadsafe(pending.settle, reply)
 

@@ -33,6 +33,8 @@ _KNOWN: Final = {
 """Headers that matter here, and where they go in ``Head``."""
 _AROUND_TARGET: Final = len("GET  HTTP/1.1\r\n")
 _AROUND_HEADER: Final = len(": \r\n")
+_AROUND_CHUNK: Final = 8
+"""Bytes around each byte of a body that comes in chunks of one."""
 
 
 class Reader:
@@ -178,12 +180,14 @@ class Reader:
             self._arrived(message)
 
     def _look_at_the_rest(self, size: int) -> None:
-        """Count what came of a header that has not ended: the parser keeps it to itself."""
-        if self._accounted:
-            self._unended = 0
-        self._unended += max(0, size - self._accounted)
-        if self._in_head and self._head_bytes + self._unended > MAX_HEAD_BYTES:
-            self._head_grew(self._unended)
+        """Count what came of a header or trailer that has not ended: the parser collects it."""
+        rest = max(0, size - self._accounted)
+        self._unended = rest if self._accounted else self._unended + rest
+        room = MAX_HEAD_BYTES + _AROUND_CHUNK * self._accounted
+        if self._in_head:
+            room = MAX_HEAD_BYTES - self._head_bytes
+        if self.receiving is not None and self._unended > room:
+            self._head_grew(MAX_HEAD_BYTES)
 
     def _fail(self, sentence: str) -> None:
         self.end(refuse(HTTPStatus.BAD_REQUEST, "http", sentence))
