@@ -37,7 +37,9 @@ LONGEST_LINE = 65536
 MOST_HEADERS = 100
 LARGEST_BODY = 1 << 31
 
-_JSON = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each answer
+_JSON = json.JSONEncoder(
+    separators=(",", ":"), allow_nan=False
+)  # json.dumps would make one for each answer
 
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
 
@@ -180,8 +182,9 @@ def _answer(
         if method == "GET" and rest == ["ready"]:
             return 200, b"{}", []
         if method == "POST" and rest == ["infer"]:
-            inputs, wanted, name = _read_request(model, body, json_length)
-            said, tensors = _write_response(model, parts[2], name, model.infer(inputs, wanted))
+            asked, inputs = _read_request(model, body, json_length)
+            found = model.infer(inputs, [output["name"] for output in asked.get("outputs", [])])
+            said, tensors = _write_response(model, parts[2], asked, found)
             return 200, said, tensors
     return 404, _encode({"error": f"there is no {method} {target[:200]} here"}), []
 
@@ -210,8 +213,8 @@ def _model_metadata(model: Any, name: str) -> dict[str, Any]:
 
 def _read_request(
     model: Any, body: bytes, json_length: int | None
-) -> tuple[dict[str, Any], list[str], str]:
-    """Return inputs by name, the names of the outputs wanted, and the caller's id."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the request's JSON, and its inputs by name."""
     length = len(body) if json_length is None else json_length
     if length > len(body):
         raise RefusedError(f"the JSON is said to have {length} of {len(body)} bytes")
@@ -228,10 +231,13 @@ def _read_request(
                 at += size
             else:
                 raise RefusedError(f"input {entry['name']!r} has not the bytes it names")
-        wanted = [output["name"] for output in head.get("outputs", [])]
-        return inputs, wanted, head.get("id", "")
+        known = [name for name, _, _ in model.outputs]
+        unknown = [o["name"] for o in head.get("outputs", []) if o["name"] not in known]
     except (KeyError, TypeError, ValueError, AttributeError, struct.error) as why:
         raise RefusedError(f"this is no request of the Open Inference Protocol: {why!r}") from why
+    if unknown:
+        raise RefusedError(f"there is no output {unknown[0]!r}")
+    return head, inputs
 
 
 def _from_bytes(numpy: Any, entry: dict[str, Any], content: bytes) -> Any:
@@ -254,23 +260,23 @@ def _strings(content: bytes) -> list[str]:
 
 
 def _write_response(
-    model: Any, model_name: str, name: str, outputs: Sequence[tuple[str, Any]]
+    model: Any, model_name: str, asked: Mapping[str, Any], outputs: Sequence[tuple[str, Any]]
 ) -> tuple[bytes, list[bytes]]:
+    """Return JSON and tensors behind it; all of it is JSON where the caller asks for no more."""
+    binary = asked.get("parameters", {}).get("binary_data_output", False)
     entries, tensors = [], []
     for output, array in outputs:
         datatype, content = _to_bytes(model.numpy, array)
-        entries.append(
-            {
-                "name": output,
-                "datatype": datatype,
-                "shape": list(array.shape),
-                "parameters": {"binary_data_size": len(content)},
-            }
-        )
-        tensors.append(content)
+        entry: dict[str, Any] = {"name": output, "datatype": datatype, "shape": list(array.shape)}
+        if binary:
+            entry["parameters"] = {"binary_data_size": len(content)}
+            tensors.append(content)
+        else:
+            entry["data"] = array.ravel().tolist()
+        entries.append(entry)
     said = {"model_name": model_name, "model_version": "1", "outputs": entries}
-    if name:
-        said["id"] = name
+    if asked.get("id"):
+        said["id"] = asked["id"]
     return _encode(said), tensors
 
 
