@@ -105,7 +105,7 @@ class Offering:
             log.warning(event("serve-does-not-stop"))
 
     def _open(self, config: ServeConfig) -> "Endpoint":
-        # asyncio and the parser are 5 MiB that only [serve] needs
+        # asyncio and the parser are 3 MiB that only [serve] needs
         from agent.infer.server.desk import Models  # noqa: PLC0415
         from agent.infer.server.endpoint import Endpoint  # noqa: PLC0415
 
