@@ -90,7 +90,7 @@ def test_what_ran_before_a_power_cut_runs_again_and_reports_are_neither_lost_nor
     manager.acknowledges = False
     with bench.run() as agent:
         bench.install(agent, built)
-        bench.until(agent, lambda: len(bench.heard.telemetry()) >= 2)
+        bench.until(agent, lambda: sum(len(t.windows) for t in bench.heard.telemetry()) >= 2)
         agent.kill()
     before = dict(bench.heard.reports)
     manager.acknowledges = True
