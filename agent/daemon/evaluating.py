@@ -1,7 +1,8 @@
 """The quality of proven releases on the device's own labelled windows, as reports.
 
 Rule 1: one report for a release in one life; its id is derived from device, slot and
-        release, so that the fleet counts it once however often it is told.
+        release, so that the fleet counts it once however often it is told. Where people
+        labelled windows since, it is another report: their number is part of the id.
 Rule 2: a running release that no longer reproduces its golden vectors is an alarm.
 """
 
@@ -12,7 +13,7 @@ from agent.contract.messages import Event
 from agent.daemon.judging import Measures
 from agent.errors import AgentError
 from agent.update.slot import derived_id
-from agent.worker.jobs import CheckAnswer
+from agent.worker.jobs import CheckAnswer, Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class Evaluating:
         ts, up = self._around.moment()
         self._around.report(
             Event(
-                id=derived_id(self._device, slot, "evaluation", digest),
+                id=derived_id(self._device, slot, "evaluation", digest, *_labelled(labels)),
                 type="evaluation",
                 ts=ts,
                 up=up,
@@ -69,3 +70,7 @@ class Evaluating:
             )
         )
         self._told.add((slot, digest))
+
+
+def _labelled(labels: Labels) -> tuple[str, ...]:
+    return (str(labels.windows),) if labels.kept else ()

@@ -59,7 +59,25 @@ def test_a_release_that_no_longer_holds_or_cannot_be_measured_is_an_alarm():
     assert room.told == []
 
 
+def test_windows_that_people_labelled_since_make_another_report():
+    ids = []
+    for kept in ({}, {"a": True}, {"a": True, "b": False}, {"a": True, "b": True}):
+        room = Room()
+        labels = Labels(decide=(True,), kept=kept, withheld=Quality(right=0, windows=0))
+        room.room.evaluate("motion", DIGEST)
+        room.measures.answered(DIGEST, CheckAnswer(findings=(GOOD,), rss_bytes=1, labels=labels))
+        ids.append(room.told[0].id)
+        assert room.told[0].decide == Quality(right=1 + sum(kept.values()), windows=1 + len(kept))
+    assert len(set(ids)) == 3
+    assert ids[2] == ids[3]
+
+
 def test_without_labelled_windows_nothing_is_told():
+    room = Room()
+    none = Labels(decide=(), withheld=Quality(right=0, windows=0))
+    room.room.evaluate("motion", DIGEST)
+    room.measures.answered(DIGEST, CheckAnswer(findings=(GOOD,), rss_bytes=1, labels=none))
+    assert (room.told, room.alarms) == ([], [])
     room = Room()
     room.room.evaluate("motion", DIGEST)
     room.measures.answered(DIGEST, answer(GOOD, labelled=False))
