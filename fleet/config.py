@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 from urllib.parse import urlsplit
 
 from agent.contract.broker_url import BrokerUrl
@@ -19,12 +19,11 @@ from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
 from fleet.config_home import HomeAssistantConfig
 from fleet.errors import ConfigError, NewerStateError
-from fleet.settings_file import settings, toml_text
+from fleet.settings_file import section, settings, toml_text
 
 DEFAULT_HOME = Path("fieldfare-home")
 SCHEMA_VERSION = 1
 _DAY_SECONDS = 86_400
-C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,10 +300,10 @@ class FleetConfig:
         try:
             return cls(
                 home=home.resolve(),
-                broker=_section(BrokerConfig, table, "broker", path),
-                downloads=_section(DownloadsConfig, table, "downloads", path),
-                retention=_section(RetentionConfig, table, "retention", path),
-                home_assistant=_section(HomeAssistantConfig, table, "home_assistant", path),
+                broker=section(BrokerConfig, table, "broker", path),
+                downloads=section(DownloadsConfig, table, "downloads", path),
+                retention=section(RetentionConfig, table, "retention", path),
+                home_assistant=section(HomeAssistantConfig, table, "home_assistant", path),
                 **settings(cls, table, "", path),
             )
         except TypeError as why:
@@ -339,10 +338,6 @@ _NUMBERS = (
     "minimum_replies",
     "retention_days",
 )
-
-
-def _section(kind: type[C], table: dict[str, Any], name: str, path: Path) -> C:
-    return kind(**settings(kind, table.pop(name, {}), f"{name}.", path))
 
 
 def default_home() -> Path:

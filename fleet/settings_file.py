@@ -3,9 +3,11 @@
 import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from fleet.errors import ConfigError
+
+C = TypeVar("C")
 
 
 def toml_text(value: object) -> str:
@@ -17,6 +19,16 @@ def toml_text(value: object) -> str:
             return json.dumps(value)
         case _:
             return str(value)
+
+
+def section(shape: type[C], table: dict[str, Any], name: str, path: Path) -> C:
+    """Take a table out of another and return it as a configuration class.
+
+    Raises:
+        ConfigError: It is no table, or a key is unknown or badly typed.
+
+    """
+    return shape(**settings(shape, table.pop(name, {}), f"{name}.", path))
 
 
 def settings(shape: type, table: Any, prefix: str, path: Path) -> dict[str, Any]:

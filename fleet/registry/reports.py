@@ -152,14 +152,9 @@ class Reports:
             )
 
     def _knows(self, device: str, boot: Boot, window: Window) -> bool:
-        row = self._database.row(
-            "SELECT 1 FROM windows WHERE device = ? AND boot = ? AND slot = ? AND number = ?",
-            device,
-            str(boot),
-            window.slot,
-            window.number,
-        )
-        return row is not None
+        same = "SELECT 1 FROM windows WHERE device = ? AND boot = ? AND slot = ? AND number = ?"
+        key = (device, str(boot), window.slot, window.number)
+        return self._database.row(same, *key) is not None
 
     def windows(
         self,
@@ -189,11 +184,8 @@ class Reports:
 
     def newest_window(self, device: str, slot: str) -> Window | None:
         """Return the window of a slot that closed last, found by its index."""
-        row = self._database.row(
-            "SELECT body FROM windows WHERE device = ? AND slot = ? ORDER BY closed_ms DESC LIMIT 1",
-            device,
-            slot,
-        )
+        newest = "SELECT body FROM windows WHERE device = ? AND slot = ? ORDER BY closed_ms DESC"
+        row = self._database.row(newest, device, slot)
         return decode(Window, row["body"].encode()) if row else None
 
     def forget(self, before_ms: int, *, limit: int = 1000) -> int:
