@@ -53,11 +53,8 @@ class Offering:
         offered: Callable[[], tuple[Offered, ...]],
         actions: Mapping[str, Action],
     ) -> None:
-        if config is not None and find_spec("httptools") is None:
-            raise ConfigError(
-                "[serve] is configured, and the package httptools is not installed: "
-                "install fieldfare[serve], or remove the section"
-            )
+        if config is not None:
+            require_package()
         self._config = config
         self._agenda = agenda
         self._alarm = alarm
@@ -119,3 +116,17 @@ class Offering:
 
     def _note_end(self, why: str) -> None:
         self._ended = why
+
+
+def require_package() -> None:
+    """Return if the package that ``[serve]`` needs is installed.
+
+    Raises:
+        ConfigError: It is not.
+
+    """
+    if find_spec("httptools") is None:
+        raise ConfigError(
+            "[serve] is configured, and the package httptools is not installed: "
+            "install fieldfare[serve], or remove the section"
+        )

@@ -63,6 +63,7 @@ def _all(facts: Facts) -> Iterator[Check]:
             yield from _slots(facts, held)
     yield from _runtimes(facts)
     yield from _sources(facts)
+    yield from _serve(facts)
     yield _proxy(facts)
     yield from _brokers(facts)
 
@@ -251,6 +252,14 @@ def _sources(facts: Facts) -> Iterator[Check]:
             yield ill(f"source:{slot}", f"{why}; see [pipeline.{slot}]")
         else:
             yield well(f"source:{slot}", "its samples may come")
+
+
+def _serve(facts: Facts) -> Iterator[Check]:
+    match facts.serve:
+        case AgentError() as why:
+            yield ill("serve", str(why))
+        case str() as said:
+            yield well("serve", said)
 
 
 def _proxy(facts: Facts) -> Check:

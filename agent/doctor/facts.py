@@ -157,6 +157,7 @@ class Facts:
         probe: What the runtimes can do.
         checked: For each slot's running release, what loading it in a child showed.
         sources: By slot, why its samples will not come; empty where they may.
+        serve: What there is to say of asking models over HTTP; None where nobody may.
         broker: The way to the fleet's broker.
         local_broker: The way to the owner's; None where none is configured.
 
@@ -171,5 +172,6 @@ class Facts:
     probe: ProbeAnswer
     checked: Mapping[str, CheckAnswer | AgentError] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    serve: str | AgentError | None = None
     broker: Way = NotTried("this device is not enrolled")
     local_broker: Way | None = None

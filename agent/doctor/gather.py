@@ -28,6 +28,7 @@ from agent.daemon.status import is_locked
 from agent.disk import Disk, read_versioned
 from agent.doctor.facts import Entry, Facts, Held, NotTried, Way
 from agent.doctor.reach import knock, log_in
+from agent.doctor.serve import look_at_serve
 from agent.errors import AgentError, PlatformError, StoreError
 from agent.identity.certificate import IDENTITY_FILE, load_certificate
 from agent.identity.clock import TrustedClock
@@ -80,6 +81,7 @@ def gather(
         probe=probe,
         checked=_check_releases(settings, place, kept, probe, limits),
         sources={s: why_no_samples(p.source) for s, p in settings.pipeline.items() if p.source},
+        serve=tried(lambda: look_at_serve(settings.serve, running=bool(kept and kept.running))),
         broker=_way(settings, kept, environment, place / IDENTITY_FILE),
         local_broker=_local_way(settings),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from agent.config_file import load_config
+from agent.config_serving import ServeConfig
 from agent.contract.checkup import Checkup
 from agent.contract.messages import ClientCertificate, Finding, Hosted
 from agent.contract.topics import EVENT
@@ -24,6 +25,7 @@ from agent.doctor.examine import examine
 from agent.doctor.facts import Facts, Held, NoPort, NoProxy, NotTried, Open
 from agent.doctor.gather import gather, tried, why_no_samples
 from agent.doctor.reach import FAR_PORT
+from agent.doctor.serve import look_at_serve
 from agent.errors import CorruptError, StoreError
 from agent.identity.certificate import CertificateFile
 from agent.identity.clock import CLOCK
@@ -49,6 +51,21 @@ def fleet(tmp_path_factory) -> SignedFleet:
 @pytest.fixture
 def device(tmp_path: Path, fleet: SignedFleet) -> Disk:
     return make_device(tmp_path / "state", fleet)
+
+
+def asked_over_http(*, running: bool = False, file: bool = False, **members: str) -> Plant:
+    """Facts of a device with ``[serve]``, a token open to all and no server."""
+
+    def plant(disk: Disk) -> Facts:
+        token, path = disk.root.parent / "token", disk.root.parent / "s.sock"
+        token.write_text("0123456789abcdef")
+        token.chmod(0o644)
+        if file:
+            path.write_text("mine")
+        config = ServeConfig(socket=path, token_file=token, **members)
+        return facts_of(disk, serve=tried(lambda: look_at_serve(config, running=running)))
+
+    return plant
 
 
 def at(fleet_ms: int) -> Callable[[Disk], Facts]:
@@ -329,6 +346,27 @@ FAULTS = [
         "local-broker",
         "fail",
         "cannot be read",
+    ),
+    (
+        "a token for models that every user can read",
+        asked_over_http(tcp="127.0.0.1:8000"),
+        "serve",
+        "fail",
+        "chmod o=",
+    ),
+    (
+        "a file where the socket for models should be",
+        asked_over_http(file=True),
+        "serve",
+        "fail",
+        "no socket",
+    ),
+    (
+        "an agent that does not answer for its models",
+        asked_over_http(running=True),
+        "serve",
+        "fail",
+        "nobody answers",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 import socket
 import stat
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from agent.contract.telemetry import Health, Served
 from agent.daemon import offering
 from agent.daemon.agenda import Agenda
 from agent.daemon.offering import Offering
+from agent.doctor.serve import look_at_serve
 from agent.errors import ConfigError
 from agent.infer.server import sockets
 from agent.infer.server.endpoint import Endpoint
@@ -233,3 +235,34 @@ def test_serve_without_its_package_keeps_the_agent_from_starting_with_a_sentence
     with pytest.raises(ConfigError, match=r"install fieldfare\[serve\]"):
         Offered(ServeConfig())
     Offered(None)
+
+
+def test_the_doctor_hears_a_server_that_answers_and_sees_one_that_will(tmp_path):
+    assert look_at_serve(None, running=True) is None
+    with serving(tmp_path) as place:
+        said = look_at_serve(ServeConfig(socket=place.path), running=True)
+        assert said == f"models are asked on {place.path}"
+    token = write_token(tmp_path)
+    config = ServeConfig(socket=tmp_path / "s.sock", tcp="0.0.0.0:8000", token_file=token)
+    said = look_at_serve(config, running=False)
+    assert said is not None
+    assert "will be asked" in said
+    assert "in clear" in said
+    assert not (tmp_path / "s.sock").exists()
+
+
+def test_the_doctor_tells_the_agent_from_something_else(tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+
+        def greet():
+            with other.accept()[0] as there:
+                there.sendall(b"220 hello")
+
+        answering = threading.Thread(target=greet)
+        answering.start()
+        with pytest.raises(ConfigError, match="something else"):
+            look_at_serve(ServeConfig(socket=path), running=True)
+        answering.join()

@@ -51,7 +51,7 @@ def open_unix(path: Path, mode: int) -> UnixDoor:
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ConfigError(f"socket {path} of [serve] is longer than {MAX_PATH_BYTES} bytes")
-    _require_free(path)
+    require_free(path)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -147,7 +147,13 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _require_free(path: Path) -> None:
+def require_free(path: Path) -> None:
+    """Return if a socket may be made at a path: nothing is there, or one that nobody serves.
+
+    Raises:
+        ConfigError: Something is there that is not ours to replace.
+
+    """
     try:
         found = path.lstat()
     except FileNotFoundError:
