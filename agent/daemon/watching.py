@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from msgspec.structs import replace
+
 from agent.config import ObserveConfig
 from agent.config_inference import PipelineConfig, Replay
 from agent.contract.manifest import Release, Tensor
@@ -85,10 +87,12 @@ class Watching:
         self._last = monotonic()
 
     def look(self, windows: Sequence[Window]) -> None:
-        """Judge what closed; of a slot in which two releases answered, the newer one."""
+        """Judge what closed; of a slot in which two releases answered, what the newer one saw."""
         now = self._monotonic()
         seconds, self._last = now - self._last, now
-        for slot, window in {window.slot: window for window in windows}.items():
+        for slot, newest in {window.slot: window for window in windows}.items():
+            samples = sum(window.samples for window in windows if window.slot == slot)
+            window = replace(newest, samples=samples)
             held, rate_hz = self._held(slot)
             felt = Felt(window=window, held=held, rate_hz=rate_hz, seconds=seconds)
             sensors = self._sensors.setdefault(slot, Sensors(slot, self._limits))

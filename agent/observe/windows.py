@@ -121,15 +121,18 @@ class WindowRecorder:
 
     def skip(self) -> None:
         """Count one window that was left out to keep the device cool."""
-        self._skipped += 1
+        with self._lock:
+            self._skipped += 1
 
     def take(self, samples: int) -> None:
         """Count samples that came from the source."""
-        self._samples += samples
+        with self._lock:
+            self._samples += samples
 
     def gap(self) -> None:
         """Count a break in the stream."""
-        self._gaps += 1
+        with self._lock:
+            self._gaps += 1
 
     def held(self) -> tuple[Held, ...]:
         """Return how long each channel of the input has held one value."""
@@ -184,12 +187,14 @@ class WindowRecorder:
             return
         best = int(row.argmax())
         confidence = row.item(best)
-        if 0 <= confidence <= _ABOVE_ONE:
-            self.record(latency_ns / 1000, confidence, best)
-        else:
+        if not 0 <= confidence <= _ABOVE_ONE:
             self.fail()
-        self._looking.earn(latency_ns)
-        self.look(given)
+            return
+        self.record(latency_ns / 1000, confidence, best)
+        with self._lock:
+            self._looking.earn(latency_ns)
+            if self._look(given, monotonic()):
+                self._sketch(row.reshape(1, -1)[:, : len(self._outputs)])
 
     def _turn(self, given: Given) -> None:
         """Fold what is full, look at what is due, and say when to turn next."""
@@ -203,12 +208,14 @@ class WindowRecorder:
             self._turned, self._at_turn = now, left
             self._until = left + max(1, min(int(per_second * LOOK_SECONDS), BLOCK - left))
 
-    def _look(self, given: Given, now: float) -> None:
+    def _look(self, given: Given, now: float) -> bool:
         looking = self._looking
-        if looking.is_due(now):
-            started = perf_counter_ns()
-            looking.look(given, now)
-            looking.paid(perf_counter_ns() - started)
+        if not looking.is_due(now):
+            return False
+        started = perf_counter_ns()
+        looking.look(given, now)
+        looking.paid(perf_counter_ns() - started)
+        return True
 
     def _fold(self) -> None:
         # the other thread may append meanwhile: what is counted here is what is removed here

@@ -95,6 +95,7 @@ def test_answers_of_many_values_are_counted_without_being_kept(classes):
     assert (closed.inferences, closed.failed) == (10, 1 if classes else 0)
     assert closed.classes == (tuple([0] * 7 + [10] + [0] * 992) if classes else ())
     assert closed.looked >= 1
+    assert SignedSketch.read(closed.outputs[0].values).total >= 1
 
 
 def test_an_output_of_changing_length_is_counted_for_its_latency():
