@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from fleet.config import BrokerConfig, FleetConfig
+from fleet.config_home import HomeAssistantConfig
 from fleet.errors import ConfigError, ConflictError, NewerStateError
 from fleet.service.founding import Ports, found_dev
 from tests.manager_home import make_home
@@ -16,6 +17,7 @@ def test_what_is_rendered_reads_back_equal(tmp_path: Path):
         task_seconds=7,
         tick_seconds=0.5,
         broker=BrokerConfig(),
+        home_assistant=HomeAssistantConfig(url="mqtt://h:1883", devices="group=home"),
     )
     (tmp_path / "fleet.toml").write_text(config.render())
     assert FleetConfig.load(tmp_path) == config
@@ -40,6 +42,9 @@ def test_what_is_rendered_reads_back_equal(tmp_path: Path):
         ),
         pytest.param(
             'fleet = "demo"\n[broker]\nurl = "mqtt://h:one"', "is not mqtt://", id="a port in words"
+        ),
+        pytest.param(
+            'fleet = "demo"\n[home_assistant]\nuri = "x"', "home_assistant.uri", id="a bridge's key"
         ),
         pytest.param('v = "2"\nfleet = "demo"', "has version 2", id="no version"),
         pytest.param("fleet = ", "cannot be read", id="not TOML"),
