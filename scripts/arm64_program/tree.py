@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ _TREE_BYTES = 700_000_000
 
 
 _LAST_WORDS = 1500
+_STEP = "I: "
+"""How mmdebstrap begins a line about its next step."""
 _NO_NETWORK = re.compile(
     "Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|"
     "Network is unreachable|error sending request|dns error"
@@ -190,25 +193,41 @@ class Cache:
 
     def _run(self, name: str, command: list[str], refusal: str) -> None:
         log = self.folder / f"{name}.log"
-        with log.open("wb") as words:
-            done = subprocess.run(
-                command,
-                check=False,
-                cwd=ROOT,
-                close_fds=False,
-                stdin=subprocess.DEVNULL,
-                stdout=words,
-                stderr=words,
-            )
-        if done.returncode == 0:
+        with log.open("w") as words, _started(command) as running:
+            for line in running.stdout or ():
+                words.write(line)
+                if line.startswith(_STEP):
+                    say(line.removeprefix(_STEP).strip())
+        if running.returncode == 0:
             return
         said = log.read_text(errors="replace")[-_LAST_WORDS:]
-        if done.returncode == CANNOT:
+        if running.returncode == CANNOT:
             raise CannotError(said.strip().splitlines()[-1].removeprefix("arm64: "))
         if _NO_NETWORK.search(said):
             raise CannotError(f"{refusal} without a network; all that was said is in {log}")
         print(said, file=sys.stderr)
         raise UnmadeError(f"{refusal}; all that was said is in {log}")
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a command whose words are read, and kill it if they are read no further."""
+    running = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        close_fds=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with running:
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
 
 
 def cache_folder() -> Path:
