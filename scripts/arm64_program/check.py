@@ -91,15 +91,18 @@ def check(options: list[str], enter: Callable[[], list[str]]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fieldfare-arm64-"))
     story = Story(folder=folder, count=2, embedded=False, kill=None, say=_silent, rounds=1)
     page = Page()
-    stopped = True
+    keep = True
     try:
         _look(page, story, room, quick=bool(options))
-        stopped = False
+        keep = page.failed
+    except (KeyboardInterrupt, SystemExit):
+        keep = False
+        raise
     finally:
         for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)
         story.cast.stop()
-        if page.failed and not stopped:
+        if keep:
             print(f"scripts/arm64 check: logs and state are in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
