@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from math import isfinite, prod
+from math import prod
 from types import GenericAlias
 from typing import Annotated, Any, Final
 
@@ -186,7 +186,7 @@ def to_json(name: str, x: Array) -> list[Any]:
     """
     if x.dtype.kind in "OSU":
         return [_text(name, element) for element in x.ravel().tolist()]
-    if x.dtype.kind == "f" and not _is_finite(x):
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise ModelError(
             f"{name!r} holds a NaN or an infinity, which JSON cannot say: ask for binary data"
         )
@@ -291,14 +291,6 @@ def _require_size(name: str, shape: tuple[int, ...], size: int, found: int) -> N
 def _require_few(name: str, size: int) -> None:
     if size > MAX_STRINGS:
         raise OversizedError(f"{name!r} is of {size} strings; at most {MAX_STRINGS} are read")
-
-
-def _is_finite(x: Array) -> bool:
-    if x.dtype != np.float16:  # which would overflow
-        flat = x.ravel()
-        if isfinite(flat.dot(flat)):
-            return True
-    return bool(np.isfinite(x).all())
 
 
 def _text(name: str, element: object) -> str:

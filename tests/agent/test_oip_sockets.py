@@ -259,6 +259,7 @@ def test_the_doctor_tells_the_agent_from_something_else(tmp_path):
 
         def greet():
             with other.accept()[0] as there:
+                there.recv(1000)
                 there.sendall(b"220 hello")
 
         answering = threading.Thread(target=greet)
