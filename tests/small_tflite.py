@@ -131,9 +131,9 @@ def softmax() -> schema.SoftmaxOptionsT:
 
 
 def crashing() -> bytes:
-    """Right in shape and harmless to read, but it kills whoever loads it.
+    """Right in shape and harmless to read, but it kills nearly everybody who loads it.
 
-    A layer leaves out its weights, which LiteRT 2.3 takes for granted.
+    A layer leaves out its weights; LiteRT 2.3 reads what lies before its list of tensors.
     """
     graph = TfliteGraph()
     x, probabilities = graph.tensor("x", (1, 3, SAMPLES)), graph.tensor("probabilities", (1, 3))

@@ -14,29 +14,20 @@ Rule 4: no exception of the library leaves this module; each becomes one sentenc
 import importlib
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from msgspec.structs import replace
 
 from agent.contract.manifest import Tensor
 from agent.contract.messages import Hosted
 from agent.errors import ModelError, RuntimeMissingError
 from agent.infer.arithmetic import kept_arithmetic
 from agent.infer.heap import trim
-from agent.infer.quantised import DTYPES, Quantised
-from agent.infer.runtime import (
-    Array,
-    finite_weights,
-    not_finite,
-    read_texts,
-    require_input,
-    require_names,
-)
+from agent.infer.litert_ports import Port, describe, signature_names
+from agent.infer.runtime import Array, finite_weights, not_finite, require_names
 
 NAME: Final = "tflite"
 LIBRARIES: Final = {
@@ -56,39 +47,8 @@ PROBE_MODEL: Final = b64decode(
 """The smallest model: ``y = -x`` for one float32 (rebuilt and compared in the tests)."""
 
 _FAILURES: Final = (RuntimeError, ValueError, SystemError, TypeError, OSError)
-_NUMBERS: Final = "biuf"
-_LONGEST_NAME: Final = 80
 _WHERE: Final = re.compile(r"\S+\.(cc|h):\d+:? ?")
 _Apply = Callable[..., Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Port:
-    """One input or output: what it is to the outside, and where it is in the interpreter."""
-
-    index: int
-    tensor: Tensor
-    raw: Tensor
-    quantised: Quantised | None
-
-    def taken(self, x: Array) -> Array:
-        """Return an acceptable input as the interpreter wants it.
-
-        Raises:
-            InputRefusedError: It is not acceptable.
-
-        """
-        if self.quantised is None or x.dtype.name == self.raw.dtype:
-            require_input(self.raw, x)
-            return read_texts(self.raw, x) if self.raw.dtype == "string" else x
-        require_input(self.tensor, x)
-        return self.quantised.write(x)
-
-    def given(self, answer: Array) -> Array:
-        """Return an answer as the outside wants it."""
-        if self.raw.dtype == "string":
-            return _texts(answer)
-        return answer if self.quantised is None else self.quantised.read(answer)
 
 
 class LiteRtRuntime:
@@ -168,44 +128,58 @@ class LiteRtRuntime:
             raise ModelError(f"the model failed: {_sentence(why)}") from why
 
     def _is_plain(self) -> bool:
-        """Return whether there is one input of a fixed shape, and nothing to translate."""
+        """Return whether there is one input of a fixed shape, and no texts."""
         ports = (*self._ins, *self._outs)
         return (
             len(self._ins) == 1
-            and all(port.quantised is None and port.raw.dtype != "string" for port in ports)
+            and all(port.raw.dtype != "string" for port in ports)
             and -1 not in self._ins[0].tensor.shape
         )
 
     def _plain(
-        self, port: _Port
+        self, port: Port
     ) -> tuple[Callable[[Array], tuple[Array, ...]], Callable[[Array, int], Array]]:
         index, tensor, shape = port.index, port.tensor, port.tensor.shape
         dtype = np.dtype(tensor.dtype)
         weights, is_float = finite_weights(tensor), dtype.kind == "f"
         set_tensor, invoke, places = self._set, self._invoke, self._places
         get: Callable[[int, int], Array] = self._get
+        write = port.quantised.writer(shape) if port.quantised else None
+        reads = [out.quantised.read if out.quantised else None for out in self._outs]
 
         def infer_one(x: Array, place: int) -> Array:
             if x.shape != shape or x.dtype != dtype:
-                x = port.taken(x)
-            if weights is not None:
-                if not isfinite(x.ravel().dot(weights)):
+                x = port.taken(x)  # refuses, but for the raw integers of a quantised input
+            else:
+                if weights is not None:
+                    if not isfinite(x.ravel().dot(weights)):
+                        raise not_finite(tensor)
+                elif is_float and not np.isfinite(x).all():
                     raise not_finite(tensor)
-            elif is_float and not np.isfinite(x).all():
-                raise not_finite(tensor)
+                if write is not None:
+                    x = write(x)
             try:
                 set_tensor(index, x)
                 invoke()
-                return get(places[place], 0)
+                answer = get(places[place], 0)
             except _FAILURES as why:
                 raise ModelError(f"the model failed: {_sentence(why)}") from why
+            read = reads[place]
+            return answer if read is None else read(answer)
 
         def infer(x: Array) -> tuple[Array, ...]:
-            return infer_one(x, 0), *[get(place, 0) for place in places[1:]]
+            first = infer_one(x, 0)
+            if len(places) == 1:
+                return (first,)
+            others = [
+                get(place, 0) if read is None else read(get(place, 0))
+                for place, read in zip(places[1:], reads[1:], strict=True)
+            ]
+            return (first, *others)
 
         return infer, infer_one
 
-    def _allocate_first(self, ports: Sequence[_Port]) -> bool:
+    def _allocate_first(self, ports: Sequence[Port]) -> bool:
         try:
             self._wrapper.AllocateTensors()
         except _FAILURES as why:
@@ -226,16 +200,16 @@ class LiteRtRuntime:
         self._wrapper.AllocateTensors()
         self._allocated = shapes
 
-    def _describe_all(self) -> tuple[list[_Port], list[_Port]]:
+    def _describe_all(self) -> tuple[list[Port], list[Port]]:
         try:
             ins = self._interpreter.get_input_details()
             outs = self._interpreter.get_output_details()
-            names = _signature_names(self._interpreter, ins, outs)
+            names = signature_names(self._wrapper, ins, outs)
         except _FAILURES as why:
             raise ModelError(f"model {self._what} has an input or output of no known type") from why
         return (
-            list(_describe(ins, names[0], self._what)),
-            list(_describe(outs, names[1], self._what)),
+            list(describe(ins, names[0], self._what)),
+            list(describe(outs, names[1], self._what)),
         )
 
 
@@ -281,75 +255,6 @@ def _open_interpreter(module: Any, library: str, model: Path | bytes, what: str)
         raise ModelError(
             f"model {what} cannot be loaded by {library} {module.__version__}: {_sentence(why)}"
         ) from why
-
-
-def _describe(details: list[dict[str, Any]], names: list[str], what: str) -> Iterator[_Port]:
-    for found, name in zip(details, names, strict=True):
-        dtype = "string" if found["dtype"] is np.bytes_ else np.dtype(found["dtype"]).name
-        if dtype != "string" and np.dtype(dtype).kind not in _NUMBERS:
-            raise ModelError(f"model {what} has {name!r} of type {dtype}, which is not run")
-        signed = [int(size) for size in found["shape_signature"]]
-        shape = signed if -1 in signed else [int(size) for size in found["shape"]]
-        raw = Tensor(name=name, dtype=dtype, shape=tuple(shape))
-        quantised = _quantised(found, dtype)
-        yield _Port(
-            index=int(found["index"]),
-            tensor=raw if quantised is None else replace(raw, dtype="float32"),
-            raw=raw,
-            quantised=quantised,
-        )
-
-
-def _quantised(found: dict[str, Any], dtype: str) -> Quantised | None:
-    parameters = found["quantization_parameters"]
-    scales, zeros = parameters["scales"], parameters["zero_points"]
-    if dtype not in DTYPES or len(scales) != 1 or not (isfinite(scales[0]) and scales[0] > 0):
-        return None
-    zero_point = int(zeros[0]) if len(zeros) else 0
-    return Quantised(dtype=np.dtype(dtype), scale=float(scales[0]), zero_point=zero_point)
-
-
-def _signature_names(
-    interpreter: Any, ins: list[dict[str, Any]], outs: list[dict[str, Any]]
-) -> tuple[list[str], list[str]]:
-    """Return the names of inputs and outputs in the interpreter's order, each name once."""
-    wrapper = interpreter._interpreter  # noqa: SLF001 -- the public list has no places
-    for key, signature in wrapper.GetSignatureDefs().items():
-        by_place = [
-            {int(place): str(name) for name, place in signature[side].items()}
-            for side in ("inputs", "outputs")
-        ]
-        complete = all(
-            found["index"] in names
-            for details, names in zip((ins, outs), by_place, strict=True)
-            for found in details
-        )
-        if complete and wrapper.GetSubgraphIndexFromSignature(key) == 0:
-            return (
-                _unique(by_place[0][found["index"]] for found in ins),
-                _unique(by_place[1][found["index"]] for found in outs),
-            )
-    return _unique(found["name"] for found in ins), _unique(found["name"] for found in outs)
-
-
-def _unique(names: Iterator[str]) -> list[str]:
-    taken: list[str] = []
-    for place, name in enumerate(names):
-        free = wanted = name[:_LONGEST_NAME] or f"tensor-{place}"
-        number = 2
-        while free in taken:
-            free = f"{wanted[: _LONGEST_NAME - 4]}-{number}"
-            number += 1
-        taken.append(free)
-    return taken
-
-
-def _texts(answer: Array) -> Array:
-    """Return texts as ``str`` objects; what is not UTF-8 in them is replaced."""
-    texts = np.empty(answer.shape, object)
-    for place, element in enumerate(answer.flat):
-        texts.flat[place] = element.decode(errors="replace")
-    return texts
 
 
 def _closed(*_: object) -> None:
