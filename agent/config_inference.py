@@ -105,6 +105,8 @@ class Subscribed(
     stale_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
 
     def __post_init__(self) -> None:
+        if self.topic.startswith("$share/"):
+            raise ValueError("a shared subscription gives a device only some of the samples")
         if not is_filter(self.topic):
             raise ValueError(
                 f"topic {self.topic!r} has a wildcard inside of a word, or # before its end"

@@ -99,6 +99,7 @@ def test_fields_of_another_number_than_the_models_channels_are_told():
     [
         ('topic = "a/#/b"', "wildcard"),
         ('topic = "a+"', "wildcard"),
+        ('topic = "$share/group/a"', "only some of the samples"),
         ('topic = "a", fields = [""]', "fields"),
         ('topic = "a", stale_seconds = -1', "stale_seconds"),
     ],

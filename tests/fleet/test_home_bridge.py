@@ -370,7 +370,7 @@ def test_the_doctor_says_what_keeps_the_manager_from_starting(desk):
     assert list(check_home_assistant(make_config(desk, HomeAssistantConfig()), None)) == []
     shown = HomeAssistantConfig(url="mqtt://127.0.0.1", username="bridge")
     (check,) = check_home_assistant(make_config(desk, shown), None)
-    assert PASSWORD_FILE in check.why
+    assert (check.state, PASSWORD_FILE in check.why) == ("fail", True)
 
 
 def make_config(desk: Desk, shown: HomeAssistantConfig) -> FleetConfig:
