@@ -5,7 +5,6 @@ is one sentence on standard error.
 """
 
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import msgspec
 
 from agent.config import DEFAULT_CONFIG_FILE, DEFAULT_STATE_DIR, Config
 from agent.config_file import load_config
-from agent.contract.plain_text import plain, plain_json
+from agent.contract.plain_text import plain_json
 from agent.contract.proxy import Proxies
 from agent.errors import AgentError, ConfigError
+from agent.service import refuse, serve
 
 LONGEST_WAIT_SECONDS = 86_400.0
 
@@ -239,12 +239,7 @@ def key(state_dir: Path | None, config_file: Path | None, output: str) -> None:
 )
 def run(config_file: Path, log_level: str) -> None:
     """Run the agent until SIGTERM."""
-    config = load_config(config_file)
-    from agent.daemon.host import log_to_stderr
-    from agent.daemon.running import run_agent
-
-    log_to_stderr(log_level)
-    run_agent(config)
+    click.get_current_context().exit(serve(config_file, log_level))
 
 
 @cli.command()
@@ -339,8 +334,7 @@ def main() -> int:
     try:
         ended = cli.main(standalone_mode=False, prog_name="fieldfare-agent")
     except AgentError as why:
-        sys.stderr.write(f"fieldfare-agent: {' '.join(plain(str(why)).split())}\n")
-        return why.exit_status
+        return refuse(why)
     except click.ClickException as why:
         why.show()
         return why.exit_code
