@@ -22,7 +22,6 @@ installs. Exit status: the command's own, or 69 where this machine cannot do it.
 import os
 import signal
 import sys
-from pathlib import Path
 
 from room import CANNOT, CannotError
 from tree import (
@@ -30,6 +29,7 @@ from tree import (
     ROOT,
     TEST_ENVIRONMENT,
     Cache,
+    Environment,
     UnmadeError,
     cache_folder,
     say,
@@ -64,9 +64,7 @@ def main(arguments: list[str]) -> int:
             return check(options, _device_room)
         case ["tests", *options]:
             command = _pytest(options)
-            cache = Cache(_rooted(cache_folder()))
-            cache.open(TEST_ENVIRONMENT)
-            return _become([*cache.entry(dev=True), *command])
+            return _become([*_open(TEST_ENVIRONMENT).entry(dev=True), *command])
         case [word, *_] if word.startswith("-"):
             print(f"arm64: {word} is no option of scripts/arm64; see --help", file=sys.stderr)
             return 2
@@ -74,16 +72,16 @@ def main(arguments: list[str]) -> int:
             return _become([*_device_room(), *command])
 
 
-def _rooted(folder: Path) -> Path:
+def _open(environment: Environment) -> Cache:
     if os.geteuid():
         raise CannotError("this makes and mounts a tree, which needs root: run it with sudo")
-    return folder
+    cache = Cache(cache_folder())
+    cache.open(environment)
+    return cache
 
 
 def _device_room() -> list[str]:
-    cache = Cache(_rooted(cache_folder()))
-    cache.open(DEVICE_ENVIRONMENT)
-    return cache.entry()
+    return _open(DEVICE_ENVIRONMENT).entry()
 
 
 def _become(command: list[str]) -> int:
