@@ -131,12 +131,11 @@ def softmax() -> schema.SoftmaxOptionsT:
 
 
 def crashing() -> bytes:
-    """Right in shape and harmless to read, but it kills nearly everybody who loads it.
+    """Right in shape and harmless to read, but it kills whoever loads it.
 
-    A layer leaves out its weights; LiteRT 2.3 reads what lies before its list of tensors.
+    ATAN2 leaves out its second input, which both libraries follow without a look.
     """
     graph = TfliteGraph()
     x, probabilities = graph.tensor("x", (1, 3, SAMPLES)), graph.tensor("probabilities", (1, 3))
-    options = schema.FullyConnectedOptionsT()
-    graph.operator(Operator.FULLY_CONNECTED, [x, -1, -1], [probabilities], options)
+    graph.operator(Operator.ATAN2, [x, -1], [probabilities])
     return graph.written([x], [probabilities])

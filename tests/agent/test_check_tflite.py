@@ -86,11 +86,7 @@ def test_a_file_with_other_tensors_than_signed_is_named(tmp_path):
 
 
 def test_a_model_that_kills_its_process_costs_the_child_and_is_named_by_the_signal(tmp_path):
-    for number in range(5):  # what lies before the library's list is nearly always deadly
-        answer = checked(tmp_path / str(number), small_tflite.crashing(), outputs=1)
-        assert not isinstance(answer, CheckAnswer) or not answer.held
-        if isinstance(answer, ChildDiedError):
-            break
+    answer = checked(tmp_path, small_tflite.crashing(), outputs=1)
     assert isinstance(answer, ChildDiedError), answer
     assert str(answer) == "the check worker was killed by SIGSEGV"
 
