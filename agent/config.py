@@ -157,6 +157,8 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         input_budget: Share of the time of inference that looking at inputs may take, for the
             sketches of their channels; one window a second may always be looked at. 0 never
             looks, and then no channel is known to stand still.
+        sketch_seconds: How often the sketches of inputs and outputs are told, with the next
+            window; until then they add up.
         stuck_seconds: A channel that holds one value for so long is told as stuck; 0 never.
         rate_tolerance: A stream whose samples come by so much slower or faster than its model
             wants is told, as a share; 0 never.
@@ -168,6 +170,7 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     window_seconds: Seconds = 60.0
     input_budget: Share = 0.01
+    sketch_seconds: Seconds = 600.0
     stuck_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 60.0
     rate_tolerance: Annotated[float, Meta(ge=0, le=100)] = 0.2
     drift_first: Annotated[int, Meta(ge=10, le=10**9)] = 2000

@@ -47,6 +47,7 @@ def recorder_of(
         numbers=numbers,
         outputs=release.classes or _values_of(runtime.outputs),
         looking=Looking(parts, ranges=pipeline.ranges, share=observe.input_budget),
+        sketch_seconds=observe.sketch_seconds,
     )
 
 

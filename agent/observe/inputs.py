@@ -40,6 +40,7 @@ class Held:
     Attributes:
         seconds: Since the first window in which it did; 0 where it changes.
         windows: In how many of those that were looked at.
+        seen: How many were looked at in all.
         longest: The longest time that it held one value before and then changed, seconds.
 
     """
@@ -48,6 +49,7 @@ class Held:
     value: float = 0.0
     seconds: float = 0.0
     windows: int = 0
+    seen: int = 0
     longest: float = 0.0
 
 
@@ -121,6 +123,7 @@ class Looking:
         self._outside = np.zeros(len(self._names), np.int64)
         self._allowance_ns = 0.0
         self._cost_ns = 0
+        self._seen = 0
         self._last = -np.inf
         self._start()
 
@@ -145,6 +148,7 @@ class Looking:
         """Count what one window holds; its values are finite."""
         self._last = now
         self._looked += 1
+        self._seen += 1
         for part, values in self._values(given):
             rows = len(values)
             these = slice(part.first, part.first + rows)
@@ -170,15 +174,19 @@ class Looking:
                 value=float(self._held[n]) if self._holds[n] else 0.0,
                 seconds=float(now - self._since[n]) if self._holds[n] else 0.0,
                 windows=int(self._holds[n]),
+                seen=self._seen,
                 longest=float(self._longest[n]),
             )
             for n, name in enumerate(self._names)
         )
 
-    def close(self) -> tuple[int, tuple[Channel, ...]]:
-        """Return how many windows were looked at since the last close, and what they held."""
+    def close(self, *, whole: bool = True) -> tuple[int, tuple[Channel, ...]]:
+        """Return how many windows were looked at since they were told last, and what they held.
+
+        What is not the ``whole`` is told only where a channel was not finite.
+        """
         looked, counts = self._looked, self._counts.reshape(-1, WIDTH)
-        if not looked and not self._not_finite.any():
+        if not self._not_finite.any() and not (looked and whole):
             return 0, ()
         enough = counts.sum(axis=1) >= LEAST_TOLD
         channels = tuple(

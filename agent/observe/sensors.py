@@ -101,11 +101,10 @@ class Sensors:
         """Return what can be judged, with a sentence where it is wrong."""
         window = felt.window
         if self._limits.stuck_seconds:
-            moved = window.looked > 0
             for held in felt.held:
                 trouble = Trouble(held.channel, "stuck")
                 why = self._stuck(held, window.closed_ms)
-                if why or (moved and not held.windows):
+                if why or (held.seen and not held.windows):
                     yield trouble, why
         for channel in window.inputs:
             bad = Trouble(channel.name, "not-finite")

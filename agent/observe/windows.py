@@ -45,6 +45,7 @@ class WindowRecorder:
         numbers: Shared by the recorders of one slot, so that numbers never repeat.
         outputs: What the first values of the output are called.
         looking: What looks at inputs, where somebody is to.
+        sketch_seconds: Sketches are told so often; in between they add up.
 
     """
 
@@ -58,6 +59,7 @@ class WindowRecorder:
         numbers: "count[int] | None" = None,
         outputs: Sequence[str] = (),
         looking: Looking | None = None,
+        sketch_seconds: float = 0.0,
     ) -> None:
         self.slot = slot
         self.release = release
@@ -66,7 +68,10 @@ class WindowRecorder:
         self._outputs = tuple(outputs)[:MAX_OUTPUTS_TOLD]
         self._looking = looking or Looking((), share=0.0)
         self._opened_ms = now_ms
-        self._turned, self._at_turn = monotonic(), 0
+        self._sketch_seconds = sketch_seconds
+        self._values = np.zeros((len(self._outputs), WIDTH), np.int64)
+        self._told = self._turned = monotonic()
+        self._at_turn = 0
         self._decided = array("d")
         self._latencies = array("q")
         self._rows: list[bytes] = []
@@ -139,11 +144,16 @@ class WindowRecorder:
         with self._lock:
             return self._looking.held(monotonic())
 
-    def close(self, now_ms: int) -> Window:
-        """Return what was recorded since the last close, and open the next window."""
+    def close(self, now_ms: int, *, last: bool = False) -> Window:
+        """Return what was recorded since the last close, and open the next window.
+
+        The ``last`` one tells the sketches even where it is not time yet.
+        """
         with self._lock:
             self._fold()
-            looked, channels = self._looking.close()
+            now = monotonic()
+            whole = last or now - self._told >= self._sketch_seconds
+            looked, channels = self._looking.close(whole=whole)
             window = Window(
                 slot=self.slot,
                 release=self.release,
@@ -161,8 +171,11 @@ class WindowRecorder:
                 skipped=self._skipped,
                 looked=looked,
                 inputs=channels,
-                outputs=self._features(),
+                outputs=self._features() if whole else (),
             )
+            if whole:
+                self._told = now
+                self._values[:] = 0
             self._opened_ms = now_ms
             self._start()
             self._at_turn, self._until = 0, 1
@@ -172,7 +185,6 @@ class WindowRecorder:
         self._latency = LogHistogram()
         self._confidence = LogHistogram()
         self._answers = np.zeros(self._classes, np.int64)
-        self._values = np.zeros((len(self._outputs), WIDTH), np.int64)
         self._inferences = 0
         self._refused = 0
         self._failed = 0

@@ -21,7 +21,7 @@ def felt(*, looked=5, held=None, channel=None, samples=3000, seconds=60.0, rate_
         samples=samples,
         inputs=(Channel(name="gyro_x", **(channel or {})),),
     )
-    holds = Held(channel="gyro_x", **(held or {}))
+    holds = Held(channel="gyro_x", **({"seen": looked} | (held or {})))
     return Felt(window=window, held=(holds,), rate_hz=rate_hz, seconds=seconds)
 
 

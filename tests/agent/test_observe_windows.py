@@ -118,6 +118,37 @@ def test_what_a_stream_gave_and_what_was_left_out_is_counted_and_then_forgotten(
     assert (again.samples, again.gaps, again.skipped, again.number) == (0, 0, 0, 1)
 
 
+def test_sketches_add_up_until_it_is_time_to_tell_them(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("agent.observe.windows.monotonic", lambda: clock[0])
+    looking = Looking(channels_of(STREAM, WINDOWING))
+    recording = WindowRecorder(
+        "motion", "a" * 64, 3, now_ms=0, outputs=["sit"], looking=looking, sketch_seconds=600
+    )
+
+    def minute(*, last=False):
+        clock[0] += 60.0
+        recording.note(20_000, probabilities(0), window())
+        return recording.close(1, last=last)
+
+    quiet = [minute() for _ in range(9)]
+    assert {(w.looked, w.inputs, w.outputs) for w in quiet} == {(0, (), ())}
+    assert [w.inferences for w in quiet] == [1] * 9
+    told = minute()
+    assert told.looked == 10
+    assert SignedSketch.read(told.inputs[0].values).total == 640
+    assert SignedSketch.read(told.outputs[0].values).total == 10
+    assert minute().looked == 0
+    assert minute(last=True).looked == 2
+
+
+def test_a_channel_that_is_not_finite_is_told_at_once():
+    recording = recorder()
+    recording._sketch_seconds = 600.0
+    recording.refuse(np.full((1, 3, 64), np.nan, np.float32))
+    assert [channel.not_finite for channel in recording.close(1).inputs] == [1, 1, 1]
+
+
 def test_a_fast_stream_is_looked_at_within_its_share_and_a_slow_one_once_a_second(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("agent.observe.windows.monotonic", lambda: clock[0])
