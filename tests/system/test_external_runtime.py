@@ -23,6 +23,7 @@ OTHER = ROOT / ".venvs" / "numpy2" / "bin" / "python"
 VENDORS = OTHER if OTHER.exists() else Path(sys.executable)
 TRT = "TensorrtExecutionProvider"
 SETTINGS = f"""check_seconds = 60
+max_latency_ratio = 100  # how busy this machine is says nothing about a release
 
 [pipeline.motion]
 source = {{ kind = "replay", path = "recording.npz", speed = 20, loop = true }}
@@ -70,6 +71,14 @@ def runs(folder: Path, version: str) -> bool:
     return bool(slot and slot.current and status.releases.get(slot.current) == f"motion {version}")
 
 
+def reach(agent: RunningAgent, holds, seconds: float = 90.0) -> None:
+    """As ``eventually``, and on failure with the agent's log."""
+    try:
+        eventually(holds, seconds)
+    except AssertionError as late:
+        raise AssertionError(f"{late}\n{agent.said()[-8000:]}") from late
+
+
 def test_a_release_goes_to_the_vendors_runtime_survives_its_death_and_takes_its_engine_along(
     fleet: HomeFleet, tmp_path: Path
 ):
@@ -82,21 +91,16 @@ def test_a_release_goes_to_the_vendors_runtime_survives_its_death_and_takes_its_
         joined = command("enrol", fleet.token(1), "--state-dir", folder / "state")
         assert joined.returncode == 0, joined.stderr
         with RunningAgent(folder) as agent:
-            eventually(lambda: "event=probed" in agent.said(), 60)
+            reach(agent, lambda: "event=probed" in agent.said())
             fleet("model", "publish", model)
             fleet("rollout", "create", "motion/v1", *AT_ONCE)
-            eventually(lambda: runs(folder, "v1"), 90)
+            reach(agent, lambda: runs(folder, "v1"))
             assert "event=may-compile" in agent.said()
             ((pid, _),) = workers(agent.child.pid).items()
 
             os.kill(pid, signal.SIGSEGV)
-            eventually(lambda: workers(agent.child.pid).keys() - {pid}, 30)
-            eventually(
-                lambda: any(
-                    "runtime.vendor was killed by SIGSEGV" in str(a) for a in fleet.alarms()
-                ),
-                30,
-            )
+            reach(agent, lambda: bool(workers(agent.child.pid).keys() - {pid}))
+            reach(agent, lambda: "runtime.vendor was killed by SIGSEGV" in str(fleet.alarms()))
 
             (device,) = json.loads(fleet("device", "list", "-o", "json"))
             shown = fleet("device", "show", device["id"])
@@ -104,7 +108,7 @@ def test_a_release_goes_to_the_vendors_runtime_survives_its_death_and_takes_its_
 
             fleet("model", "publish", model)
             fleet("rollout", "create", "motion/v2", *AT_ONCE)
-            eventually(lambda: runs(folder, "v2"), 90)
+            reach(agent, lambda: runs(folder, "v2"))
             engines = [p for p in (folder / "state" / "engines").iterdir() if p.is_dir()]
             assert len(engines) == 1  # the model file of both is the same one
             assert agent.stop() == 0
