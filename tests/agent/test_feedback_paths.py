@@ -227,11 +227,13 @@ def test_labelled_windows_outlive_the_agent_and_the_owner_can_remove_them(tmp_pa
         inside.until(lambda: told[-1].labelled_windows == held)
     bench, before = inside.bench, len(inside.bench.heard.inventory)
     owner = home.listener("#")
+    owner.publish(inside.topic("feedback"), b'{"id": "0011aabb-1", "label": "run"}', retained=True)
     with bench.run() as agent:
         bench.until(agent, lambda: len(bench.heard.inventory) > before)
         assert bench.heard.inventory[-1].labelled_windows == held
         later = House(bench, agent, owner)
         assert later.label(as_labels(predicted[25:26])[0])["code"] == "prediction-unknown"
+        assert owner.newest(later.topic("feedback/response")) is None
         cleared = command("feedback", "clear", "--yes", "--state-dir", bench.folder / "state")
         assert cleared.stdout == f"removed {held} labelled windows\n"
         bench.until(agent, lambda: bench.heard.inventory[-1].labelled_windows == 0)
