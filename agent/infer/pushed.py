@@ -9,7 +9,7 @@ Rule 3: silence is noticed: the time of the last good sample is kept.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -52,10 +52,18 @@ class Pushed:
     Args:
         channels: Of the model that listens.
         fields: Members of JSON objects that are the channels; empty for arrays.
+        clock: Monotonic seconds.
 
     """
 
-    def __init__(self, channels: int, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        channels: int,
+        fields: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._clock = clock
         self._channels = channels
         self._fields = tuple(tuple(field.split(".")) for field in fields)
         self._waiting: deque[bytes] = deque()
@@ -64,7 +72,7 @@ class Pushed:
         self._malformed = 0
         self._why = ""
         self._dropped = 0
-        self._last = monotonic()
+        self._last = self._clock()
 
     @property
     def flow(self) -> Flow:
@@ -73,7 +81,7 @@ class Pushed:
             malformed=self._malformed,
             why=self._why,
             dropped=self._dropped,
-            silent_seconds=monotonic() - self._last,
+            silent_seconds=self._clock() - self._last,
         )
 
     def expect(self, channels: int) -> None:
@@ -112,7 +120,7 @@ class Pushed:
                 self._malformed, self._why = self._malformed + 1, str(why)
                 continue
             if block is not None:
-                self._last = monotonic()
+                self._last = self._clock()
                 yield block
 
     def _read(self, payload: bytes, channels: int) -> Block | None:

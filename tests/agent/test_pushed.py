@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config_file import parse_config
+from agent.config_inference import PipelineConfig, Subscribed
+from agent.contract.telemetry import Window
+from agent.daemon.source_watch import SourceWatch
 from agent.errors import ConfigError, MalformedError
-from agent.infer.pushed import Pushed, read_fields
+from agent.infer.pushed import Flow, Pushed, read_fields
 
 FIELDS = (("acceleration", "x"), ("acceleration", "y"), ("moving",))
 
@@ -83,7 +86,73 @@ def test_a_stream_of_objects_goes_on_past_what_is_none_of_it():
         source.push(payload)
     assert next(source.blocks(threading.Event())).tolist() == [[1.0, 2.0]]
     assert source.flow.malformed == 2
-    assert source.flow.silent_seconds < 5
+
+
+def test_silence_lasts_until_a_good_sample():
+    now = [100.0]
+    source = Pushed(1, ("a",), clock=lambda: now[0])
+    blocks = source.blocks(threading.Event())
+    now[0] = 130.0
+    assert source.flow.silent_seconds == 30.0
+    for payload in (b"?", b'{"battery": 9}', b'{"a": 1}'):
+        source.push(payload)
+    next(blocks)
+    assert source.flow.silent_seconds == 0.0
+    now[0] = 131.0
+    source.push(b"?")
+    source.push(b'{"a": 2}')
+    now[0] = 135.0
+    assert source.flow.silent_seconds == 5.0
+
+
+class Watched:
+    """A watch over one source, and the alarms that it told."""
+
+    def __init__(self, stale_seconds: float = 60.0) -> None:
+        source = Subscribed(topic="wrist", stale_seconds=stale_seconds)
+        self.told: list[str] = []
+        self.watch = SourceWatch(
+            {"motion": PipelineConfig(source=source)},
+            lambda code, _why, _slot: self.told.append(code),
+        )
+
+    def look(self, silent: float, malformed: int = 0, **window: int) -> str:
+        flow = Flow(malformed=malformed, why="?", dropped=0, silent_seconds=silent)
+        seen = Window(slot="motion", release="1" * 64, number=0, opened_ms=1, closed_ms=2, **window)
+        self.watch.look({"motion": flow}, [seen] if window else [])
+        return self.watch.problem("motion")
+
+
+def test_silence_and_its_end_are_told_once_each():
+    watched = Watched()
+    problems = [bool(watched.look(silent)) for silent in (0, 59, 61, 200, 1, 2)]
+    assert problems == [False, False, True, True, False, False]
+    assert watched.told == ["source-stale", "source-flows"]
+
+
+def test_a_source_that_may_be_silent_for_ever_is_never_stale():
+    watched = Watched(stale_seconds=0)
+    assert watched.look(1e9) == ""
+    assert watched.told == []
+
+
+def test_malformed_messages_are_told_when_there_are_more_of_them():
+    watched = Watched()
+    for malformed in (0, 3, 3, 5):
+        watched.look(0, malformed)
+    assert watched.told == ["samples-malformed", "samples-malformed"]
+
+
+def test_windows_that_are_all_refused_are_a_problem_until_one_is_answered():
+    watched = Watched()
+    assert "2 were refused and 1 failed" in watched.look(0, refused=2, failed=1)
+    assert watched.look(0, refused=5, inferences=1) == ""
+
+
+def test_a_source_that_ended_stays_a_problem():
+    watched = Watched()
+    watched.watch.ended("motion", "motion has no more samples")
+    assert watched.look(0, inferences=3) == "motion has no more samples"
 
 
 def test_fields_of_another_number_than_the_models_channels_are_told():
