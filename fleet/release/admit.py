@@ -74,11 +74,7 @@ def admit_tflite(content: bytes, *, name: str = "the model") -> Admitted:
         AdmissionError: With the sentence; ``name`` is how the file is called in it.
 
     """
-    _require_size(content, name)
-    try:
-        examine_content(memoryview(content), name)
-    except ModelError as why:
-        raise AdmissionError(str(why)) from why
+    examine_tflite(content, name=name)
     with tempfile.TemporaryDirectory(prefix="fieldfare-admit-") as folder:
         path = Path(folder, "model")
         path.write_bytes(content)
@@ -97,6 +93,20 @@ def admit_tflite(content: bytes, *, name: str = "the model") -> Admitted:
         initialisers={},
         quantised=holds_small_integers(memoryview(content)),
     )
+
+
+def examine_tflite(content: bytes, *, name: str) -> None:
+    """Check the bytes of a TensorFlow Lite file, and load nothing.
+
+    Raises:
+        AdmissionError: With the sentence.
+
+    """
+    _require_size(content, name)
+    try:
+        examine_content(memoryview(content), name)
+    except ModelError as why:
+        raise AdmissionError(str(why)) from why
 
 
 def admit_onnx(content: bytes, *, name: str = "the model") -> Admitted:

@@ -43,11 +43,13 @@ from tuf.api.metadata import Root, Targets
 from agent.contract.manifest import Label, Lineage, Name, State, Windowing, decode_release
 from fleet.errors import RefusedError
 from fleet.release.accelerate import Accelerator, accelerators_of
+from fleet.release.admit import runtime_of
 from fleet.release.build import GOLDEN_TOLERANCE, BuiltRelease, Placement, build_release, find_head
 from fleet.release.candidate import candidate_lineage
 from fleet.release.delta import Earlier
 from fleet.release.forms import Form
 from fleet.release.golden import golden_inputs
+from fleet.release.trial import require_survivable
 from fleet.service.views import CandidateView, TargetsView
 from fleet.service.wishes import Publication
 from fleet.signing.metadata import (
@@ -181,6 +183,7 @@ def sign_release(
     now = now or datetime.now(UTC)
     counter = targets.next_counters.get(described.slot, 1)
     text = described.description
+    require_safe(described)
     built = build_release(
         described.model,
         Placement(
@@ -209,6 +212,18 @@ def sign_release(
     role, signed = _sign_metadata(targets, {built.release.target: built.manifest}, signers, now=now)
     publication = Publication(targets=signed, manifest=built.manifest, role=role, keys=built.keys)
     return built, publication
+
+
+def require_safe(described: Described) -> None:
+    """Return if none of the files kills who loads it; only then are they loaded here.
+
+    Raises:
+        AdmissionError: One does.
+
+    """
+    for form in (Form(content=described.model, file=described.file), *described.forms):
+        if runtime_of(form.content, form.file) == "tflite":
+            require_survivable(form.content, name=form.file)
 
 
 def is_encrypted(described: Described, targets: TargetsView, wish: bool | None) -> bool:  # noqa: FBT001 - what the option says, or nothing

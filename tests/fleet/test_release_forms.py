@@ -15,7 +15,8 @@ from fleet.release.admit import admit
 from fleet.release.build import Placement, build_release, find_head
 from fleet.release.delta import Earlier
 from fleet.release.forms import Form
-from fleet.service.publication import read_described
+from fleet.release.trial import require_survivable
+from fleet.service.publication import read_described, require_safe
 from scripts.base_model.tflite_graph import Operator, TfliteGraph
 from tests import small_models, small_tflite
 from tests.small_models import CHANNELS, CLASSES, SAMPLES
@@ -175,3 +176,28 @@ def test_variants_are_read_beside_the_file_that_is_described(tmp_path: Path):
     assert [(form.file, form.content) for form in described.forms] == [("motion.tflite", TFLITE)]
     with pytest.raises(RefusedError, match=r"gone\.tflite cannot be read"):
         read_described(tmp_path / "motion.onnx", None, [tmp_path / "gone.tflite"])
+
+
+@pytest.mark.parametrize("place", ["the only file", "a variant"])
+def test_a_file_that_kills_its_process_is_refused_and_kills_no_publisher(tmp_path: Path, place):
+    (tmp_path / "bad.tflite").write_bytes(small_tflite.crashing())
+    (tmp_path / "motion.onnx").write_bytes(ONNX)
+    for name in ("bad", "motion"):
+        (tmp_path / f"{name}.toml").write_text('family = "motion"')
+    described = (
+        read_described(tmp_path / "bad.tflite")
+        if place == "the only file"
+        else read_described(tmp_path / "motion.onnx", None, [tmp_path / "bad.tflite"])
+    )
+    with pytest.raises(AdmissionError, match=r"bad\.tflite kills the process .* \(SIGSEGV\)"):
+        require_safe(described)
+
+
+def test_what_a_library_says_in_words_is_left_to_who_loads_the_file_after():
+    require_survivable(small_tflite.quantised(), name="motion.tflite")
+    graph = TfliteGraph()
+    x, y = graph.tensor("x", (1,)), graph.tensor("y", (1,))
+    graph.operator(Operator.ADD, [x], [y])
+    require_survivable(graph.written([x], [y]), name="motion.tflite")
+    with pytest.raises(AdmissionError, match="is not a TensorFlow Lite file"):
+        require_survivable(TFLITE[:300], name="motion.tflite")
