@@ -30,6 +30,7 @@ from agent.daemon.watching import rate_of, recorder_of
 from agent.errors import AgentError, ConfigError, ModelError, UnknownModelError
 from agent.infer import sources
 from agent.infer.comparison import Comparison
+from agent.infer.heap import trim
 from agent.infer.pipeline import Broken, Ended, Pipeline
 from agent.infer.pushed import Flow, Pushed
 from agent.infer.requests import Offered, Request, Response
@@ -191,6 +192,7 @@ class Inference:
         )
         if answering is not None:
             self._feed(slot, place, answering)
+        trim()  # of what was read, checked and compared on the way here
 
     def request(self, slot: str, request: Request) -> Response:
         """Answer one request from any thread.
