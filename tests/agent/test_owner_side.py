@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,6 +193,27 @@ def test_a_request_by_the_owners_broker_is_answered_where_it_wishes(tmp_path, ma
         inside.until(
             lambda: inside.owner.document(inside.topic("infer/response")).get("outputs"), fed=False
         )
+
+
+@pytest.mark.skipif(not shutil.which("mosquitto_rr"), reason="mosquitto-clients is not installed")
+def test_mosquittos_own_programs_get_predictions_and_answers(tmp_path, manager, home):
+    def said(*arguments: str) -> dict[str, object]:
+        ended = subprocess.run(
+            [*arguments, "-h", "127.0.0.1", "-p", str(home.port), "-W", "20"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(ended.stdout)
+
+    with house(tmp_path, manager, home) as inside:
+        inside.until(lambda: inside.owner.newest(inside.topic("state")))
+        state = said("mosquitto_sub", "-V", "311", "-C", "1", "-t", inside.topic("state"))
+        assert state["label"] in CLASSES
+        asked = json.dumps(ASKED | {"id": "rr"})
+        wish = ("-t", inside.topic("infer"), "-e", "panel/rr", "-m", asked)
+        answer = said("mosquitto_rr", "-V", "5", *wish)
+        assert (answer["id"], answer["model_version"]) == ("rr", "v1")
 
 
 def test_a_bad_request_is_answered_counted_and_the_next_one_works(tmp_path, manager, home):
