@@ -33,7 +33,6 @@ from agent.errors import (
     WrongTensorsError,
 )
 from agent.infer import oip
-from agent.infer.engines import Engine
 from agent.infer.external_link import HttpAnswer
 from agent.infer.external_worker import MODEL, OK, Described, Outside, Worker, begin
 from agent.infer.oip_documents import read_error
@@ -85,10 +84,11 @@ class ExternalRuntime:
         self._outside = outside
         self._model = model.absolute()
         self._died = died
-        self._folder = Path(tempfile.mkdtemp(prefix="fieldfare-"))
+        self._folder = _private_folder()
         self._worker: Worker | None = None
         self._process: Supervised | None = None
         self._why = ""
+        self._settled = False
         self._first: Described | AgentError | None = None
         self._began = threading.Event()
         self._closing = threading.Event()
@@ -144,7 +144,9 @@ class ExternalRuntime:
         if worker is None:
             raise WorkerError(f"{self._why}; it is being started again")
         wanted = self._outside
-        seconds = max(wanted.deadline_seconds, wanted.unbuilt_seconds)
+        seconds = wanted.deadline_seconds
+        if not self._settled:
+            seconds = max(seconds, wanted.unbuilt_seconds)
         try:
             answer = worker.link.post(_INFER, oip.write_request(inputs), seconds)
         except TimeoutError:
@@ -158,13 +160,16 @@ class ExternalRuntime:
             self._lost(worker, str(end))
             raise WorkerError(f"{self._why}; it is being started again") from bad
         outputs = self._read(answer)
-        if wanted.engine is not None and not wanted.engine.built:
-            self._keep(wanted.engine)
+        if not self._settled:
+            self._settle()
         return outputs
 
-    def _keep(self, engine: Engine) -> None:
+    def _settle(self) -> None:
+        """Keep what was compiled: an inference was answered with it."""
+        self._settled = True
         try:
-            engine.keep()
+            if self._outside.engine is not None:
+                self._outside.engine.keep()
         except StoreError as why:  # the answer is right; it will be compiled again
             log.warning("engine=not-kept name=%s why=%r", self._outside.program.name, str(why))
 
@@ -216,6 +221,7 @@ class ExternalRuntime:
             pause = min(2.0 ** (short_lives - 2), _LONGEST_PAUSE_SECONDS) if short_lives > 1 else 0
 
     def _run(self, worker: Worker) -> None:
+        self._settled = False
         self._worker = worker
         if not self._began.is_set():
             self._first = worker.described
@@ -237,14 +243,20 @@ class ExternalRuntime:
         seconds = wanted.start_seconds
         if wanted.awaits_build or self._began.is_set():
             seconds = max(seconds, wanted.unbuilt_seconds)
-        worker = begin(
-            wanted,
-            self._model,
-            self._folder,
-            seconds=seconds,
-            stopping=self._closing,
-            began=self._note,
-        )
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies up may have taken it
+            worker = begin(
+                wanted,
+                self._model,
+                self._folder,
+                seconds=seconds,
+                stopping=self._closing,
+                began=self._note,
+            )
+        except OSError as why:
+            raise WorkerError(
+                f"{wanted.program.name} does not start: {why.strerror or why}"
+            ) from why
         first, now = self._first, worker.described
         same = (now.inputs, now.outputs)
         if isinstance(first, Described) and same != (first.inputs, first.outputs):
@@ -257,6 +269,13 @@ class ExternalRuntime:
 
     def _note(self, process: Supervised) -> None:
         self._process = process
+
+
+def _private_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="fieldfare-"))
+    except OSError as why:
+        raise WorkerError(f"there is no place for a worker's socket: {why}") from why
 
 
 def _require_output(worker: str, tensor: Tensor, found: Array) -> None:

@@ -7,7 +7,9 @@ Rule 3: after any failure the connection is of no more use.
 """
 
 import socket
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -48,6 +50,7 @@ class ExternalLink:
     """
 
     def __init__(self, path: Path) -> None:
+        self._busy = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(5.0)
@@ -82,10 +85,17 @@ class ExternalLink:
         return self._exchange((start, asked.content), seconds)
 
     def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
+        """Hang up; an exchange that is going on in another thread fails."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with self._busy:  # its number may be another file's as soon as it is closed
+            self._socket.close()
 
     def _exchange(self, parts: Sequence[bytes], seconds: float) -> HttpAnswer:
+        with self._busy:
+            return self._exchange_alone(parts, seconds)
+
+    def _exchange_alone(self, parts: Sequence[bytes], seconds: float) -> HttpAnswer:
         ends = monotonic() + seconds
         self._socket.settimeout(seconds)
         for part in parts:

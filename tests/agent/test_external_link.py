@@ -115,6 +115,26 @@ def test_the_time_is_over_the_whole_answer_and_not_over_each_byte(tmp_path):
     listener.close()
 
 
+def test_who_hangs_up_ends_the_exchange_of_another_thread(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    link, failed = ExternalLink(tmp_path / "s"), threading.Event()
+    connection, _ = listener.accept()
+
+    def wait():
+        with pytest.raises(ConnectionError):
+            link.get("/v2", 60.0)
+        failed.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    connection.recv(65536)
+    link.close()
+    assert failed.wait(10)
+    connection.close()
+    listener.close()
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_head_or_a_sentence(head):
     try:

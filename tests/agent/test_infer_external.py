@@ -1,9 +1,11 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -319,6 +321,19 @@ def test_who_waits_for_a_worker_is_called_meanwhile(tmp_path):
     path = write_model(tmp_path, negative())
     ExternalRuntime(wanted, path, waiting=lambda: calls.append(1)).close()
     assert calls
+
+
+def test_a_folder_that_was_tidied_away_is_made_again_for_the_next_life(run):
+    runtime = run(outside())
+    shutil.rmtree(runtime._folder)
+    os.kill(runtime.pid, signal.SIGKILL)
+    assert answers(runtime, one(2.0))[0].tolist() == [-2.0]
+
+
+def test_where_no_folder_can_be_made_it_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(WorkerError, match="no place for a worker's socket"):
+        run(outside())
 
 
 def test_a_worker_that_talks_all_the_time_does_not_fill_the_log(run, caplog):
