@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agent.disk import Disk
 from agent.errors import ConfigError, DiskFullError, NewerStateError, StoreError
@@ -156,6 +158,33 @@ def test_a_torn_tail_costs_nothing_that_was_promised(tmp_path: Path) -> None:
     store(disk).keep([a_window(2)], NOW)
     assert names(disk) == ("0011aabb-1/0", "0011aabb-2/0")
     assert [s.whole for s in scan(disk).values()] == [False, True]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 600), new=st.binary(max_size=4), cut=st.booleans())
+def test_a_spoiled_file_costs_windows_and_never_the_reader(
+    tmp_path: Path, *, at: int, new: bytes, cut: bool
+) -> None:
+    disk = Disk(tmp_path)
+    clear_away(disk)
+    store(disk).keep([a_window(n) for n in range(4)], NOW)
+    path = disk.path(segment_name(1))
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + new + (b"" if cut else content[at + len(new) :]))
+    try:
+        held = names(disk)
+        again = store(disk)
+    except NewerStateError:
+        assert at <= 3
+        return
+    assert held == tuple(f"0011aabb-{n}/0" for n in range(len(held)))
+    again.keep([a_window(9)], NOW)
+    assert names(disk) == (*held, "0011aabb-9/0")
+
+
+def clear_away(disk: Disk) -> None:
+    for name in disk.names(FOLDER):
+        disk.remove(f"{FOLDER}/{name}")
 
 
 def test_a_full_disk_is_said_and_what_comes_later_is_kept(tmp_path: Path) -> None:

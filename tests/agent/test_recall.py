@@ -1,8 +1,12 @@
 """Labels for what a slot predicted lately: which are attached, and which are refused."""
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.infer.labelling import (
     MAX_FEEDBACK_BYTES,
@@ -235,6 +239,25 @@ def test_what_is_no_feedback_is_refused_in_one_sentence(body, kind, why):
     assert len(body) <= MAX_FEEDBACK_BYTES or kind is OversizedError
     with pytest.raises(kind, match=why):
         read_feedback(body)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "label", "class", "row", "x"]), inner, max_size=5)
+    ),
+    max_leaves=9,
+)
+
+
+@given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_no_bytes_are_more_than_refused(body):
+    try:
+        said = read_feedback(body)
+    except (LabelRefusedError, OversizedError):
+        return
+    assert all((one.label is None) != (one.place is None) for one in said.opinions)
 
 
 def test_each_refusal_has_its_status():
