@@ -121,7 +121,8 @@ class Announcing:
             return
         self.tell()
         for slot in list(self._newest):
-            self._tell_prediction(slot)
+            if not self._around.problem(slot):  # else an old prediction would seem new
+                self._tell_prediction(slot)
 
     def restarted(self) -> None:
         """Home Assistant has started: say everything anew in a moment."""

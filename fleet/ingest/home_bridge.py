@@ -34,6 +34,8 @@ from fleet.ingest.mail import Arrived, Connected, Connection, Disconnected, Mess
 LOG = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5
 MAX_PREDICTIONS: Final = 10_000
+MAX_HEARD: Final = 10_000
+"""Devices that others announce: anybody there can make them up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +201,7 @@ class HomeBridge:
                 self._told.again_at = monotonic() + SystemRandom().uniform(0.0, self._pauses.jitter)
             return
         device = device_of(self._discovery, message.topic)
-        if device is None:
+        if device is None or max(len(self._told.claimed), len(self._told.strays)) >= MAX_HEARD:
             return
         origin = origin_of(message.payload)
         if origin == AGENT_ORIGIN:
