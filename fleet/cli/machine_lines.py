@@ -7,6 +7,8 @@ from agent.contract.telemetry import Health
 from fleet.cli.output import ago
 from fleet.service.behaviour_views import BehaviourView, SpreadView
 
+_MIB = 1024 * 1024
+
 
 def machine_lines(health: Health) -> Iterator[tuple[str, str]]:
     """Return heading and text of each line about a machine, as of when it told them."""
@@ -38,6 +40,9 @@ def behaviour_lines(view: BehaviourView) -> Iterator[tuple[str, str]]:
     )
     if view.drift is not None:
         yield "", f"prediction drift {view.drift:.2f} (0.1 is small, 0.25 large)"
+    if view.swap is not None:
+        before, after = view.swap.before_bytes / _MIB, view.swap.after_bytes / _MIB
+        yield "", f"memory {before:.1f} MiB before the change to this release, {after:.1f} after"
     for kind, spreads in (("input", view.inputs), ("output", view.outputs)):
         for spread in spreads:
             yield "", f"{kind} {spread.name}: {_spread(spread, view.looked)}"

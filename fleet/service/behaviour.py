@@ -58,6 +58,7 @@ def merge(windows: Sequence[Window], release: str) -> BehaviourView:
         middle_us=latency.quantile(0.5),
         high_us=latency.quantile(0.95),
         drift=windows[-1].drift,
+        swap=next((window.swap for window in reversed(windows) if window.swap), None),
         inputs=tuple(spread.view(name) for name, spread in inputs.items()),
         outputs=tuple(spread.view(name) for name, spread in outputs.items()),
     )

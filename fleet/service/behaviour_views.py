@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from agent.contract.messages import Count
+from agent.contract.telemetry import Swap
 
 
 class SpreadView(Struct, frozen=True, kw_only=True):
@@ -35,6 +36,7 @@ class BehaviourView(Struct, frozen=True, kw_only=True):
         middle_us, high_us: Latency of 50 and 95 of a hundred answers.
         drift: Prediction drift in the newest window, see ``agent.contract.drift``; None until
             enough was answered.
+        swap: Memory of the agent around the change to this release, where one was told.
 
     """
 
@@ -51,5 +53,6 @@ class BehaviourView(Struct, frozen=True, kw_only=True):
     middle_us: float | None = None
     high_us: float | None = None
     drift: float | None = None
+    swap: Swap | None = None
     inputs: tuple[SpreadView, ...] = ()
     outputs: tuple[SpreadView, ...] = ()

@@ -15,6 +15,7 @@ from agent.contract.telemetry import (
     Histogram,
     Rail,
     Sketch,
+    Swap,
     Telemetry,
     Wear,
 )
@@ -161,6 +162,13 @@ def test_a_slot_is_told_in_lines_with_what_is_wrong_in_it():
         "motion v1: 0 answers",
         "input acc: nothing seen",
     ]
+
+
+def test_the_memory_around_the_last_change_of_models_is_told():
+    changed = watched(1, swap=Swap(before_bytes=80 * 2**20, after_bytes=81 * 2**20))
+    texts = [text for _, text in behaviour_lines(merge([changed, watched(2)], "motion v1"))]
+    assert "memory 80.0 MiB before the change to this release, 81.0 after" in texts
+    assert not any("memory" in t for _, t in behaviour_lines(merge([watched(1)], "motion v1")))
 
 
 def test_boots_are_compared_by_their_counter(tmp_path):
