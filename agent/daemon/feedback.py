@@ -249,6 +249,8 @@ class Feedback:
         found: dict[tuple[str, int], str] = {}
         windows: list[Kept] = []
         for one in attached:
+            if one.again:
+                continue
             window = _window(slot, one)
             if isinstance(window, str):
                 found[one.id, one.row] = window
@@ -302,7 +304,7 @@ def _window(slot: str, one: "Attached") -> "Kept | str":
 
 
 def _taken(one: "Attached", kept: dict[tuple[str, int], str]) -> Taken:
-    why_not = kept[one.id, one.row]
+    why_not = "" if one.again else kept[one.id, one.row]
     return Taken(
         id=one.id,
         row=one.row,

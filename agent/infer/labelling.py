@@ -60,7 +60,7 @@ class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
         release: Manifest digest of the release that predicted.
         label, predicted: What is right, and what was said.
         right: Whether these are the same.
-        again: The answer bore this label already; it counts once.
+        again: The answer bore this label already; it counts once, and nothing more is kept.
         kept: Whether the window is kept for training, and if not,
         why_not_kept: why, where windows are kept at all.
         error, code: Why it was refused.

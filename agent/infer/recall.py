@@ -160,8 +160,8 @@ class Recall:
             found = self._remembered.get(prediction)
             if found is None:
                 raise UnknownPredictionError(
-                    f"prediction {prediction[:80]!r} is not among the last {self._most} of this"
-                    " slot since the agent started: labels come too late for it"
+                    f"prediction {prediction[:80]!r} is not remembered in this slot: it is too"
+                    " old, or of an earlier run of the agent, or was never made"
                 )
             wanted = _place_of(found.said, label, place)
             if not 0 <= row < len(found.places):

@@ -143,6 +143,8 @@ def load_kept(
     room = Counter(NEWEST)
     chosen: list[Kept] = []
     for number in reversed(_numbers(disk)):
+        if not any(room.values()):
+            break
         for window, _ in reversed(list(_placed(disk.read(segment_name(number)) or b""))):
             fits = (window.channels, window.samples) == shape and window.label in places
             if window.slot == slot and fits and room[Split(window.split)] > 0:

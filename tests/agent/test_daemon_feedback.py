@@ -93,6 +93,22 @@ def test_labels_count_for_the_release_that_predicted(tmp_path):
     }
 
 
+def test_a_label_twice_in_one_list_is_taken_and_kept_once(tmp_path):
+    clock = Clock()
+    clock.ms = 2 * BLOCK_MS + 10
+    labels = feedback(tmp_path, clock=clock)
+    known = predict(labels)
+    body = json.dumps([{"id": known, "label": "walk"}] * 2).encode()
+    first, second = json.loads(labels.take("motion", body)[1])["results"]
+    assert (first["why_not_kept"], second["again"]) == (ON_A_BORDER, True)
+    clock.ms = BLOCK_MS // 2
+    body = json.dumps([{"id": predict(labels), "label": "walk"}] * 2).encode()
+    first, second = json.loads(labels.take("motion", body)[1])["results"]
+    assert (first["kept"], "kept" in second) == (True, False)
+    assert labels.counts("motion")[Split.TRAIN] == 1
+    assert labels.close_tallies("motion") == {DIGEST: Tally(labelled=2, right=2)}
+
+
 def test_labels_stand_in_the_window_of_their_release_or_in_one_of_its_own(tmp_path):
     labels = feedback(tmp_path)
     newer = msgspec.structs.replace(RELEASE, version="2", target="models/motion/2.json")

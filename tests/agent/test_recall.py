@@ -130,7 +130,7 @@ def test_only_the_newest_predictions_can_be_labelled():
     memory = recall(most=3)
     said = asked(memory, number=5)
     for old in said[:2]:
-        with pytest.raises(UnknownPredictionError, match="not among the last 3"):
+        with pytest.raises(UnknownPredictionError, match="is not remembered in this slot"):
             memory.attach(old.id, label="walk")
     for new in said[2:]:
         memory.attach(new.id, label="walk")
