@@ -21,7 +21,7 @@ from agent.errors import (
     StoreError,
     WorkerError,
 )
-from agent.infer import engines
+from agent.infer import engines, litert
 from agent.infer.complaining import Complaints
 from agent.infer.engines import Engine
 from agent.infer.external import ExternalRuntime
@@ -464,3 +464,17 @@ def test_a_model_that_fails_all_the_time_is_logged_seldom(caplog):
             complaints.add("a" * 64, ModelError("the model failed"))
     assert len(caplog.records) == 10
     assert "times=512" in caplog.text
+
+
+def test_a_tflite_model_answers_in_a_process_of_its_own_what_it_answers_inside(run):
+    library = "ai-edge-litert"
+    words = ("--runtime", "tflite", "--library", library)
+    wanted = outside(
+        command=(sys.executable, "-I", "-m", "agent.infer.own_worker", *words), runtime="tflite"
+    )
+    outer, inner = run(wanted, litert.PROBE_MODEL), litert.LiteRtRuntime(litert.PROBE_MODEL)
+    assert (outer.inputs, outer.outputs) == (inner.inputs, inner.outputs)
+    assert outer.infer(one(3.0))[0].tolist() == inner.infer(one(3.0))[0].tolist() == [-3.0]
+    assert (outer.name, outer.library) == ("tflite", library)
+    with pytest.raises(ModelError, match="ai-edge-litert"):
+        run(wanted, b"no model at all")
