@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import threading
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -19,7 +20,9 @@ from agent.infer.onnx import OnnxRuntime
 from agent.infer.requests import Response
 from agent.infer.server import connection, lanes, reading
 from agent.infer.server.endpoint import Endpoint
+from agent.infer.server.inflating import inflate
 from agent.infer.stateful import Stateful
+from agent.refusals import OversizedError
 from tests.served_models import PLAIN, TOKEN, loaded, question, serving, window, written
 from tests.small_models import SAMPLES, classifier, failing, recurrent
 
@@ -783,3 +786,14 @@ def test_whatever_is_sent_is_answered_by_the_standard_or_closed_and_the_next_req
             assert answered(client)
         assert "bug" not in place.endpoint.counts().refused
         assert not place.ended
+
+
+def test_of_a_bomb_no_more_is_inflated_than_the_limit():
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(OversizedError, match="1000 bytes"):
+            inflate(bomb, "gzip", 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
