@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -155,3 +157,22 @@ def test_help_needs_no_state():
 def test_status_of_a_directory_that_is_not_there_is_one_sentence(tmp_path):
     said = one_sentence(command("status", "--state-dir", tmp_path / "nowhere"), 3)
     assert "no state directory" in said
+
+
+def test_the_services_own_line_needs_no_command_library_and_says_the_same(tmp_path):
+    wrong = str(write_config(tmp_path, "\n[colour]\n"))
+    line = [sys.executable, "-X", "importtime", "-m", "agent", "run", "--config", wrong]
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3
+    assert "click" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("fieldfare-agent: ")
+    by_command = one_sentence(command("run", "--log-level", "info", "--config", wrong), 3)
+    assert ended.stderr.splitlines()[-1] in by_command
+
+
+def test_the_units_of_the_boards_start_the_services_own_line():
+    units = list((Path(__file__).parents[2] / "firmware-configs").glob("*/fieldfare-agent.service"))
+    assert units
+    for unit in units:
+        (started,) = (s for s in unit.read_text().splitlines() if s.startswith("ExecStart="))
+        assert started.split(" -m agent ")[1] == "run --config /etc/fieldfare/agent.toml"
