@@ -136,7 +136,7 @@ def make_plan(
     except MalformedError as why:
         raise RefusedError(str(why)) from why
     before = {device.id: desired.get(device.id, {}).get(release.slot) for device in devices}
-    asked, passed_over = _sift(select(selector, devices), release.slot, assigned, before)
+    asked, passed_over = _sift(select(selector, devices), release, assigned, before)
     if not one_way:
         _require_way_back(asked, release, before)
     if not asked:
@@ -158,7 +158,7 @@ def make_plan(
 
 def _sift(
     chosen: Iterable[Device],
-    slot: str,
+    release: Release,
     assigned: Assigned,
     before: Mapping[str, Assigned | None],
 ) -> tuple[list[Device], dict[str, str]]:
@@ -166,7 +166,9 @@ def _sift(
     asked: list[Device] = []
     passed_over: dict[str, str] = {}
     for device in chosen:
-        reason = _unfit(device, slot, assigned, before[device.id])
+        reason = _unfit(device, release.slot, assigned, before[device.id]) or _why_not_run(
+            device, release
+        )
         if reason is None:
             asked.append(device)
         else:
@@ -200,6 +202,24 @@ def _unfit(device: Device, slot: str, assigned: Assigned, before: Assigned | Non
     if told and assigned.digest in told.denied:
         return "it tried this release and went back"
     return None
+
+
+def _why_not_run(device: Device, release: Release) -> str | None:
+    """Return why no variant of a release runs on a device, as far as it has told what does."""
+    hosted = device.inventory.runtimes if device.inventory else ()
+    if not hosted:
+        return None
+    fitting = [v for v in release.variants if not v.hardware or device.hardware in v.hardware]
+    if not fitting:
+        return f"no variant is for hardware {device.hardware}"
+    for variant in fitting:
+        for runtime in hosted:
+            able = not runtime.providers or not set(runtime.providers).isdisjoint(variant.providers)
+            if runtime.name == variant.runtime and able:
+                return None
+    there = ", ".join(sorted({runtime.name for runtime in hosted}))
+    wanted = ", ".join(sorted({f"{v.runtime} on {'/'.join(v.providers)}" for v in fitting}))
+    return f"it runs {there}, and the release wants {wanted}"[:500]
 
 
 def _waves(

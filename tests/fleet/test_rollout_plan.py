@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from agent.contract.messages import SlotReport
+from agent.contract.messages import Hosted, SlotReport
 from fleet.errors import RefusedError
 from fleet.registry.devices import DeviceState
 from fleet.rollout.plan import Count, Share, make_plan, parse_size
@@ -131,3 +132,45 @@ def test_a_size_that_is_none_is_refused(text):
 def test_sizes_are_devices_or_percent():
     assert (parse_size(" 3 "), parse_size("12.5%")) == (Count(3), Share(12.5))
     assert (Share(1).of(20), Count(9).of(4)) == (1, 4)
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+(ONNX,) = NEXT.variants
+
+
+@pytest.mark.parametrize(
+    ("hosted", "variants", "why"),
+    [
+        pytest.param((), (ONNX,), None, id="a device that has not told"),
+        pytest.param((Hosted(name="onnx", version="1"),), (ONNX,), None, id="by name"),
+        pytest.param(
+            (Hosted(name="tflite", version="2"),),
+            (ONNX,),
+            f"it runs tflite, and the release wants onnx on {CPU}",
+            id="another runtime",
+        ),
+        pytest.param(
+            (Hosted(name="tflite", version="2"),),
+            (ONNX, replace(ONNX, name="lite", runtime="tflite")),
+            None,
+            id="another variant",
+        ),
+        pytest.param(
+            (Hosted(name="onnx", version="1", providers=(CPU,)),),
+            (replace(ONNX, providers=(CUDA,)),),
+            f"it runs onnx, and the release wants onnx on {CUDA}",
+            id="no such provider",
+        ),
+        pytest.param(
+            (Hosted(name="onnx", version="1"),),
+            (replace(ONNX, hardware=("jetson",)),),
+            "no variant is for hardware generic-linux",
+            id="other hardware",
+        ),
+    ],
+)
+def test_a_device_that_can_run_no_variant_is_passed_over(hosted, variants, why):
+    told = a_device(1, inventory=an_inventory(runtimes=hosted))
+    plan = plan_for([told, a_device(2)], release=replace(NEXT, variants=variants))
+    assert plan.passed_over.get(told.id) == why
+    assert (told.id in plan.devices) == (why is None)
