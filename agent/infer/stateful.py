@@ -145,11 +145,15 @@ class Memory:
 
     def flow(self, x: Array) -> tuple[Array, ...]:
         """Answer the next input of the slot's own source."""
+        kept, self._own = self._own, None
         try:
-            answers, self._own = self._model.flow(x, self._own)
+            answers, after = self._model.flow(x, kept)
         except BrokenStateError:
-            self._own = None
             raise
+        except ModelError:
+            self._own = kept
+            raise
+        self._own = _require_room(after, "the slot's own source")
         return answers
 
     def ask(
@@ -172,12 +176,7 @@ class Memory:
         return answers, kept is None
 
     def _remember(self, name: str, kept: Kept) -> None:
-        size = _size(kept)
-        if size > MAX_STATE_BYTES:
-            raise BrokenStateError(
-                f"the state of stream {name[:80]!r} has {size} bytes; at most "
-                f"{MAX_STATE_BYTES} are kept: end the stream before"
-            )
+        size = _size(_require_room(kept, f"stream {name[:80]!r}"))
         while self._streams and (
             len(self._streams) >= MAX_STREAMS or self._bytes + size > MAX_STATE_BYTES
         ):
@@ -225,6 +224,16 @@ def _may_be_one(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(shape) == len(other) and all(
         a == b or -1 in (a, b) for a, b in zip(shape, other, strict=True)
     )
+
+
+def _require_room(kept: Kept, whose: str) -> Kept:
+    """Return a state that is not too large to be kept."""
+    size = _size(kept)
+    if size > MAX_STATE_BYTES:
+        raise BrokenStateError(
+            f"the state of {whose} has {size} bytes; at most {MAX_STATE_BYTES} are kept"
+        )
+    return kept
 
 
 def _size(kept: Kept) -> int:

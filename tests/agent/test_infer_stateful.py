@@ -186,6 +186,9 @@ def test_streams_are_bounded_in_bytes_and_by_their_silence(monkeypatch):
     with pytest.raises(BrokenStateError, match="24 bytes; at most 20"):
         memory.ask({"x": np.ones((3, 2), np.float32)}, Stream(id="wide"))
     assert memory.streams == 0
+    with pytest.raises(BrokenStateError, match="the slot's own source has 24 bytes"):
+        memory.flow(np.ones((3, 2), np.float32))
+    assert memory.flow(np.ones((1, 2), np.float32))[0].tolist() == [[1, 1]]
 
 
 def test_a_free_first_dimension_of_a_state_counts_the_rows_of_the_input():
