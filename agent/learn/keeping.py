@@ -2,7 +2,9 @@
 
 Rule 1: what is kept is on the medium when ``keep`` returns; nothing is written behind a
         record that is not whole, but into a new segment.
-Rule 2: what would pass the quota costs the oldest segments, and so does age.
+Rule 2: what would pass the quota costs the oldest segments, and so does age: no window is
+        kept for longer than the owner wants. A segment holds a sixteenth of that time, so
+        that few go with the oldest, and none with one that a wrong clock has dated.
 Rule 3: the owner may clear the store beside a running agent: each looks again, under a
         lock that both take.
 """
@@ -21,6 +23,7 @@ from agent.errors import DiskFullError, StoreError
 from agent.learn.kept import (
     FOLDER,
     HEADER,
+    MAX_RECORD_BYTES,
     Kept,
     Segment,
     describe,
@@ -65,10 +68,15 @@ class KeptWindows:
 
         Raises:
             DiskFullError: There is no space, or they are larger than the quota.
-            StoreError: They could not be written.
+            StoreError: They could not be written, or one is too large to be read again.
 
         """
         records = [write_record(msgspec.msgpack.encode(window)) for window in windows]
+        largest = max(map(len, records), default=0)
+        if largest > MAX_RECORD_BYTES:
+            raise StoreError(
+                f"a labelled window of {largest} bytes is over the limit of {MAX_RECORD_BYTES}"
+            )
         size_bytes = sum(map(len, records))
         if size_bytes + len(HEADER) > self._quota_bytes:
             raise DiskFullError(
@@ -78,7 +86,7 @@ class KeptWindows:
         with self._lock, alone(self._disk):
             self._look_again()
             self._drop(now_ms, size_bytes)
-            number = self._growing()
+            number = self._growing(windows)
             before = self._segments.get(number)
             content = (b"" if before else HEADER) + b"".join(records)
             try:
@@ -98,27 +106,31 @@ class KeptWindows:
         """
         with self._lock:
             self._look_again()
-            oldest_ms = min((s.newest_ms for s in self._segments.values()), default=now_ms)
-            if oldest_ms >= now_ms - self._retention_ms:
+            if not any(self._is_old(segment, now_ms) for segment in self._segments.values()):
                 return
             with alone(self._disk):
                 self._look_again()
                 self._drop(now_ms, 0)
 
-    def _growing(self) -> int:
-        """Return the number of the segment that the next record goes to."""
+    def _growing(self, coming: Sequence[Kept]) -> int:
+        """Return the number of the segment that the next records go to."""
         number = max(self._segments, default=0)
         segment = self._segments.get(number)
         full = min(SEGMENT_BYTES, self._quota_bytes // _SEGMENTS)
         if segment is None or not segment.whole or segment.size_bytes >= full:
             return number + 1
-        return number
+        longest_ms = self._retention_ms // _SEGMENTS
+        far = any(abs(window.at_ms - segment.oldest_ms) > longest_ms for window in coming)
+        return number + 1 if far else number
+
+    def _is_old(self, segment: Segment, now_ms: int) -> bool:
+        return not segment.counts or segment.oldest_ms < now_ms - self._retention_ms
 
     def _drop(self, now_ms: int, coming_bytes: int) -> None:
         room = self._quota_bytes - coming_bytes - len(HEADER)
         for number in sorted(self._segments):
             kept_bytes = sum(s.size_bytes for s in self._segments.values())
-            old = self._segments[number].newest_ms < now_ms - self._retention_ms
+            old = self._is_old(self._segments[number], now_ms)
             if kept_bytes > room or old:
                 self._disk.remove(segment_name(number))
                 del self._segments[number]

@@ -138,6 +138,18 @@ def test_more_than_the_quota_at_once_is_refused_and_costs_nothing(tmp_path: Path
     assert names(disk) == ("0011aabb-1/0",)
 
 
+def test_a_window_too_large_to_be_read_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (keeping, kept):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 200)
+    disk = Disk(tmp_path)
+    keeper = store(disk)
+    with pytest.raises(StoreError, match="over the limit of 200"):
+        keeper.keep([a_window(1), a_window(2, channels=6, x=bytes(192))], NOW)
+    assert disk.names(FOLDER) == []
+
+
 def test_windows_that_are_older_than_the_owner_wants_are_removed(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     keeper = store(disk, quota_bytes=1 << 14, days=1)
@@ -148,6 +160,28 @@ def test_windows_that_are_older_than_the_owner_wants_are_removed(tmp_path: Path)
     assert len(names(disk)) == 11
     keeper.expire(later)
     assert names(disk) == ("0011aabb-11/0",)
+
+
+def test_no_window_is_kept_longer_than_the_owner_wants_however_rare_labels_are(
+    tmp_path: Path,
+) -> None:
+    disk = Disk(tmp_path)
+    keeper = store(disk, days=16)
+    for day in range(60):
+        at_ms = NOW + day * DAY_MS
+        keeper.keep([a_window(day, at_ms=at_ms)], at_ms)
+        held = names(disk)
+        assert held == tuple(f"0011aabb-{n}/0" for n in range(day + 1 - len(held), day + 1))
+        assert min(15, day + 1) <= len(held) <= 17
+
+
+def test_a_window_that_a_wrong_clock_dated_takes_no_other_with_it(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    keeper = store(disk)
+    for number, at_ms in enumerate((NOW, 60_000, NOW + 1, NOW + 2)):
+        keeper.keep([a_window(number, at_ms=at_ms)], at_ms)
+    keeper.expire(NOW + 10)
+    assert names(disk) == ("0011aabb-0/0", "0011aabb-2/0", "0011aabb-3/0")
 
 
 def test_a_torn_tail_costs_nothing_that_was_promised(tmp_path: Path) -> None:
@@ -180,6 +214,8 @@ def test_a_spoiled_file_costs_windows_and_never_the_reader(
     assert held == tuple(f"0011aabb-{n}/0" for n in range(len(held)))
     again.keep([a_window(9)], NOW)
     assert names(disk) == (*held, "0011aabb-9/0")
+    again.expire(NOW)
+    assert all(segment.counts for segment in scan(disk).values())
 
 
 def clear_away(disk: Disk) -> None:
