@@ -21,6 +21,7 @@ MOODS = (
     "hangs",
     "dies",
     "fails",
+    "refuses",
     "never-ready",
     "no-length",
     "too-long",
@@ -91,6 +92,9 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(600)  # it may reach another thread first
         if mood == "fails" and x == 13:
             self.say(500, {"error": "thirteen is too much"})
+            return
+        if mood == "refuses" and x == 13:
+            self.say(400, {"error": "thirteen is not taken"})
             return
         if mood == "too-long":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + bytes(100))

@@ -26,6 +26,7 @@ from agent.contract.manifest import Tensor
 from agent.errors import (
     AgentError,
     DeadlineError,
+    InputRefusedError,
     MalformedError,
     ModelError,
     StoreError,
@@ -42,6 +43,7 @@ from agent.infer.supervised import Supervised
 log = logging.getLogger(__name__)
 
 _INFER: Final = f"/v2/models/{MODEL}/infer"
+_BAD_REQUEST: Final = 400
 _END_SECONDS: Final = 2.0
 _WAITING_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -175,6 +177,8 @@ class ExternalRuntime:
 
     def _read(self, answer: HttpAnswer) -> dict[str, Array]:
         name = self._outside.program.name
+        if answer.status == _BAD_REQUEST:
+            raise InputRefusedError(f"{name}: {read_error(answer.body)}")
         if answer.status != OK:
             raise ModelError(f"{name}: {read_error(answer.body)}")
         try:

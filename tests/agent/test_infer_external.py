@@ -205,6 +205,13 @@ def test_a_model_that_fails_costs_its_own_answer_and_no_process(run):
     assert runtime.pid == before
 
 
+def test_what_a_worker_refuses_is_the_inputs_fault(run):
+    runtime = run(outside("--mood", "refuses"))
+    with pytest.raises(InputRefusedError, match="thirteen is not taken"):
+        runtime.infer(one(13.0))
+    assert runtime.infer(one(1.0))[0].tolist() == [-1.0]
+
+
 def test_a_failure_inside_the_shipped_worker_is_its_librarys_sentence(run):
     runtime = run(outside(command=SHIPPED), failing())
     with pytest.raises(ModelError, match="indices element out of data bounds"):
