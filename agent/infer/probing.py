@@ -27,7 +27,7 @@ LIBRARIES: Final = {
 }
 """What may be installed, by the module that it brings; of one runtime the preferred first."""
 
-_COMPILING_SECONDS: Final = 120.0
+_COMPILING_SECONDS: Final = 45.0
 
 
 def present() -> tuple[str, ...]:
