@@ -178,6 +178,8 @@ def write_response(
     parameters: dict[str, str | float] = {"prediction_id": answer.id}
     if answer.label:
         parameters |= {"label": answer.label, "confidence": answer.confidence}
+    if answer.began and asked.request.stream is not None:
+        parameters["sequence_began"] = True  # afresh, told to or not
     return _framed(
         members.Answer(
             model_name=model,

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,14 @@ def test_the_answer_says_model_version_id_and_prediction() -> None:
         "parameters": {"prediction_id": "0123abcd-1", "label": "walking", "confidence": 0.5},
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.25]}],
     }
+
+
+def test_the_answer_says_that_a_sequence_began_afresh_where_one_was_named() -> None:
+    began = replace(response(y=np.float32([[0.5]])), began=True)
+    named = read(request(parameters={"sequence_id": 7}))
+    assert written(began, named)["parameters"]["sequence_began"] is True
+    assert "sequence_began" not in written(began, WISH)["parameters"]
+    assert "sequence_began" not in written(response(y=np.float32([[0.5]])), named)["parameters"]
 
 
 def test_each_output_is_written_as_it_was_asked_for() -> None:
