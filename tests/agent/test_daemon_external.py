@@ -90,6 +90,7 @@ def store(tmp_path):
     return Store(Disk(tmp_path / "state"))
 
 
+@pytest.mark.system
 def test_a_configured_runtime_is_found_by_a_real_inference_of_its_worker():
     job = ProbeJob(runtime=Tried(name="jetson", wanted=stand_in()))
     answer = run("probe", job, patience.for_probe(job, USUAL))
@@ -100,6 +101,7 @@ def test_a_configured_runtime_is_found_by_a_real_inference_of_its_worker():
     assert found.version.startswith("3.")
 
 
+@pytest.mark.system
 def test_a_configured_runtime_that_does_not_work_is_told_of_and_the_others_are_used():
     jobs = probe_jobs(None, {"jetson": stand_in(command=("/nowhere/python3",))})
     job = jobs["runtime.jetson"]
@@ -113,6 +115,7 @@ def test_a_configured_runtime_that_does_not_work_is_told_of_and_the_others_are_u
     assert unusable.code == "runtime-missing"
 
 
+@pytest.mark.system
 def test_a_release_is_checked_by_the_worker_that_will_serve_it(store):
     job = check_job(store, turned(), jetson=stand_in())
     answer = run("check", job, patience.for_check(job, turned().release, USUAL))
@@ -146,6 +149,7 @@ def test_only_a_release_that_a_worker_runs_has_longer(store):
     assert patience.for_check(job, built.release, USUAL) is USUAL
 
 
+@pytest.mark.system
 def test_a_worker_that_dies_in_the_check_does_not_condemn_the_release(store):
     job = check_job(store, turned(), jetson=stand_in("--mood", "no-length"))
     answer = run("check", job)
@@ -248,6 +252,7 @@ def test_a_variant_of_a_vendors_provider_is_served_by_its_worker(serving, store)
     assert here.runtime.library == "stand-in"
 
 
+@pytest.mark.system
 def test_the_watchdog_is_fed_while_a_slot_waits_for_its_worker(serving, store):
     here, fed = serving(configured("--compile", "1.3")), []
     here.inference.waiting = lambda: fed.append(1)
@@ -288,6 +293,7 @@ def test_a_model_in_its_own_process_that_crashes_never_takes_the_agent(serving, 
     assert number.name in here.said[0].why
 
 
+@pytest.mark.system
 def test_a_swap_between_processes_leaves_only_the_new_one(serving, store):
     here = serving(OWN_PROCESS)
     here.serve(put(store, turned(accelerated=False)))

@@ -119,6 +119,7 @@ def test_the_shipped_worker_answers_what_the_same_model_answers_inside(run):
     assert outer.resident_bytes() > 20 * MIB
 
 
+@pytest.mark.system
 def test_the_shipped_worker_runs_models_of_several_inputs_and_of_free_shapes(run):
     inputs = {"a": np.array([1, 2], np.float32), "b": np.array([10, 20], np.int64)}
     runtime = run(outside(command=SHIPPED), adder())
@@ -184,6 +185,7 @@ def test_a_worker_that_hangs_is_stopped_at_the_deadline_and_started_again(run):
     assert "0.4 s" in told[0]
 
 
+@pytest.mark.system
 def test_one_that_dies_again_and_again_is_started_with_growing_pauses(run):
     runtime = run(outside("--mood", "dies"))
     began = time.monotonic()
@@ -294,6 +296,7 @@ def test_what_a_worker_may_use_is_limited_before_its_first_instruction(run, tmp_
     assert place.joinpath("fd", "0").readlink() == Path("/dev/null")
 
 
+@pytest.mark.system
 def test_a_worker_dies_with_the_agent_even_when_that_is_killed(tmp_path):
     model = write_model(tmp_path, negative())
     program = (
@@ -322,6 +325,7 @@ def test_a_runtime_that_is_closed_leaves_no_process_and_no_folder(run):
         runtime.infer(one(1.0))
 
 
+@pytest.mark.system
 def test_who_waits_for_a_worker_is_called_meanwhile(tmp_path):
     calls = []
     wanted = building(tmp_path, "--compile", "1.2", awaits_build=True)
@@ -381,6 +385,7 @@ def test_a_first_compilation_is_awaited_and_not_taken_for_a_failure(run, tmp_pat
     assert (wanted.engine.path / "engine.bin").read_text() == "compiled"
 
 
+@pytest.mark.system
 def test_an_engine_that_was_built_is_used_and_nobody_waits_for_a_build(run, tmp_path):
     run(building(tmp_path, awaits_build=True)).infer(one(1.0))
     began = time.monotonic()
@@ -395,6 +400,7 @@ def test_who_may_not_wait_for_a_build_is_told_that_it_was_not_ready(run, tmp_pat
         run(building(tmp_path))
 
 
+@pytest.mark.system
 def test_a_compilation_at_the_first_inference_is_awaited_too(run, tmp_path):
     wanted = building(tmp_path, "--compile-late", start_seconds=30.0, deadline_seconds=0.3)
     runtime = run(wanted)
@@ -410,6 +416,7 @@ def test_what_a_power_cut_left_of_a_build_is_thrown_away(run, tmp_path):
     assert not (torn.path / "half.bin").exists()
 
 
+@pytest.mark.system
 def test_an_engine_with_which_the_worker_ends_is_forgotten_and_compiled_anew(run, tmp_path):
     run(building(tmp_path, awaits_build=True)).infer(one(1.0))
     wanted = building(tmp_path, "--mood", "refuses-engine", start_seconds=30.0)
@@ -473,6 +480,7 @@ def test_a_model_that_fails_all_the_time_is_logged_seldom(caplog):
     assert "times=512" in caplog.text
 
 
+@pytest.mark.system
 def test_a_tflite_model_answers_in_a_process_of_its_own_what_it_answers_inside(run):
     library = "ai-edge-litert"
     words = ("--runtime", "tflite", "--library", library)
