@@ -51,8 +51,8 @@ def described(folder: Path) -> Path:
     return folder / "motion-int8.onnx"
 
 
-def workers(agent: int) -> dict[int, str]:
-    """The vendor's workers of an agent itself, by process id, with the model they run."""
+def workers(agent: int, program: str = "vendors_worker.py") -> dict[int, str]:
+    """The workers of an agent itself, by process id, with the model they run."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,7 +60,7 @@ def workers(agent: int) -> dict[int, str]:
             words = place.joinpath("cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if parent == agent and any(word.endswith("vendors_worker.py") for word in words):
+        if parent == agent and any(word.endswith(program) for word in words):
             found[int(place.name)] = words[words.index("--model") + 1]
     return found
 
@@ -115,3 +115,30 @@ def test_a_release_goes_to_the_vendors_runtime_survives_its_death_and_takes_its_
         assert not workers(agent.child.pid)
         found = command("doctor", "--config", folder / "agent.toml")
         assert "in runtime.vendor made an inference" in found.stdout
+
+
+def test_a_slot_in_a_process_of_its_own_answers_again_after_each_death(
+    fleet: HomeFleet, tmp_path: Path
+):
+    folder = tmp_path / "device"
+    folder.mkdir()
+    own = SETTINGS.partition("[runtime")[0] + "own_process = true\n"
+    write_config(folder, own)
+    write_recording(folder / "recording.npz", channels=6)
+    with running(fleet.home):
+        joined = command("enrol", fleet.token(1), "--state-dir", folder / "state")
+        assert joined.returncode == 0, joined.stderr
+        with RunningAgent(folder) as agent:
+            reach(agent, lambda: "event=probed" in agent.said())
+            fleet("model", "publish", MODEL)
+            fleet("rollout", "create", "motion/v1", *AT_ONCE)
+            reach(agent, lambda: runs(folder, "v1"))
+            seen = set()
+            for number in (signal.SIGKILL, signal.SIGABRT):
+                ((pid, _),) = workers(agent.child.pid, "own_worker").items()
+                seen.add(pid)
+                os.kill(pid, number)
+                reach(agent, lambda: bool(workers(agent.child.pid, "own_worker").keys() - seen))
+                reach(agent, lambda number=number: f"killed by {number.name}" in agent.said())
+            assert agent.stop() == 0
+        assert not workers(agent.child.pid, "own_worker")
