@@ -125,6 +125,7 @@ def test_a_window_that_does_not_fit_never_reaches_the_model(library, make, x, se
 
 def test_large_finite_values_are_not_taken_for_infinity(library):
     LiteRtRuntime(negative(), library).infer(np.array([3e38], np.float32))
+    LiteRtRuntime(negative((64,)), library).infer(np.full(64, 3e38, np.float32))
 
 
 def test_a_free_dimension_takes_any_size_and_a_failure_does_not_stick(library):

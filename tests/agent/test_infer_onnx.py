@@ -80,6 +80,7 @@ def test_a_window_that_does_not_fit_never_reaches_the_model(shape, x, sentence):
 def test_large_finite_values_are_not_taken_for_infinity():
     x = with_one(3e38)
     OnnxRuntime(classifier()).infer(x)
+    OnnxRuntime(classifier()).infer(np.full_like(x, 3e38))
     OnnxRuntime(negative()).infer(np.array([3e38], np.float32))
 
 

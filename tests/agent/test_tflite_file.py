@@ -194,6 +194,17 @@ def test_what_is_no_such_file_is_called_what_it_is(content, kind, sentence):
         examine(content)
 
 
+def test_a_field_that_nobody_here_reads_must_lie_in_its_table_as_well():
+    content = bytearray(spoilt(lambda _: None))
+    (root,) = struct.unpack_from("<I", content, 0)
+    (back,) = struct.unpack_from("<i", content, root)
+    slot_of_metadata = root - back + 4 + 2 * 6
+    assert struct.unpack_from("<H", content, slot_of_metadata) == (0,)
+    struct.pack_into("<H", content, slot_of_metadata, 250)
+    with pytest.raises(NotAModelError, match="a field lies outside of the table"):
+        examine(bytes(content))
+
+
 def test_a_file_that_was_cut_anywhere_is_refused_and_never_an_exception_of_another_kind():
     whole = small_tflite.classifier()
     for end in range(0, len(whole), 7):

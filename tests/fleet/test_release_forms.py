@@ -158,6 +158,9 @@ def test_a_delta_is_made_from_the_variant_of_the_same_runtime():
     second = built(ONNX, tflite(new), earlier=[known]).release
     bases = {source.base for source in second.variants[1].model.sources}
     assert first.release.variants[1].model.digest in bases
+    strange = Earlier(models=(("onnx", old),), golden=golden)
+    third = built(ONNX, tflite(new), earlier=[strange]).release
+    assert {source.base for source in third.variants[1].model.sources} <= {None}
 
 
 def test_every_variant_of_an_encrypted_release_is_sealed_under_a_key_of_its_own():
