@@ -148,7 +148,7 @@ class LiteRtRuntime:
         reads = [out.quantised.read if out.quantised else None for out in self._outs]
 
         def infer_one(x: Array, place: int) -> Array:
-            if x.shape != shape or x.dtype != dtype:
+            if x.dtype is not dtype or x.shape != shape:
                 x = port.taken(x)  # refuses, but for the raw integers of a quantised input
             else:
                 if weights is not None:

@@ -1,6 +1,6 @@
 """What a slot serves at one moment: a model, on probation another beside it, their comparison."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 from agent.errors import InputRefusedError, ModelError
@@ -16,6 +16,12 @@ class Pair:
     model: Loaded | None = None
     beside: Loaded | None = None
     comparing: Comparing | None = None
+    quiet: Loaded | None = field(init=False)
+    """The model, where nothing remembers or compares what it answers."""
+
+    def __post_init__(self) -> None:
+        plain = self.model is not None and self.model.memory is None and self.comparing is None
+        object.__setattr__(self, "quiet", self.model if plain else None)
 
     @classmethod
     def begin(cls, model: Loaded | None, beside: Loaded | None, *, measure: bool) -> "Pair":

@@ -25,11 +25,15 @@ from agent.contract.sketch import WIDTH, places, written
 from agent.contract.telemetry import Feature, Window
 from agent.observe.inputs import LOOK_SECONDS, NUMBERS, Given, Held, Looking
 
-BLOCK: Final = 1024
+BLOCK: Final = 4096
+"""Answers that are read together: what numpy costs between two runs of a model is mostly the
+waking up, and some 0.3 ms whether there are few of them or many."""
+BLOCK_BYTES: Final = 128 * 1024
 SKETCHED: Final = 128
 NARROW_BYTES: Final = 256
 """Of an answer that is kept until its block is folded."""
-_FULL = 3 * BLOCK
+_FULL = 3 * 1024
+_UNKNOWN: Final = -1
 _ABOVE_ONE: Final = 1.001
 """What rounding may make of a probability of 1."""
 
@@ -74,8 +78,10 @@ class WindowRecorder:
         self._at_turn = 0
         self._decided = array("d")
         self._latencies = array("q")
-        self._rows: list[bytes] = []
+        self._rows = bytearray()
+        self._row_bytes = _UNKNOWN
         self._dtype = np.dtype(np.float32)
+        self._block = BLOCK
         self._until = 1
         self._lock = threading.Lock()
         self._start()
@@ -89,14 +95,14 @@ class WindowRecorder:
             given: The input, looked at only before this returns.
 
         """
-        if row.nbytes > NARROW_BYTES:
-            self._note_wide(latency_ns, row, given)
+        told = row.tobytes()
+        if len(told) != self._row_bytes:
+            self._note_other(latency_ns, row, given)
             return
         latencies = self._latencies
         latencies.append(latency_ns)
-        self._rows.append(row.tobytes())
+        self._rows.extend(told)
         if len(latencies) >= self._until:
-            self._dtype = row.dtype
             self._turn(given)
 
     def record(self, latency_us: float, confidence: float, place: int) -> None:
@@ -192,11 +198,23 @@ class WindowRecorder:
         self._samples = 0
         self._gaps = 0
 
+    def _note_other(self, latency_ns: int, row: NDArray[Any], given: Given) -> None:
+        """Count the first answer, or one that is not as long as those that are kept."""
+        if not self._classes and row.nbytes > NARROW_BYTES:
+            row = row.reshape(-1)[:MAX_OUTPUTS_TOLD]
+        expected = row.size == self._classes or not self._classes
+        if self._row_bytes == _UNKNOWN and expected and 0 < row.nbytes <= NARROW_BYTES:
+            self._dtype, self._row_bytes = row.dtype, row.nbytes
+            self._block = min(BLOCK, BLOCK_BYTES // row.nbytes)
+        if row.nbytes == self._row_bytes:
+            self.note(latency_ns, row, given)
+        elif self._classes and expected:
+            self._note_wide(latency_ns, row, given)
+        else:
+            self.record(latency_ns / 1000, 0.0, -1)
+
     def _note_wide(self, latency_ns: int, row: NDArray[Any], given: Given) -> None:
-        """Count an answer of so many values that a block of them would take much memory."""
-        if not self._classes:
-            self.note(latency_ns, row.reshape(-1)[:MAX_OUTPUTS_TOLD], given)
-            return
+        """Count at once an answer of so many classes that a block would take much memory."""
         best = int(row.argmax())
         confidence = row.item(best)
         if not 0 <= confidence <= _ABOVE_ONE:
@@ -213,12 +231,12 @@ class WindowRecorder:
         with self._lock:
             now, held = monotonic(), len(self._latencies)
             per_second = (held - self._at_turn) / max(now - self._turned, 1e-6)
-            if held >= BLOCK:
+            if held >= self._block:
                 self._fold()
             self._look(given, now)
             left = len(self._latencies)
             self._turned, self._at_turn = now, left
-            self._until = left + max(1, min(int(per_second * LOOK_SECONDS), BLOCK - left))
+            self._until = left + max(1, min(int(per_second * LOOK_SECONDS), self._block - left))
 
     def _look(self, given: Given, now: float) -> bool:
         looking = self._looking
@@ -236,29 +254,21 @@ class WindowRecorder:
         if block:
             latencies, confidences, places_ = np.frombuffer(block).reshape(-1, 3).T
             self._count(latencies, confidences, places_.astype(np.int64))
-        number = min(len(self._latencies), len(self._rows))
+        number = min(len(self._latencies), len(self._rows) // self._row_bytes)
         if number:
-            fresh, rows = self._latencies[:number], self._rows[:number]
-            del self._latencies[:number], self._rows[:number]
+            size = number * self._row_bytes
+            fresh, rows = self._latencies[:number], bytes(self._rows[:size])
+            del self._latencies[:number], self._rows[:size]
             self._fold_rows(np.frombuffer(fresh, np.int64), rows)
 
-    def _fold_rows(self, fresh: NDArray[np.int64], rows: list[bytes]) -> None:
+    def _fold_rows(self, fresh: NDArray[np.int64], rows: bytes) -> None:
         self._looking.earn(float(fresh.sum()))
         latencies = fresh / 1000
-        if self._dtype.kind not in NUMBERS:
-            self._inferences += len(rows)
+        if self._dtype.kind in NUMBERS:
+            self._read(latencies, np.frombuffer(rows, self._dtype).reshape(len(fresh), -1))
+        else:
+            self._inferences += len(fresh)
             self._latency.add_many(latencies)
-            return
-        width = self._classes * self._dtype.itemsize or len(rows[0])
-        whole = b"".join(rows)
-        if len(whole) != width * len(rows) or not width:  # of a model with a free dimension
-            like = np.array([len(row) == width > 0 for row in rows])
-            self._inferences += len(rows) - int(like.sum())
-            self._latency.add_many(latencies[~like])
-            whole = b"".join(row for row in rows if len(row) == width)
-            latencies = latencies[like]
-        if whole:
-            self._read(latencies, np.frombuffer(whole, self._dtype).reshape(len(latencies), -1))
 
     def _read(self, latencies: NDArray[np.float64], answers: NDArray[Any]) -> None:
         if self._classes:
@@ -293,9 +303,9 @@ class WindowRecorder:
         self._inferences += len(best)
         self._latency.add_many(latencies)
         if self._classes:
-            self._confidence.add_many(confidences)
-            known = best[(best >= 0) & (best < self._classes)]
-            self._answers += np.bincount(known, minlength=self._classes)
+            known = (best >= 0) & (best < self._classes)
+            self._confidence.add_many(confidences[known])
+            self._answers += np.bincount(best[known], minlength=self._classes)
 
     def _features(self) -> tuple[Feature, ...]:
         return tuple(

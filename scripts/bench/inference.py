@@ -5,11 +5,13 @@ Rule 1: the agent's path is ``Serving.answer`` as the daemon uses it, with the r
         sketches of outputs and of sampled inputs by channel, their folding included.
 Rule 2: raw is ``session.run(None, feed)`` of onnxruntime, and ``set_tensor``, ``invoke`` and
         ``get_tensor`` of LiteRT, of the same file with the same options, one thread.
-Rule 3: both run in blocks that alternate, in changing order, in one process. Two neighbours
-        are a pair; the figures are medians over the calmest tenth of the pairs (by the sum
-        of both, so neither side is favoured), because other programs disturb.
-Rule 4: a block is 1024 calls, so that each holds one folding; of a model of more than 50 µs,
-        whose folding is less than a thousandth, it is as many as take 12 ms.
+Rule 3: both run in blocks that alternate, in changing order, in one process. A block is
+        measured in processor time of its thread, in which all of both is done: what other
+        programs take of the machine is no cost of either. Two neighbours are a pair; the
+        figures are medians over the calmer half of the pairs (by the sum of both, so
+        neither side is favoured), because others also empty the caches.
+Rule 4: a block holds one folding of what was noted; of a model of more than 50 µs, whose
+        folding is less than a thousandth, it is as many calls as take 12 ms.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 import numpy as np
@@ -101,7 +103,7 @@ def measure(subject: Subject, seconds: float) -> dict[str, str | float]:
         sides.reverse()
         pairs.append({side: block_us(call, calls) for side, call in sides})
     assert serving.windows == (len(pairs) + 1) * calls, "a window was lost"
-    calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: max(len(pairs) // 10, 3)]
+    calm = sorted(pairs, key=lambda pair: sum(pair.values()))[: max(len(pairs) // 2, 3)]
     raw_us, agent_us = (statistics.median(p[side] for p in calm) for side in ("raw", "agent"))
     return {
         "name": subject.name,
@@ -120,11 +122,11 @@ def calls_of(call: Callable[[], object]) -> int:
 
 
 def block_us(call: Callable[[], object], calls: int) -> float:
-    """Return the mean of one block of calls, in µs."""
-    started = perf_counter_ns()
+    """Return the mean of one block of calls, in µs of processor time."""
+    started = thread_time_ns()
     for _ in range(calls):
         call()
-    return (perf_counter_ns() - started) / calls / 1000
+    return (thread_time_ns() - started) / calls / 1000
 
 
 def serve(subject: Subject) -> tuple[Serving, Any]:

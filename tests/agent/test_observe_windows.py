@@ -90,7 +90,7 @@ def test_answers_of_many_values_are_counted_without_being_kept(classes):
         recording.note(5_000_000, row, window())
     if classes:
         recording.note(5_000_000, row * np.nan, window())
-    assert sum(map(len, recording._rows)) <= 10 * 4 * MAX_OUTPUTS_TOLD
+    assert len(recording._rows) <= 10 * 4 * MAX_OUTPUTS_TOLD
     closed = recording.close(2)
     assert (closed.inferences, closed.failed) == (10, 1 if classes else 0)
     assert closed.classes == (tuple([0] * 7 + [10] + [0] * 992) if classes else ())
@@ -104,6 +104,25 @@ def test_an_output_of_changing_length_is_counted_for_its_latency():
         recording.note(1000, np.concatenate([probabilities(1)] * rows), window())
     closed = recording.close(2)
     assert (closed.inferences, closed.failed, closed.classes) == (4, 0, (0, 2, 0))
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_output_without_a_value_is_counted_for_its_latency(classes):
+    recording = recorder(classes)
+    for _ in range(5):
+        recording.note(2000, np.zeros((0, 3), np.float32), window())
+    closed = recording.close(2)
+    assert (closed.inferences, closed.failed, sum(closed.classes)) == (5, 0, 0)
+    assert LogHistogram.read(closed.latency_us).total == 5
+    assert LogHistogram.read(closed.confidence).total == 0
+
+
+def test_texts_are_counted_for_their_latency():
+    recording = recorder(0)
+    for _ in range(5):
+        recording.note(2000, np.array([["yes"]], object), window())
+    closed = recording.close(2)
+    assert (closed.inferences, closed.outputs) == (5, ())
 
 
 def test_what_a_stream_gave_and_what_was_left_out_is_counted_and_then_forgotten():
