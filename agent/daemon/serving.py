@@ -230,7 +230,7 @@ class Inference:
         for place in self._slots.values():
             serving = place.serving.digests[0]
             for recorder in place.answered:
-                window = recorder.close(now_ms)
+                window = recorder.close(now_ms, last=recorder.release != serving)
                 swap = place.memory.take() if recorder.release == serving else None
                 closed.append(replace(window, swap=swap) if swap else window)
             place.answered = [r for r in place.answered if r.release == serving]
