@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -73,14 +73,20 @@ def read_status(folder: Path) -> Status:
 class RunningAgent:
     """``fieldfare-agent run`` as a process, its log beside its state."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        flags: Sequence[str] = ("-I",),
+    ) -> None:
         self.folder = folder
         self.log = folder / "agent.log"
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 [
                     sys.executable,
-                    "-I",
+                    *flags,
                     "-m",
                     "agent",
                     "run",

@@ -4,8 +4,10 @@ Memory: the idle, connected agent with one model, beside the bare floor of its l
 ONNX Runtime and with LiteRT, each in an environment of a device (no flwr, no cryptography).
 The agent replays a short recording, so that the model has really run and its probation is
 over; then the source has ended, nothing is left to do, and it is measured while it stays
-connected. The floor (``footprint_floor.py``) is measured after. Then the memory after a
-hundred changes of models over that after the first (``footprint_swaps.py``).
+connected. It is started as the service's unit starts it, without docstrings. The floor
+(``footprint_floor.py``) is measured after, with Python as it comes, and for comparison without
+docstrings too. Then the memory after a hundred changes of models over that after the first
+(``footprint_swaps.py``).
 
 Wear: bytes written a day at one window a minute, from windows of some seconds while the
 recording goes on for ever (``footprint_disk.py``).
@@ -23,7 +25,7 @@ from typing import Any
 
 from agent.observe.resources import pss_bytes, rss_bytes
 from scripts.bench.footprint_disk import Written, watch_writes
-from scripts.bench.footprint_place import ROOT, description_of, run, running_agent
+from scripts.bench.footprint_place import ROOT, SERVICE, description_of, run, running_agent
 from scripts.bench.footprint_releases import store_releases
 
 MODELS = ROOT / "scripts" / "base_model"
@@ -85,20 +87,22 @@ def memory(device: Device) -> dict[str, Any]:
         running_agent(device.python, device.model, config, Path(name)) as program,
     ):
         agent = steady(program.process.pid)
-    floor = measure_floor(device)
+    floor, bare = measure_floor(device, "-I"), measure_floor(device, *SERVICE)
     return {
         "ratio": round(agent["rss_bytes"] / floor["rss_bytes"], 3),
         "pss_ratio": round(agent["pss_bytes"] / floor["pss_bytes"], 3),
         "agent": agent,
         "floor": floor,
+        "floor_without_docstrings": bare,
+        "ratio_without_docstrings": round(agent["rss_bytes"] / bare["rss_bytes"], 3),
     }
 
 
-def measure_floor(device: Device) -> dict[str, int]:
-    """Return the memory of the libraries alone."""
+def measure_floor(device: Device, *flags: str) -> dict[str, int]:
+    """Return the memory of the libraries alone, with Python started by these flags."""
     program = str(Path(__file__).with_name("footprint_floor.py"))
     with subprocess.Popen(
-        [str(device.python), "-I", program, str(device.model)],
+        [str(device.python), *flags, program, str(device.model)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:

@@ -20,6 +20,10 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120.0
+SERVICE = ("-I", "-OO")
+"""How the service's unit starts Python: without docstrings."""
+COMPILED = "import agent.service, agent.daemon.running"
+"""What is compiled beforehand, as scripts/install-agent does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ def running_agent(python: Path, model: Path, config: str, folder: Path) -> Itera
         write_recording(folder / "recording.npz")
         run([*agent, "enrol", str(enrolment), "--state-dir", str(folder / "state")])
         configured = ["--config", str(folder / "agent.toml")]
-        with started([*agent, "run", *configured], folder / "agent.log") as program:
+        service = [str(python), *SERVICE, "-m", "agent", "run"]
+        run([str(python), *SERVICE, "-c", COMPILED])
+        with started([*service, *configured], folder / "agent.log") as program:
             listing = [*fieldfare, "device", "list", "-o", "json", *at_home]
             until("the device is online", lambda: is_online(listing), program)
             run([*fieldfare, "rollout", "create", "motion/v1", "--soak", "0", *at_home])

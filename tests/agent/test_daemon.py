@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleet.release.build import build_release
-from tests.agents import command, read_status
+from tests.agents import RunningAgent, command, read_status
 from tests.benches import LABELLED, PIPELINE, Bench, placement
 from tests.brokers import Mosquitto
 from tests.small_manager import SmallManager
@@ -64,6 +64,20 @@ def test_an_assigned_release_is_fetched_proven_served_and_reported(tmp_path, man
     assert status.accepted is not None
     assert status.accepted.sequence == 1
     assert status.slots["motion"].current == built.digest
+
+
+def test_the_agent_works_as_the_unit_starts_it(tmp_path, manager):
+    unit = Path(__file__).parents[2] / "firmware-configs/generic-linux/fieldfare-agent.service"
+    (line,) = (s for s in unit.read_text().splitlines() if s.startswith("ExecStart="))
+    flags = line.replace("/opt/fieldfare", str(tmp_path)).split(" -m agent ")[0].split()[1:]
+    assert "-OO" in flags
+    bench = Bench(tmp_path, manager)
+    built = manager.publish(classifier(0), placement(1))
+    with RunningAgent(bench.folder, flags=flags) as agent:
+        bench.install(agent, built)
+        bench.until(agent, lambda: bench.heard.outcome_of(built.digest) == ["succeeded"])
+        assert agent.stop() == 0
+    assert not bench.heard.events("alarm")
 
 
 def test_a_release_that_behaves_worse_is_rolled_back_and_never_tried_again(tmp_path, manager):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def test_an_agent_is_installed_without_network_upgraded_safely_and_removed(tmp_p
     unit = (root / "etc/systemd/system/fieldfare-agent.service").read_text()
     assert unit == (ROOT / "firmware-configs/generic-linux/fieldfare-agent.service").read_text()
     made = (root / "opt/fieldfare").readlink()
+    compiled = root / "opt/fieldfare/compiled"
+    assert [p.name for p in compiled.rglob("running.*.pyc")] == [
+        f"running.{sys.implementation.cache_tag}.opt-2.pyc"
+    ]
+    _, flags = re.search(r"^ExecStart=(\S+) (.*) -m agent run", unit, re.MULTILINE).groups()
+    line = [root / "opt/fieldfare/bin/python", *flags.split(), "-m", "agent", "run", "--config"]
+    ended = subprocess.run([*line, tmp_path / "none"], check=False, capture_output=True, text=True)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (3, 1), ended.stderr
 
     settings = root / "etc/fieldfare/agent.toml"
     settings.write_text("# the operator's own\n")
