@@ -61,7 +61,7 @@ def test_a_socket_that_took_our_name_meanwhile_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("nowhere/inference.sock", "No such file"), ("x" * 200, "longer than")],
+    [("nowhere/inference.sock", "folder of socket"), ("x" * 200, "longer than")],
 )
 def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path, path, why):
     with pytest.raises(ConfigError, match=why):
@@ -267,3 +267,13 @@ def test_the_doctor_tells_the_agent_from_something_else(tmp_path):
         with pytest.raises(ConfigError, match="something else"):
             look_at_serve(ServeConfig(socket=path), running=True)
         answering.join()
+
+
+def test_a_token_file_that_the_agent_may_not_open_says_whom_to_give_it_to(tmp_path, monkeypatch):
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    path = write_token(tmp_path)
+    monkeypatch.setattr(type(path), "open", closed)
+    with pytest.raises(ConfigError, match="chmod g"):
+        sockets.read_token(path)

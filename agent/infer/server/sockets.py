@@ -51,6 +51,11 @@ def open_unix(path: Path, mode: int) -> UnixDoor:
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ConfigError(f"socket {path} of [serve] is longer than {MAX_PATH_BYTES} bytes")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"the folder of socket {path} of [serve] does not exist: make it, writable by the "
+            "agent's user, or name another path"
+        )
     require_free(path)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -133,6 +138,11 @@ def read_token(path: Path) -> str:
             token = file.read(_MAX_TOKEN_BYTES).decode("ascii").strip()
     except FileNotFoundError as why:
         raise ConfigError(f"token_file {path} of [serve] does not exist; {make}") from why
+    except PermissionError as why:
+        raise ConfigError(
+            f"token_file {path} of [serve] is closed to the agent's user: chgrp it to that "
+            "user's group, and chmod g+r"
+        ) from why
     except (OSError, UnicodeDecodeError) as why:
         raise ConfigError(f"token_file {path} of [serve] cannot be read: {why}") from why
     if mode & 0o007:
