@@ -270,7 +270,7 @@ def test_the_doctor_tells_the_agent_from_something_else(tmp_path):
 
 
 def test_a_token_file_that_the_agent_may_not_open_says_whom_to_give_it_to(tmp_path, monkeypatch):
-    def closed(*_, **__):
+    def closed(self, mode):
         raise PermissionError(13, "Permission denied")
 
     path = write_token(tmp_path)
