@@ -5,6 +5,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,13 @@ class Written:
     durable_writes: int
 
 
-def watch_writes(pid: int, folder: Path, *, seconds: float) -> Written:
-    """Watch a process and the folder with its files for some time."""
+def watch_writes(
+    pid: int, folder: Path, *, seconds: float, begun: Callable[[], object] = lambda: None
+) -> Written:
+    """Watch a process and the folder with its files for some time; ``begun`` is called first."""
     watched = _Watched(folder)
     before = _write_bytes(pid)
+    begun()
     watched.watch(seconds)
     return Written(
         block_bytes=_write_bytes(pid) - before,
