@@ -8,6 +8,7 @@ from scripts.bench.footprint_disk import watch_writes
 
 PROGRAM = """
 import os, sys, time
+print("ready", flush=True)
 sys.stdin.readline()
 with open("grows", "ab", buffering=0) as file:
     for _ in range(3):
@@ -23,9 +24,14 @@ sys.stdin.readline()
 def test_growth_and_renames_are_counted_once_and_temporary_files_not(tmp_path: Path):
     (tmp_path / "grows").write_bytes(b"before")
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, stdin=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as child:
         assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
 
         def go() -> None:
             assert child.stdin is not None
