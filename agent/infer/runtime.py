@@ -24,6 +24,8 @@ DTYPES: Final = frozenset(
 )
 """What elements of tensors may be, as a ``Tensor`` calls it."""
 
+_MOST_WEIGHTS: Final = 2**18
+
 
 class Runtime(Protocol):
     """A loaded model.
@@ -138,9 +140,11 @@ def finite_weights(tensor: Tensor) -> Array | None:
     """Return weights with which an input adds up to something finite if, and only if, it is.
 
     One pass over the input instead of two; so small that no sum of finite numbers overflows,
-    of which numpy 2 would warn. None for types and shapes without such weights.
+    of which numpy 2 would warn. None for types and shapes without such weights, and for
+    inputs beside which they would not be small.
     """
-    if tensor.dtype not in ("float32", "float64") or -1 in tensor.shape:
+    fixed = tensor.dtype in ("float32", "float64") and -1 not in tensor.shape
+    if not fixed or prod(tensor.shape) > _MOST_WEIGHTS:
         return None
     return np.full(prod(tensor.shape), 2.0**-40, tensor.dtype)
 

@@ -128,6 +128,15 @@ def test_large_finite_values_are_not_taken_for_infinity(library):
     LiteRtRuntime(negative((64,)), library).infer(np.full(64, 3e38, np.float32))
 
 
+def test_a_large_input_is_looked_at_as_well(library):
+    runtime = LiteRtRuntime(negative((2, 2**18)), library)
+    x = np.zeros((2, 2**18), np.float32)
+    assert runtime.infer(x)[0].shape == x.shape
+    x[1, -1] = np.nan
+    with pytest.raises(InputRefusedError, match="NaN or an infinity"):
+        runtime.infer(x)
+
+
 def test_a_free_dimension_takes_any_size_and_a_failure_does_not_stick(library):
     runtime = LiteRtRuntime(negative((1, 2), signature=(-1, 2)), library)
     assert runtime.inputs[0].shape == runtime.outputs[0].shape == (-1, 2)
