@@ -459,17 +459,16 @@ def test_only_a_page_of_ours_may_ask(tmp_path):
 
 
 def test_who_asks_too_often_is_told_so_and_health_is_not_counted(tmp_path):
-    with serving(tmp_path, requests_per_second=5) as place, place.client() as client:
-        statuses = [client.infer(question()).status for _ in range(12)]
-        assert statuses[:5] == [200] * 5
-        assert 429 in statuses
-        heard = client.infer(question())
-        if heard.status == 429:
-            assert "requests_per_second" in heard.error
-            assert heard.headers["retry-after"] == "1"
+    with serving(tmp_path, requests_per_second=1) as place, place.client() as client:
+        assert client.infer(question()).status == 200
+        while (heard := client.infer(question())).status == 200:
+            pass  # a second went by
+        assert heard.status == 429
+        assert "requests_per_second" in heard.error
+        assert heard.headers["retry-after"] == "1"
         for _ in range(20):
             assert client.ask("GET", "/v2/health/live").status == 200
-        assert place.endpoint.counts().refused["rate"] >= 1
+        assert place.endpoint.counts().refused == {"rate": 1}
 
 
 def test_one_connection_too_many_is_told_so(tmp_path):
@@ -530,7 +529,7 @@ def test_health_is_answered_while_a_model_is_slow_and_too_many_waiting_are_told_
 def test_what_has_no_answer_in_time_is_504_and_what_waited_is_not_asked(tmp_path):
     gate = Gate()
     with (
-        serving(tmp_path, request=gate.request, deadline_seconds=0.2) as place,
+        serving(tmp_path, request=gate.request, deadline_seconds=0.5) as place,
         place.client() as one,
         place.client() as two,
     ):
@@ -539,7 +538,7 @@ def test_what_has_no_answer_in_time_is_504_and_what_waited_is_not_asked(tmp_path
         for client in (one, two):
             heard = client.hear()
             assert heard.status == 504
-            assert "0.2 seconds" in heard.error
+            assert "0.5 seconds" in heard.error
         gate.open.set()
         assert one.infer(question()).status == 200
         times = 0
@@ -564,13 +563,13 @@ def test_a_caller_s_own_timeout_counts_from_its_arrival(tmp_path):
 
 
 def test_who_sends_slowly_or_nothing_is_not_waited_for(tmp_path):
-    with serving(tmp_path, receive_seconds=0.1, idle_seconds=0.1) as place:
+    with serving(tmp_path, receive_seconds=0.3, idle_seconds=0.3) as place:
         with place.client() as silent, place.client() as slow, place.client() as idle:
             slow.send(b"POST /v2 HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
             assert answered(idle)
             heard = slow.hear()
             assert heard.status == 408
-            assert "0.1 seconds" in heard.error
+            assert "0.3 seconds" in heard.error
             for client in (silent, slow, idle):
                 assert client.is_closed()
         with place.client() as client:
