@@ -9,7 +9,7 @@ import pytest
 
 from agent.config import ObserveConfig
 from agent.config_inference import Called, PipelineConfig
-from agent.contract.manifest import State
+from agent.contract.manifest import State, Windowing
 from agent.contract.messages import Assigned, Hosted
 from agent.daemon.serving import Inference, Predicted, SourceEnded
 from agent.disk import Disk
@@ -18,9 +18,10 @@ from agent.infer.pipeline import Broken
 from agent.infer.requests import Request, Stream
 from agent.update.store import Store
 from fleet.release.build import Placement, build_release
-from tests.small_models import CLASSES, SAMPLES, adder, classifier, recurrent
+from tests.small_models import CHANNELS, CLASSES, SAMPLES, adder, classifier, recurrent
 
 INSTALLED = (Hosted(name="onnx", version="1"),)
+WINDOWS = Windowing(channels=CHANNELS, samples=SAMPLES, hop=4, rate_hz=50.0)
 BLOCKS: list[np.ndarray] = []
 
 
@@ -141,6 +142,27 @@ def test_sinks_hear_requests_only_where_no_source_feeds_the_slot(slots):
     assert isinstance(said, Predicted)
     assert said.answer.id == response.id
     assert said.message(7).label == response.label
+
+
+def test_sinks_of_a_slot_with_a_source_do_not_hear_of_requests(slots, monkeypatch):
+    BLOCKS[:] = []
+    monkeypatch.setattr("agent.infer.sources.named_callable", lambda _: blocks)
+    source = Called(target="operators.code:blocks")
+    here = slots(published=("motion",), motion=PipelineConfig(source=source))
+    here.serve(here.publish(classifier(), windowing=WINDOWS, **named()))
+    assert here.ask(x=window()).label in CLASSES
+    assert not [said for said in here.said if isinstance(said, Predicted)]
+
+
+def test_releases_that_take_other_inputs_are_not_compared_and_say_so(slots):
+    here = slots(sums=PipelineConfig())
+    old, new = here.publish(recurrent(), "sums"), here.publish(adder(), "sums")
+    here.serve(new, old, slot="sums")
+    inputs = {"a": np.ones(2, np.float32), "b": np.ones(2, np.int64)}
+    here.inference.request("sums", Request(inputs=inputs))
+    shown = here.inference.comparison("sums")
+    assert shown.why_not == "the two releases take different inputs"
+    assert (shown.serving.answered, shown.beside.answered, shown.beside.refused) == (1, 0, 0)
 
 
 def test_a_model_of_several_inputs_is_not_fed_by_a_source_and_still_answers_requests(slots):
