@@ -18,13 +18,14 @@ from typing import Final
 import numpy as np
 
 from agent.contract.manifest import State, Tensor
-from agent.errors import BrokenStateError, ModelError, WrongTensorsError
+from agent.errors import BrokenStateError, InputRefusedError, ModelError, WrongTensorsError
 from agent.infer.requests import Stream
 from agent.infer.runtime import Array, Runtime, require_names
 
 MAX_STREAMS: Final = 1024
 MAX_STATE_BYTES: Final = 64 * 1024 * 1024
 IDLE_SECONDS: Final = 600.0
+_LONGEST_ID: Final = 200
 
 Kept = dict[str, Array]
 """State tensors by the name of the input they go into."""
@@ -73,7 +74,7 @@ class Stateful:
 
         """
         require_names(self.inputs, inputs)
-        before = self._begin(inputs) if kept is None else kept
+        before = self._begin(inputs) if kept is None else self._go_on(inputs, kept)
         answers = self.runtime.infer_named({**inputs, **before})
         after = {into: answers.pop(output) for output, into in self._back.items()}
         for name, state in after.items():
@@ -106,9 +107,23 @@ class Stateful:
             raise ModelError(f"the model takes {len(self.inputs)} inputs: give them by name")
         return self.inputs[0].name
 
+    def _go_on(self, inputs: Mapping[str, Array], kept: Kept) -> Kept:
+        rows = self._rows(inputs)
+        for tensor in self._states:
+            held = kept[tensor.name]
+            if tensor.shape[:1] == (-1,) and len(held) != rows:
+                raise InputRefusedError(
+                    f"the stream's state {tensor.name!r} is of {len(held)} rows, and {rows} "
+                    "were given: start the stream anew"
+                )
+        return kept
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        given = inputs[self.inputs[0].name]
+        return len(given) if given.ndim else 1
+
     def _begin(self, inputs: Mapping[str, Array]) -> Kept:
-        given = inputs[self.inputs[0].name] if self.inputs else np.zeros(1)
-        rows = len(given) if given.ndim else 1
+        rows = self._rows(inputs)
         return {
             tensor.name: np.zeros(
                 [
@@ -162,6 +177,10 @@ class Memory:
         """Answer a request, and say whether its state began with it."""
         if stream is None:
             return self._model.infer_named(inputs), True
+        if len(stream.id) > _LONGEST_ID:
+            raise InputRefusedError(
+                f"the id of a stream has {len(stream.id)} characters; at most {_LONGEST_ID} may be"
+            )
         self._forget_idle()
         known = self._streams.get(stream.id)
         kept = None if known is None or stream.starts else known[1]

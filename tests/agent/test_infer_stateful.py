@@ -197,6 +197,20 @@ def test_a_free_first_dimension_of_a_state_counts_the_rows_of_the_input():
     assert model.infer_named({"x": x})["sum"].tolist() == x.tolist()
 
 
+def test_a_stream_goes_on_with_as_many_rows_as_it_began_with():
+    memory, x = Memory(summing(rows="n")), np.ones((3, 2), np.float32)
+    memory.ask({"x": x}, Stream(id="a"))
+    with pytest.raises(InputRefusedError, match="is of 3 rows, and 1 were given"):
+        memory.ask({"x": x[:1]}, Stream(id="a"))
+    assert memory.ask({"x": x}, Stream(id="a"))[0]["sum"].tolist() == (2 * x).tolist()
+    assert memory.ask({"x": x[:1]}, Stream(id="a", starts=True))[1]
+
+
+def test_the_id_of_a_stream_is_not_as_long_as_one_likes():
+    with pytest.raises(InputRefusedError, match="has 201 characters; at most 200"):
+        Memory(summing()).ask(one(1, 1), Stream(id="a" * 201))
+
+
 def test_the_vectors_of_a_stateful_model_are_one_stream():
     answer = summing().one_stream()
     assert [answer(one(1, 2))["sum"].tolist() for _ in range(2)] == [[[1, 2]], [[2, 4]]]
