@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.contract.manifest import State
 from agent.embedded import Agent
 from agent.errors import (
     BusyError,
@@ -19,11 +20,13 @@ from agent.errors import (
     NotServingError,
     StoppedError,
 )
+from agent.infer.requests import Stream
+from fleet.release.build import Placement
 from tests.agents import write_config
 from tests.benches import Bench, placement
 from tests.brokers import Mosquitto, eventually
 from tests.small_manager import SmallManager
-from tests.small_models import CLASSES, SAMPLES, classifier
+from tests.small_models import CLASSES, SAMPLES, classifier, recurrent
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 ASKED = "[pipeline.motion]\n"
@@ -69,6 +72,29 @@ def test_a_program_is_the_agent_asks_its_model_and_is_updated(tmp_path, manager)
     with agent:  # it may be started again, and what ran runs again
         agent.wait("motion", seconds=40)
         assert agent.infer("motion", window()).release == built.digest
+
+
+@pytest.mark.broker
+def test_a_recurrent_release_comes_over_the_air_and_keeps_a_state_for_each_stream(
+    tmp_path, manager
+):
+    bench = Bench(tmp_path, manager, "[pipeline.sums]\n")
+    states = (State(input="h_in", output="h_out"),)
+    built = manager.publish(
+        recurrent(), Placement(family="sums", version="v1", slot="sums", counter=1, states=states)
+    )
+    with Agent(bench.config) as agent:
+        manager.assign(bench.device, built, slot="sums")
+        assert agent.wait("sums", seconds=40).stateful
+        left, right = Stream(id="left"), Stream(id="right")
+
+        def total(stream):
+            return agent.infer("sums", [[1, 10]], stream=stream).outputs["sum"].tolist()[0]
+
+        assert [total(left), total(left), total(right)] == [[1, 10], [2, 20], [1, 10]]
+        assert total(Stream(id="left", starts=True)) == [1, 10]
+        assert [total(Stream(id="left", ends=True)), total(left)] == [[2, 20], [1, 10]]
+        assert [total(None), total(None)] == [[1, 10], [1, 10]]
 
 
 @pytest.mark.broker
