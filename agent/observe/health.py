@@ -134,7 +134,7 @@ def temperatures(root: Path) -> dict[str, float]:
 
 def throttling(root: Path) -> Throttling | None:
     """Return what holds a Raspberry Pi back, or the over-current events of a Jetson."""
-    word = _text(root / PI_THROTTLED).strip().removeprefix("0x")
+    word = _text(root / PI_THROTTLED).strip()
     if word:
         with suppress(ValueError):
             bits = int(word, 16)

@@ -5,11 +5,13 @@ import pytest
 
 from agent.contract.sketch import SignedSketch
 from agent.errors import InputRefusedError, ModelError
+from agent.infer.litert import LiteRtRuntime
 from agent.infer.onnx import OnnxRuntime
 from agent.infer.requests import Request
 from agent.infer.serving import Loaded, Serving
 from agent.observe.inputs import Looking, channels_of
 from agent.observe.windows import WindowRecorder
+from tests import small_tflite
 from tests.small_models import CHANNELS, SAMPLES, classifier, digest_of, failing, release_of
 
 
@@ -31,6 +33,24 @@ def loaded(content=None, **members):
 def samples(windows, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(windows * SAMPLES, len(CHANNELS))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("load", "content"),
+    [(OnnxRuntime, classifier()), (LiteRtRuntime, small_tflite.classifier())],
+    ids=["onnx", "tflite"],
+)
+def test_one_output_alone_is_the_same_as_among_all(load, content):
+    runtime = load(content)
+    x = np.random.default_rng(1).normal(size=(1, len(CHANNELS), SAMPLES)).astype(np.float32)
+    outputs = runtime.infer(x)
+    for place, output in enumerate(outputs):
+        np.testing.assert_array_equal(runtime.infer_one(x, place), output)
+    with pytest.raises(InputRefusedError):
+        runtime.infer_one(x * np.nan, 0)
+    with pytest.raises(InputRefusedError):
+        runtime.infer_one(x[:, :2], 0)
+    np.testing.assert_array_equal(runtime.infer_one(x, 1), outputs[1])
 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["in silence", "with a sink"])

@@ -76,6 +76,17 @@ def test_the_widest_spread_of_values_is_written_in_few_bytes():
     assert len(encode(message)) < 700
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_quantile_of_widely_spread_values_is_within_the_error_of_its_level(sign):
+    spread = np.sort(sign * np.exp(np.random.default_rng(3).uniform(-12, 19, 5000)))
+    sketch = SignedSketch.of(spread)
+    assert sketch.level == 3
+    ratio = ((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)) ** (2**sketch.level)
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        exact = spread[int(share * (len(spread) - 1))]
+        assert sketch.quantile(share) == pytest.approx(exact, rel=(ratio - 1) / (ratio + 1) * 1.001)
+
+
 def test_a_sensor_around_one_value_keeps_the_finest_level():
     felt = SignedSketch.of(np.random.default_rng(2).normal(9.81, 0.5, 10_000))
     assert felt.level == 0
