@@ -10,7 +10,7 @@ from agent.contract.manifest import Artifact, Release
 from agent.contract.messages import Assigned, Hosted
 from agent.daemon.host import event, log
 from agent.errors import AgentError, CorruptError, DiskFullError
-from agent.infer import engines
+from agent.infer.external import engines
 from agent.infer.variants import choose
 from agent.update.slot import State
 from agent.update.store import Store, require_room

@@ -19,7 +19,7 @@ from agent.daemon.feedback import Feedback
 from agent.daemon.health import MachineHealth
 from agent.daemon.moments import wall_ms
 from agent.daemon.offering import Offering
-from agent.daemon.owner_side import HomeAssistantStarted, OwnerNews, OwnerSide
+from agent.daemon.owner.side import HomeAssistantStarted, OwnerNews, OwnerSide
 from agent.daemon.placing import placer_of
 from agent.daemon.reporting import Reporting
 from agent.daemon.serving import Inference, ModelDied, Predicted, SourceEnded
@@ -33,7 +33,7 @@ from agent.update.store import Store
 from agent.worker.jobs import ProbeAnswer
 
 if TYPE_CHECKING:
-    from agent.daemon.announcing import Wish
+    from agent.daemon.owner.announcing import Wish
 
 
 class Answering:
@@ -140,11 +140,11 @@ class Answering:
     def report_windows(self) -> None:
         """Report what every release did since the last time, and how the machine is."""
         windows = self.owner.looked(self.inference.close_windows())
+        self._watching.look(windows)
         windows = self.feedback.onto(windows, self.inference.number)
         trouble = self.feedback.tend()
         if trouble is not None:
             self._reporting.alarm(trouble.code, f"labelled windows: {trouble}")
-        self._watching.look(windows)
         totals = self._reporting.outbox.totals()
         first, *more = packed(windows)
         told = Telemetry(

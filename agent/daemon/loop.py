@@ -31,7 +31,7 @@ from agent.contract.topics import (
 )
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import ServiceNotifier, event, log
-from agent.daemon.owner_side import HomeAssistantStarted, OwnerConnected
+from agent.daemon.owner.side import HomeAssistantStarted, OwnerConnected
 from agent.daemon.rooms import Rooms
 from agent.daemon.serving import ModelDied, Predicted, SourceEnded
 from agent.errors import AgentError

@@ -10,7 +10,7 @@ from agent.contract.messages import Hosted
 from agent.disk import Disk
 
 if TYPE_CHECKING:
-    from agent.infer.external_worker import Outside
+    from agent.infer.external.worker import Outside
     from agent.infer.placing import OwnProcess
 
 DEADLINE_SECONDS = 10.0

@@ -41,7 +41,7 @@ from agent.worker.jobs import (
 from agent.worker.start import Finished
 
 if TYPE_CHECKING:
-    from agent.daemon.announcing import Wish
+    from agent.daemon.owner.announcing import Wish
 
 COUNT_AGAIN_SECONDS = 5.0
 
@@ -263,7 +263,7 @@ class Rooms:
             self.releases.wish(slot, assigned)
 
     def _wishes(self) -> "Mapping[str, Wish]":
-        from agent.daemon.announcing import wishes_of  # noqa: PLC0415 -- few devices announce
+        from agent.daemon.owner.announcing import wishes_of  # noqa: PLC0415 -- few devices announce
 
         return wishes_of(self.desired.accepted, self.releases.updating.report(), self.store)
 

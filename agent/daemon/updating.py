@@ -32,7 +32,7 @@ from agent.errors import (
     StoreError,
     WorkerError,
 )
-from agent.infer import engines
+from agent.infer.external import engines
 from agent.update import journal, machine
 from agent.update.slot import Fetching, Probing
 from agent.update.store import Store

@@ -19,12 +19,12 @@ from agent.contract.manifest import Variant
 from agent.contract.messages import Hosted
 from agent.disk import Disk
 from agent.errors import RuntimeMissingError
-from agent.infer.engines import Engine
-from agent.infer.external_worker import Outside
-from agent.infer.supervised import Program
+from agent.infer.external.engines import Engine
+from agent.infer.external.supervised import Program
+from agent.infer.external.worker import Outside
 from agent.infer.variants import host_of
 
-SHIPPED: Final = Path(__file__).with_name("standalone") / "onnx_worker.py"
+SHIPPED: Final = Path(__file__).with_name("external") / "standalone" / "onnx_worker.py"
 SHIPPED_WORD: Final = "{onnx_worker}"
 """What stands for it in a configured command."""
 
@@ -112,7 +112,7 @@ def outside_of(name: str, wanted: RuntimeConfig) -> Outside:
 
 def _own(variant: Variant, hosted: Hosted, own: OwnProcess) -> Outside:
     command = (
-        *(sys.executable, "-I", "-m", "agent.infer.own_worker"),
+        *(sys.executable, "-I", "-m", "agent.infer.external.own_worker"),
         *("--runtime", variant.runtime),
         *("--library", hosted.library),
     )

@@ -55,7 +55,7 @@ def probe_worker(name: str, wanted: RuntimeConfig) -> Hosted:
         RuntimeMissingError: It does not work on this machine; the sentence says what it did.
 
     """
-    from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
+    from agent.infer.external.model import ExternalRuntime  # noqa: PLC0415 -- few devices need it
     from agent.infer.placing import outside_of  # noqa: PLC0415 -- likewise
 
     seconds = probe_seconds(wanted)

@@ -20,7 +20,7 @@ from agent.infer.stateful import Stateful
 from agent.refusals import WrongHardwareError
 
 if TYPE_CHECKING:
-    from agent.infer.external_worker import Outside
+    from agent.infer.external.worker import Outside
 
 EXTRAS = {"onnx": "fieldfare[onnx]", "tflite": "fieldfare[litert]"}
 """What an operator installs for a runtime; a manifest may name others, of later versions."""
@@ -118,7 +118,7 @@ def load(
     if outside is None:
         runtime = _open(variant, path, installed)
     else:
-        from agent.infer.external import ExternalRuntime  # noqa: PLC0415 -- few devices need it
+        from agent.infer.external.model import ExternalRuntime  # noqa: PLC0415 -- few devices need it
 
         runtime = ExternalRuntime(outside, path, died, waiting)
     for what, signed, found in (

@@ -49,7 +49,7 @@ from agent.worker.jobs import (
 )
 
 if TYPE_CHECKING:
-    from agent.infer.external_worker import Outside
+    from agent.infer.external.worker import Outside
     from agent.infer.runtime import Runtime
 
 _PR_SET_PDEATHSIG = 1
@@ -200,7 +200,7 @@ def _outside(job: CheckJob, disk: Disk, variant: Variant) -> "Outside | None":
 def _resident_outside(job: CheckJob, runtime: "Runtime") -> int:
     if not job.runtimes:
         return 0
-    from agent.infer.external import ExternalRuntime
+    from agent.infer.external.model import ExternalRuntime
     from agent.infer.stateful import Stateful
 
     inner = runtime.runtime if isinstance(runtime, Stateful) else runtime

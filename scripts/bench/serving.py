@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from agent.infer import oip
+from agent.infer.oip import exchange as oip
 from scripts.bench.serving_load import connect
 from scripts.bench.serving_sides import ROOT, TOKEN, Side, agent, mlserver
 

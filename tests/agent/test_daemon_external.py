@@ -21,7 +21,7 @@ from agent.daemon.placing import placer_of
 from agent.daemon.serving import Inference, ModelDied
 from agent.disk import Disk
 from agent.errors import ConfigError, DeadlineError, DiskFullError, WorkerError
-from agent.infer.external import ExternalRuntime
+from agent.infer.external.model import ExternalRuntime
 from agent.infer.requests import Request
 from agent.update.slot import State
 from agent.update.store import Store

@@ -12,7 +12,7 @@ from agent.errors import (
     StoreError,
     WorkerError,
 )
-from agent.infer.engines import Engine
+from agent.infer.external.engines import Engine
 from agent.update import journal, machine
 from agent.update.slot import Checking, Fetching, Idle
 from tests.releases import Published

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import MalformedError
-from agent.infer import oip
-from agent.infer.external import ExternalRuntime
-from agent.infer.external_link import MAX_HEAD_BYTES, ExternalLink, _read_head
-from agent.infer.external_worker import Outside
-from agent.infer.standalone import onnx_worker
-from agent.infer.supervised import Program
+from agent.infer.external.link import MAX_HEAD_BYTES, ExternalLink, _read_head
+from agent.infer.external.model import ExternalRuntime
+from agent.infer.external.standalone import onnx_worker
+from agent.infer.external.supervised import Program
+from agent.infer.external.worker import Outside
+from agent.infer.oip import exchange as oip
 from tests.small_models import negative, write_model
 
 

@@ -21,14 +21,15 @@ from agent.errors import (
     StoreError,
     WorkerError,
 )
-from agent.infer import engines, litert
+from agent.infer import litert
 from agent.infer.complaining import Complaints
-from agent.infer.engines import Engine
-from agent.infer.external import ExternalRuntime
-from agent.infer.external_worker import Outside
+from agent.infer.external import engines
+from agent.infer.external.engines import Engine
+from agent.infer.external.model import ExternalRuntime
+from agent.infer.external.standalone import onnx_worker
+from agent.infer.external.supervised import Program
+from agent.infer.external.worker import Outside
 from agent.infer.onnx import OnnxRuntime
-from agent.infer.standalone import onnx_worker
-from agent.infer.supervised import Program
 from tests.small_models import SAMPLES, adder, classifier, failing, negative, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -348,7 +349,7 @@ def test_where_no_folder_can_be_made_it_is_said(run, tmp_path, monkeypatch):
 
 
 def test_a_worker_that_talks_all_the_time_does_not_fill_the_log(run, caplog):
-    with caplog.at_level("INFO", logger="agent.infer.supervised"):
+    with caplog.at_level("INFO", logger="agent.infer.external.supervised"):
         run(outside("--mood", "talks"))
     said = [record.getMessage() for record in caplog.records]
     assert 1 <= len(said) <= 41
@@ -466,7 +467,7 @@ def test_a_disk_that_takes_no_engine_costs_no_answer(run, tmp_path, caplog):
     marker = tmp_path / "state" / "engines"
     for folder in (p for p in marker.iterdir() if p.is_dir()):
         folder.with_name(folder.name + ".built.new").mkdir()
-    with caplog.at_level("WARNING", logger="agent.infer.external"):
+    with caplog.at_level("WARNING", logger="agent.infer.external.model"):
         assert runtime.infer(one(1.0))[0].tolist() == [-1.0]
     assert "engine=not-kept" in caplog.text
 
@@ -485,7 +486,8 @@ def test_a_tflite_model_answers_in_a_process_of_its_own_what_it_answers_inside(r
     library = "ai-edge-litert"
     words = ("--runtime", "tflite", "--library", library)
     wanted = outside(
-        command=(sys.executable, "-I", "-m", "agent.infer.own_worker", *words), runtime="tflite"
+        command=(sys.executable, "-I", "-m", "agent.infer.external.own_worker", *words),
+        runtime="tflite",
     )
     outer, inner = run(wanted, litert.PROBE_MODEL), litert.LiteRtRuntime(litert.PROBE_MODEL)
     assert (outer.inputs, outer.outputs) == (inner.inputs, inner.outputs)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from agent.contract.manifest import Tensor
 from agent.errors import AgentError, InputRefusedError, MalformedError, ModelError
-from agent.infer import oip, oip_documents
-from agent.infer.oip_tensors import DATATYPES, MAX_STRINGS
+from agent.infer.oip import documents as oip_documents
+from agent.infer.oip import exchange as oip
+from agent.infer.oip.tensors import DATATYPES, MAX_STRINGS
 from agent.infer.requests import Offered, Response, Stream
 from agent.refusals import OversizedError
 

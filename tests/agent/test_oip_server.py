@@ -15,7 +15,7 @@ import pytest
 
 from agent.contract.manifest import State
 from agent.errors import DeadlineError, WorkerError
-from agent.infer import oip
+from agent.infer.oip import exchange as oip
 from agent.infer.onnx import OnnxRuntime
 from agent.infer.requests import Response
 from agent.infer.server import connection, lanes, reading

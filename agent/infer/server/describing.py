@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from agent.contract.manifest import Tensor
-from agent.infer.oip_tensors import BYTES, DATATYPES
+from agent.infer.oip.tensors import BYTES, DATATYPES
 from agent.infer.requests import Offered
 from agent.infer.server.tally import Asked
 

@@ -20,8 +20,8 @@ from typing import Final, assert_never
 import msgspec
 
 from agent.errors import AgentError, MalformedError, NotServingError, UnknownModelError
-from agent.infer import oip
-from agent.infer.oip_documents import ServerMetadata, describe_model, write_document
+from agent.infer.oip import exchange as oip
+from agent.infer.oip.documents import ServerMetadata, describe_model, write_document
 from agent.infer.requests import Offered, Request, Response
 from agent.infer.server import describing, routes
 from agent.infer.server.door import Head

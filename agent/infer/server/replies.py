@@ -18,8 +18,8 @@ from agent.errors import (
     UnknownModelError,
     WorkerError,
 )
-from agent.infer.oip import Framed
-from agent.infer.oip_documents import write_error
+from agent.infer.oip.documents import write_error
+from agent.infer.oip.exchange import Framed
 from agent.refusals import OversizedError
 
 RETRY_SECONDS: Final = 1

@@ -28,10 +28,10 @@ from msgspec import Struct
 from agent.config_inference import LocalBrokerConfig
 from agent.contract.limits import MAX_PAYLOAD_BYTES
 from agent.contract.owner_topics import OwnerTopics
-from agent.daemon.owner_link import OwnerLink
+from agent.daemon.owner.link import OwnerLink
 from agent.daemon.serving import Inference
 from agent.errors import AgentError, InputRefusedError, MalformedError
-from agent.infer.oip import Form, read_request, write_response
+from agent.infer.oip.exchange import Form, read_request, write_response
 from agent.infer.requests import Offered
 from agent.link.connection import Foreign
 from agent.refusals import OversizedError, TooManyRequestsError

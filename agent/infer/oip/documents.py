@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from agent.contract.manifest import Tensor
 from agent.errors import MalformedError
-from agent.infer.oip_tensors import DATATYPES, dtype_of
+from agent.infer.oip.tensors import DATATYPES, dtype_of
 from agent.infer.requests import Offered
 from agent.refusals import OversizedError
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from agent.contract.manifest import Tensor
 from agent.errors import AgentError, InputRefusedError, ModelError
-from agent.infer.oip_tensors import DATATYPES
+from agent.infer.external.standalone import onnx_worker
+from agent.infer.external.supervised import DATA_ERROR, UNAVAILABLE
+from agent.infer.oip.tensors import DATATYPES
 from agent.infer.runtime import Array
-from agent.infer.standalone import onnx_worker
-from agent.infer.supervised import DATA_ERROR, UNAVAILABLE
 from agent.infer.variants import open_model
 
 

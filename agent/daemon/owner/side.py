@@ -22,15 +22,15 @@ from agent.contract.owner_topics import ONLINE
 from agent.contract.telemetry import Owner, Prediction, Window
 from agent.daemon.agenda import Agenda
 from agent.daemon.drifting import Drifting
-from agent.daemon.owner_link import OwnerLink
+from agent.daemon.owner.link import OwnerLink
 from agent.daemon.serving import Inference, Predicted
 from agent.daemon.source_watch import SourceWatch
 from agent.disk import Disk
 from agent.link.connection import Foreign
 
 if TYPE_CHECKING:
-    from agent.daemon.announcing import Announcing, Wish
-    from agent.daemon.requesting import Label, Requests
+    from agent.daemon.owner.announcing import Announcing, Wish
+    from agent.daemon.owner.requesting import Label, Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class OwnerSide:
         local, topics = self._config.local_broker, self.link.topics
         if local is None or topics is None or not (local.requests or label):
             return None
-        from agent.daemon.requesting import Requests  # noqa: PLC0415 -- rule 3
+        from agent.daemon.owner.requesting import Requests  # noqa: PLC0415 -- rule 3
 
         home = self._config.home_assistant
         told = (f"{home.discovery}/#",) if home else ()
@@ -197,7 +197,7 @@ class OwnerSide:
         if home is None or topics is None:
             return None
         from agent.contract.home_assistant import status_topic  # noqa: PLC0415 -- rule 3
-        from agent.daemon.announcing import Announcing, Surroundings  # noqa: PLC0415
+        from agent.daemon.owner.announcing import Announcing, Surroundings  # noqa: PLC0415
 
         self.link.greet(self._greeted)
         self.link.listen(status_topic(home.discovery), self._heard_home_assistant)

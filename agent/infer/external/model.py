@@ -33,12 +33,12 @@ from agent.errors import (
     WorkerError,
     WrongTensorsError,
 )
-from agent.infer import oip
-from agent.infer.external_link import HttpAnswer
-from agent.infer.external_worker import MODEL, OK, Described, Outside, Worker, begin
-from agent.infer.oip_documents import read_error
+from agent.infer.external.link import HttpAnswer
+from agent.infer.external.supervised import Supervised
+from agent.infer.external.worker import MODEL, OK, Described, Outside, Worker, begin
+from agent.infer.oip import exchange as oip
+from agent.infer.oip.documents import read_error
 from agent.infer.runtime import Array, require_input, require_named
-from agent.infer.supervised import Supervised
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 JSON, with tensors inside of it or, by the binary tensor data extension, behind it in the
 order in which it names them. Both directions are here: the server's side, and that of a
-client of another server. Metadata and errors are in ``oip_documents``.
+client of another server. Metadata and errors are in ``documents``.
 
 Rule 1: pure, and nothing that came is believed: the JSON has a limit before it is parsed, and
         a tensor is compared with the model's before its elements are read.
@@ -22,8 +22,8 @@ from msgspec import Struct
 
 from agent.contract.manifest import Tensor
 from agent.errors import InputRefusedError, MalformedError
-from agent.infer import oip_members as members
-from agent.infer.oip_tensors import (
+from agent.infer.oip import members
+from agent.infer.oip.tensors import (
     BYTES,
     datatype_of,
     dtype_of,

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Final
 
 from agent.errors import MalformedError
-from agent.infer.oip import Framed
+from agent.infer.oip.exchange import Framed
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 1024**3

@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from agent.contract.manifest import Tensor
 from agent.errors import AgentError, MalformedError, RuntimeMissingError, WorkerError
-from agent.infer.engines import Engine
-from agent.infer.external_link import ExternalLink
-from agent.infer.oip_documents import ServerMetadata, read_error, read_metadata
-from agent.infer.supervised import Program, Supervised
+from agent.infer.external.engines import Engine
+from agent.infer.external.link import ExternalLink
+from agent.infer.external.supervised import Program, Supervised
+from agent.infer.oip.documents import ServerMetadata, read_error, read_metadata
 
 MODEL: Final = "model"
 """What the one model of a worker is called in its addresses."""

@@ -1,0 +1,1 @@
+"""Models that run in a process beside the agent: started, limited, spoken to and ended."""

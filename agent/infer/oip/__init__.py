@@ -1,0 +1,1 @@
+"""The Open Inference Protocol version 2, in both directions: bytes and values, no I/O."""
