@@ -1,5 +1,6 @@
 """What a running agent tells of its inputs, its sensors and its machine, over a real broker."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,11 @@ def test_a_dead_sensor_is_told_by_its_channel_and_the_others_by_what_they_held(t
     told = {event.why.split(" since")[0] for event in bench.heard.events("alarm")}
     assert "channel az of motion is stuck at 0.25" in told
     outside = next(why for why in told if "outside" in why)
-    assert outside.startswith("channel ax of motion is outside of its declared range in 3")
+    found = re.fullmatch(
+        r"channel ax of motion is outside of its declared range in (\d+)% of values", outside
+    )
+    assert found is not None, outside
+    assert 10 < int(found[1]) < 60  # a third of all, but few are seen at the first look
     assert {event.code for event in bench.heard.events("alarm")} == {"sensor"}
     windows = [w for t in bench.heard.telemetry() for w in t.windows if w.looked]
     last = {one.name: one for w in windows for one in w.inputs if one.values.counts}
