@@ -95,6 +95,17 @@ def adder() -> bytes:
     return graph.written([a, b], [total])
 
 
+def summing() -> bytes:
+    """``y`` is ``x`` plus all that came before, kept by a recurrent layer within the file."""
+    graph = TfliteGraph()
+    x, y = graph.tensor("x", (1, 1)), graph.tensor("y", (1, 1))
+    kept = graph.tensor("kept", (1, 1), variable=True)
+    one = [graph.constant(name, np.ones((1, 1), np.float32)) for name in ("of x", "of kept")]
+    bias = graph.constant("bias", np.zeros(1, np.float32))
+    graph.operator(Operator.RNN, [x, *one, bias, kept], [y], schema.RNNOptionsT())
+    return graph.written([x], [y])
+
+
 def copies(names: Sequence[str]) -> bytes:
     """One input of each name, one output for each."""
     graph = TfliteGraph()

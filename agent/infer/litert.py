@@ -9,6 +9,8 @@ Rule 3: inputs and outputs are called as in the file's signature, else by their 
         a quantised tensor is float32 to the outside (see ``quantised``), and takes its raw
         integers as well.
 Rule 4: no exception of the library leaves this module; each becomes one sentence.
+Rule 5: what a file keeps for itself between inferences is zero at the beginning of each, or
+        callers would mix; state that is to last has names in the manifest (``stateful``).
 """
 
 import importlib
@@ -16,6 +18,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +31,7 @@ from agent.infer.arithmetic import kept_arithmetic
 from agent.infer.heap import trim
 from agent.infer.litert_ports import Port, describe, signature_names
 from agent.infer.runtime import Array, finite_weights, not_finite, require_names
+from agent.infer.tflite_file import keeps_state
 
 NAME: Final = "tflite"
 LIBRARIES: Final = {
@@ -72,7 +76,7 @@ class LiteRtRuntime:
         # the public calls count references each time, and forbid that a method is kept
         wrapper = self._wrapper = self._interpreter._interpreter  # noqa: SLF001
         self._set: _Apply = wrapper.SetTensor
-        self._invoke: _Apply = wrapper.Invoke
+        self._invoke: _Apply = _from_zero(wrapper) if _keeps_state(model) else wrapper.Invoke
         self._get: _Apply = wrapper.GetTensor
         ins, outs = self._describe_all()
         if self._allocate_first(ins):
@@ -92,11 +96,6 @@ class LiteRtRuntime:
         require_names(self.inputs, inputs)
         answers = self._run([port.taken(inputs[port.tensor.name]) for port in self._ins])
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers, strict=True)}
-
-    def reset(self) -> None:
-        """Set what the model remembers between inferences to zero, where it remembers."""
-        if self._wrapper is not None:
-            self._wrapper.ResetVariableTensors()
 
     def close(self) -> None:
         """Drop the interpreter and give its memory back to the operating system."""
@@ -255,6 +254,25 @@ def _open_interpreter(module: Any, library: str, model: Path | bytes, what: str)
         raise ModelError(
             f"model {what} cannot be loaded by {library} {module.__version__}: {_sentence(why)}"
         ) from why
+
+
+def _keeps_state(model: Path | bytes) -> bool:
+    if isinstance(model, bytes):
+        return keeps_state(memoryview(model))
+    with (
+        model.open("rb") as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
+        memoryview(content) as view,
+    ):
+        return keeps_state(view)
+
+
+def _from_zero(wrapper: Any) -> _Apply:
+    def invoke() -> None:
+        wrapper.ResetVariableTensors()
+        wrapper.Invoke()
+
+    return invoke
 
 
 def _closed(*_: object) -> None:

@@ -110,6 +110,21 @@ def holds_small_integers(view: memoryview) -> bool:
     )
 
 
+def keeps_state(view: memoryview) -> bool:
+    """Return whether a file has tensors that outlive an inference, as recurrent layers do.
+
+    False for a file that cannot be read: whoever loads it says what is wrong.
+    """
+    try:
+        return any(
+            tensor.number(5, "b")  # Tensor.is_variable
+            for graph in root(view, IDENTIFIER).tables(2, MAX_GRAPHS)
+            for tensor in graph.tables(0, MAX_TENSORS)
+        )
+    except MalformedError:
+        return False
+
+
 class _Reader:
     """One pass over one file."""
 

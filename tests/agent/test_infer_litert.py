@@ -157,6 +157,16 @@ def test_a_size_that_the_graph_cannot_take_is_one_sentence_and_the_next_request_
     assert runtime.infer(np.ones(4, np.float32))[0].shape == (2, 2)
 
 
+def test_what_a_recurrent_layer_keeps_is_not_there_at_the_next_inference(library, tmp_path):
+    x = np.ones((1, 1), np.float32)
+    for model in (small_tflite.summing(), write_model(tmp_path, small_tflite.summing())):
+        runtime = LiteRtRuntime(model, library)
+        for _ in range(3):
+            assert runtime.infer(x)[0].tolist() == [[1.0]]
+            assert runtime.infer_named({"x": 2 * x})["y"].tolist() == [[2.0]]
+        runtime.close()
+
+
 def test_several_inputs_are_taken_by_name(library):
     runtime = LiteRtRuntime(small_tflite.adder(), library)
     inputs = {"a": np.array([1, 2], np.int64), "b": np.array([10, 20], np.int64)}
