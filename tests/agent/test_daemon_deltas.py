@@ -43,8 +43,9 @@ def grown(model: bytes, note: str) -> bytes:
 
 def earlier(built: BuiltRelease) -> tuple[Earlier]:
     files, release = built.artifacts, built.release
-    model, golden = release.variants[0].model, release.golden
-    return (Earlier(model=files[model.digest], golden=files[golden.digest]),)
+    variant = release.variants[0]
+    models = ((variant.runtime, files[variant.model.digest]),)
+    return (Earlier(models=models, golden=files[release.golden.digest]),)
 
 
 def fetched(agent: RunningAgent) -> list[str]:

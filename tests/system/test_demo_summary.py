@@ -23,6 +23,7 @@ KEPT = {
     "accuracy_before_mean": 0.7,
     "accuracy_after_mean": 0.8,
     "rounds_completed": summary.ROUNDS,
+    "asked": {"windows": 40, "labelled": 40},
     "reports_lost": 0,
     "reports_duplicated": 0,
 }
@@ -47,6 +48,7 @@ def test_a_demo_that_kept_every_promise_has_broken_none():
         ),
         ({"rounds_completed": summary.ROUNDS - 1}, "rounds were completed"),
         ({"accuracy_after_mean": 0.7}, "mean accuracy did not rise"),
+        ({"asked": {"windows": 40, "labelled": 39}}, "not every answer could be labelled"),
         ({"reports_lost": 1}, "1 reports were lost"),
         ({"reports_duplicated": 2}, "2 were counted twice"),
     ],
