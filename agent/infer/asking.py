@@ -5,11 +5,11 @@ Rule 1: a request whose model takes a free first dimension is a batch, and each 
 Rule 2: nothing is counted here; whoever asked counts.
 """
 
-from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import assert_never
 
 import numpy as np
+from msgspec import Struct
 
 from agent.errors import InputRefusedError, ModelError
 from agent.infer.comparison import Missed, Seen
@@ -20,8 +20,7 @@ from agent.infer.runtime import Array
 _MATRIX = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Said(Struct, frozen=True, kw_only=True, gc=False):
     """What a model answered to a request.
 
     Attributes:

@@ -6,12 +6,15 @@ external worker all speak in these values, so that none of them knows the others
 Rule 1: a prediction has one id for ever on its device: eight digits drawn at random when
         this process began, and a number in it.
 Rule 2: arrays are handed over by reference and not changed by either side.
+Rule 3: these values are structs, because some are made for each request: a frozen dataclass
+        of this size costs 2 µs, a tenth of a small model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
+
+from msgspec import Struct
 
 from agent.contract.manifest import Release, Tensor
 from agent.infer.runtime import Array
@@ -23,8 +26,7 @@ _PLATFORMS = {"onnx": "onnxruntime_onnx"}
 """Names of the Open Inference Protocol for runtimes that it names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class Stream(Struct, frozen=True, kw_only=True, gc=False):
     """Which sequence a request belongs to: Triton's sequence extension of the protocol.
 
     Attributes:
@@ -39,8 +41,7 @@ class Stream:
     ends: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True, gc=False):
     """Inputs by name.
 
     Attributes:
@@ -57,8 +58,7 @@ class Request:
     stream: Stream | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(Struct, frozen=True, kw_only=True, gc=False):
     """What the model said.
 
     Attributes:
@@ -89,8 +89,7 @@ class Response:
     began: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offered:
+class Offered(Struct, frozen=True, kw_only=True, gc=False):
     """A slot as it may be asked now.
 
     Attributes:

@@ -64,6 +64,7 @@ class Serving:
         self._closed = closed
         self._pair = Pair()
         self._wanted = self._pair
+        self._offer = _offer(slot, None)
         self._feeding = threading.Lock()
         self._swapping = threading.Lock()
         self._owned: list[Runtime] = []
@@ -87,6 +88,7 @@ class Serving:
         with self._swapping:
             self._owned += [r for r in wanted.runtimes if not _within(r, self._owned)]
             self._wanted = wanted
+            self._offer = _offer(self.slot, wanted.model)
         self._adopt_if_idle()
 
     def close(self) -> None:
@@ -159,20 +161,7 @@ class Serving:
 
     def offered(self) -> Offered:
         """Return what may be asked from the next request on."""
-        model = self._wanted.model
-        if model is None:
-            return Offered(slot=self.slot)
-        return Offered(
-            slot=self.slot,
-            release=model.release,
-            digest=model.digest,
-            inputs=model.runtime.inputs,
-            outputs=model.runtime.outputs,
-            ready=True,
-            platform=platform_of(model.runtime.name),
-            stateful=model.memory is not None,
-            apart=model.apart,
-        )
+        return self._offer
 
     def _reply(self, request: Request) -> Response:
         pair = self._pair
@@ -344,3 +333,19 @@ _NO_PROBABILITIES: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 __all__ = ["Answer", "Loaded", "Observer", "Serving", "Sink"]
+
+
+def _offer(slot: str, model: Loaded | None) -> Offered:
+    if model is None:
+        return Offered(slot=slot)
+    return Offered(
+        slot=slot,
+        release=model.release,
+        digest=model.digest,
+        inputs=model.runtime.inputs,
+        outputs=model.runtime.outputs,
+        ready=True,
+        platform=platform_of(model.runtime.name),
+        stateful=model.memory is not None,
+        apart=model.apart,
+    )

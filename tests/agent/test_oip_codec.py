@@ -2,9 +2,9 @@
 
 import json
 import struct
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -316,7 +316,7 @@ def test_the_answer_says_model_version_id_and_prediction() -> None:
 
 
 def test_the_answer_says_that_a_sequence_began_afresh_where_one_was_named() -> None:
-    began = replace(response(y=np.float32([[0.5]])), began=True)
+    began = msgspec.structs.replace(response(y=np.float32([[0.5]])), began=True)
     named = read(request(parameters={"sequence_id": 7}))
     assert written(began, named)["parameters"]["sequence_began"] is True
     assert "sequence_began" not in written(began, WISH)["parameters"]

@@ -13,7 +13,7 @@ Rule 3: what does not parse is ``MalformedError``, what the model does not take
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -47,8 +47,7 @@ _NO_PLACE = members.TensorParameters()
 M = TypeVar("M")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framed:
+class Framed(Struct, frozen=True, kw_only=True, gc=False):
     """A body as it travels.
 
     Attributes:
@@ -62,8 +61,7 @@ class Framed:
     json_length: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class Form(Struct, frozen=True, kw_only=True, gc=False):
     """How one output is to be written.
 
     Attributes:
@@ -77,8 +75,7 @@ class Form:
     classes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True, gc=False):
     """A request, and how its answer is wanted.
 
     Attributes:
@@ -91,7 +88,7 @@ class Asked:
 
     request: Request
     binary: bool = False
-    forms: Mapping[str, Form] = field(default_factory=dict)
+    forms: Mapping[str, Form] = msgspec.field(default_factory=dict)
     timeout_seconds: float | None = None
 
 

@@ -128,7 +128,11 @@ class Reader:
         message = self.receiving
         if message is None:
             return
-        self._head_grew(len(name) + len(value) + _AROUND_HEADER)
+        size = len(name) + len(value) + _AROUND_HEADER
+        self._accounted += size
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._head_grew(0)
         known = _KNOWN.get(name.lower())
         if known is not None:
             if getattr(message.head, known):

@@ -5,9 +5,10 @@ Rule 2: whose fault it was decides the status: 4xx the caller's, 500 the model's
         for what may go better when it is asked again.
 """
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+
+from msgspec import Struct
 
 from agent.errors import (
     AgentError,
@@ -38,8 +39,7 @@ _AGAIN: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True, gc=False):
     """An answer.
 
     Attributes:
