@@ -18,7 +18,6 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from agent.errors import ModelError, RuntimeMissingError
 from agent.infer.arithmetic import kept_arithmetic
 from agent.infer.heap import trim
 from agent.infer.litert_ports import Port, describe, signature_names
+from agent.infer.mapped import map_model
 from agent.infer.runtime import Array, finite_weights, not_finite, require_names
 from agent.infer.tflite_file import keeps_state
 
@@ -257,14 +257,8 @@ def _open_interpreter(module: Any, library: str, model: Path | bytes, what: str)
 
 
 def _keeps_state(model: Path | bytes) -> bool:
-    if isinstance(model, bytes):
-        return keeps_state(memoryview(model))
-    with (
-        model.open("rb") as file,
-        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
-        memoryview(content) as view,
-    ):
-        return keeps_state(view)
+    view = memoryview(model) if isinstance(model, bytes) else map_model(model, model.name[:16])
+    return keeps_state(view)
 
 
 def _from_zero(wrapper: Any) -> _Apply:

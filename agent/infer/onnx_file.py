@@ -12,7 +12,6 @@ Rule 3: each kind of hostile file has its own error.
 Format: onnx.proto3 of ONNX 1.17; the numbers of its fields stand beside their use.
 """
 
-import mmap
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -26,10 +25,10 @@ from agent.errors import (
     MalformedError,
     NotAModelError,
     PickledModelError,
-    StoreError,
     TensorSizeError,
     UnknownOperatorError,
 )
+from agent.infer.mapped import map_model
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Of operators that devices run."""
@@ -68,15 +67,7 @@ def examine_onnx(path: Path) -> None:
 
     """
     what = f"model {path.name[:16]}"
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise NotAModelError(f"{what} is empty")
-            # closed with its last view, which an error on its way still holds
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as why:
-        raise StoreError(f"{what} cannot be read: {why.strerror or why}") from why
-    examine_content(view, what)
+    examine_content(map_model(path, what), what)
 
 
 def examine_content(view: memoryview, what: str) -> None:

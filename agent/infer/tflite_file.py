@@ -12,7 +12,6 @@ Format: schema.fbs of TensorFlow Lite, version 3; the numbers of its fields stan
 use.
 """
 
-import mmap
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -23,11 +22,11 @@ from agent.errors import (
     ExternalDataError,
     MalformedError,
     NotAModelError,
-    StoreError,
     TensorSizeError,
     UnknownOperatorError,
 )
 from agent.infer.flatbuffer import Table, root
+from agent.infer.mapped import map_model
 from agent.infer.onnx_file import MAGIC, MAX_NODES
 
 IDENTIFIER: Final = b"TFL3"
@@ -72,15 +71,7 @@ def examine_tflite(path: Path) -> None:
 
     """
     what = f"model {path.name[:16]}"
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise NotAModelError(f"{what} is empty")
-            # closed with its last view, which an error on its way still holds
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as why:
-        raise StoreError(f"{what} cannot be read: {why.strerror or why}") from why
-    examine_content(view, what)
+    examine_content(map_model(path, what), what)
 
 
 def examine_content(view: memoryview, what: str) -> None:

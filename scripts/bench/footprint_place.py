@@ -3,35 +3,29 @@
 Mosquitto, the manager, and the agent with a model that was signed, rolled out and proved.
 """
 
-import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from scripts.bench.programs import (
+    Program,
+    attempt,
+    free_ports,
+    is_online,
+    run,
+    runs_model,
+    started,
+    until,
+)
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 120.0
 SERVICE = ("-I", "-OO")
 """How the service's unit starts Python: without docstrings."""
 COMPILED = "import agent.service, agent.daemon.running"
 """What is compiled beforehand, as scripts/install-agent does it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A program in the background, and where its words go."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
 
 
 @contextmanager
@@ -73,23 +67,6 @@ def description_of(model: Path) -> Path:
     return model.with_name("motion-int8.json")
 
 
-def devices(listing: list[str]) -> list[dict[str, Any]]:
-    """Return the devices that the manager lists; none while it does not answer."""
-    done = subprocess.run(listing, capture_output=True, check=False)
-    return list(json.loads(done.stdout)) if done.returncode == 0 else []
-
-
-def is_online(listing: list[str]) -> bool:
-    """Return whether the one device is connected."""
-    return any(device["presence"] == "online" for device in devices(listing))
-
-
-def runs_model(listing: list[str]) -> bool:
-    """Return whether the one device says that it runs a release and waits for nothing."""
-    slots = [slot for device in devices(listing) for slot in device["slots"]]
-    return any(slot["runs_digest"] and slot["phase"] == "idle" for slot in slots)
-
-
 def write_recording(path: Path) -> None:
     """Write a minute of motion: the first recordings of the data set."""
     with np.load(ROOT / "tests" / "data" / "watch_motion.npz") as motion:
@@ -100,52 +77,3 @@ def children(pid: int) -> list[int]:
     """Return the child processes of a process."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def run(command: list[str]) -> str:
-    """Run a command and return what it says, or end with its words."""
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    if done.returncode:
-        sys.exit(f"footprint: {' '.join(command[1:])}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def attempt(command: list[str]) -> bool:
-    """Return whether a command succeeds."""
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def until(what: str, holds: Callable[[], bool], watched: Program | None = None) -> None:
-    """Wait until something holds, or end with what was waited for."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        ended = watched is not None and watched.process.poll() is not None
-        if ended or time.monotonic() > end:
-            words = watched.log.read_text()[-2000:] if watched else ""
-            sys.exit(f"footprint: gave up waiting until {what}\n{words}")
-        time.sleep(0.2)
-
-
-@contextmanager
-def started(command: list[str], log: Path) -> Iterator[Program]:
-    """Run a program in the background for as long as the block lasts."""
-    with log.open("wb") as words:
-        process = subprocess.Popen(command, stdout=words, stderr=words, stdin=subprocess.DEVNULL)
-    try:
-        yield Program(process, log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
