@@ -17,12 +17,13 @@ from agent.contract.telemetry import Telemetry, Window
 from agent.daemon.agenda import Agenda
 from agent.daemon.feedback import Feedback
 from agent.daemon.health import MachineHealth
+from agent.daemon.inference_news import ModelDied, Predicted, SourceEnded
 from agent.daemon.moments import wall_ms
 from agent.daemon.offering import Offering
 from agent.daemon.owner.side import HomeAssistantStarted, OwnerNews, OwnerSide
 from agent.daemon.placing import placer_of
 from agent.daemon.reporting import Reporting
-from agent.daemon.serving import Inference, ModelDied, Predicted, SourceEnded
+from agent.daemon.serving import Inference
 from agent.daemon.state import with_kept
 from agent.daemon.watching import Watching
 from agent.disk import Disk

@@ -31,9 +31,9 @@ from agent.contract.topics import (
 )
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import ServiceNotifier, event, log
+from agent.daemon.inference_news import ModelDied, Predicted, SourceEnded
 from agent.daemon.owner.side import HomeAssistantStarted, OwnerConnected
 from agent.daemon.rooms import Rooms
-from agent.daemon.serving import ModelDied, Predicted, SourceEnded
 from agent.errors import AgentError
 from agent.link.inbox import Arrived, Connected, Disconnected, Inbox, Lane, Refused
 from agent.link.ranges import Chunk, Ended

@@ -21,9 +21,10 @@ from agent.config import ObserveConfig
 from agent.config_inference import Called, PipelineConfig, Replay, Source, Subscribed
 from agent.contract.messages import Assigned, Hosted
 from agent.contract.owner_topics import matches
-from agent.contract.telemetry import Prediction, Window
+from agent.contract.telemetry import Window
 from agent.daemon.feedback import Feedback
 from agent.daemon.host import event, log
+from agent.daemon.inference_news import ModelDied, Predicted, SourceEnded
 from agent.daemon.placing import Placer
 from agent.daemon.swap_memory import SwapMemory
 from agent.daemon.watching import rate_of, recorder_of
@@ -40,42 +41,6 @@ from agent.infer.windowing import Unfed
 from agent.observe.inputs import Held
 from agent.observe.windows import WindowRecorder
 from agent.update.store import Store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predicted:
-    """One answer of a slot whose predictions are published."""
-
-    slot: str
-    answer: Answer
-
-    def message(self, ts: int) -> Prediction:
-        """Return it as it is published."""
-        return Prediction(
-            ts=ts,
-            slot=self.slot,
-            release=self.answer.release,
-            label=self.answer.label,
-            confidence=min(max(self.answer.confidence, 0.0), 1.0),
-            latency_us=round(self.answer.latency_us),
-            id=self.answer.id,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceEnded:
-    """A slot gets no more samples."""
-
-    slot: str
-    end: Ended | Broken
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDied:
-    """The process in which a slot's model ran has ended; it is started again."""
-
-    slot: str
-    why: str
 
 
 @dataclass(slots=True, kw_only=True)

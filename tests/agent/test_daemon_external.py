@@ -17,8 +17,9 @@ from agent.config_inference import PipelineConfig
 from agent.config_runtime import RuntimeConfig
 from agent.contract.messages import Assigned, Hosted
 from agent.daemon.admitting import Admitting
+from agent.daemon.inference_news import ModelDied
 from agent.daemon.placing import placer_of
-from agent.daemon.serving import Inference, ModelDied
+from agent.daemon.serving import Inference
 from agent.disk import Disk
 from agent.errors import ConfigError, DeadlineError, DiskFullError, WorkerError
 from agent.infer.external.model import ExternalRuntime

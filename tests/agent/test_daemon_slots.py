@@ -11,7 +11,8 @@ from agent.config import ObserveConfig
 from agent.config_inference import Called, PipelineConfig
 from agent.contract.manifest import State, Windowing
 from agent.contract.messages import Assigned, Hosted
-from agent.daemon.serving import Inference, Predicted, SourceEnded
+from agent.daemon.inference_news import Predicted, SourceEnded
+from agent.daemon.serving import Inference
 from agent.disk import Disk
 from agent.errors import InputRefusedError, NotServingError, UnknownModelError
 from agent.infer.pipeline import Broken

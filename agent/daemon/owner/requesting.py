@@ -16,7 +16,7 @@ in JSON; a client of MQTT 3 says ``response_topic`` and ``id`` in it.
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from threading import Condition, Thread
 from time import monotonic
@@ -222,7 +222,7 @@ class Requests:
         as_json = {name: Form(binary=False, classes=f.classes) for name, f in asked.forms.items()}
         framed = write_response(
             response,
-            replace(asked, binary=False, forms=as_json),
+            msgspec.structs.replace(asked, binary=False, forms=as_json),
             model=slot,
             classes=offered.release.classes if offered.release else (),
         )

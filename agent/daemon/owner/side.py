@@ -22,8 +22,9 @@ from agent.contract.owner_topics import ONLINE
 from agent.contract.telemetry import Owner, Prediction, Window
 from agent.daemon.agenda import Agenda
 from agent.daemon.drifting import Drifting
+from agent.daemon.inference_news import Predicted
 from agent.daemon.owner.link import OwnerLink
-from agent.daemon.serving import Inference, Predicted
+from agent.daemon.serving import Inference
 from agent.daemon.source_watch import SourceWatch
 from agent.disk import Disk
 from agent.link.connection import Foreign
