@@ -448,6 +448,7 @@ def test_a_rotten_model_is_found_by_loading_it(device):
     assert "nothing answers at 127.0.0.1:1" in named(examine(facts), "broker", "fail")
 
 
+@pytest.mark.slow
 def test_the_command_leaves_with_one_and_says_each_fault_on_a_line(tmp_path):
     said = command("doctor", "--state-dir", tmp_path / "nowhere")
     assert (said.returncode, said.stderr) == (1, "")

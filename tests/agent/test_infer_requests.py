@@ -181,6 +181,7 @@ def test_sinks_hear_windows_and_those_for_requests_hear_requests_and_memory_both
     assert [a.window for a in both] == [0, 1]
 
 
+@pytest.mark.slow
 def test_200_swaps_under_requests_from_many_threads_drop_none_and_mix_none():
     seeds = 5
     wanted = {}

@@ -111,6 +111,7 @@ def test_every_window_is_recorded_by_the_release_that_answered_it():
     assert serving.windows == 307
 
 
+@pytest.mark.slow
 def test_a_swap_under_full_load_drops_no_window_and_never_waits():
     answers = []
     serving = Serving([answers.append])
@@ -294,6 +295,7 @@ def test_a_sink_that_raises_is_counted_and_the_next_sink_still_hears():
     assert serving.sink_failures == len(heard) == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_is_read_while_windows_are_answered():
     serving = Serving()
     serving.serve(loaded(1), loaded(2))

@@ -111,6 +111,7 @@ def test_many_chunks_at_once_are_all_read() -> None:
     assert len(arrived) == count
 
 
+@pytest.mark.slow
 def test_a_link_that_is_slowly_fed_is_not_taken_for_dead_though_no_ping_is_answered() -> None:
     """Keep-alive is 1 s here, and the chunk comes in 2.5 s."""
     chunk = said(CHUNKS, b"c" * 1000)

@@ -168,6 +168,7 @@ def test_a_channel_that_is_not_finite_is_told_at_once():
     assert [channel.not_finite for channel in recording.close(1).inputs] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_fast_stream_is_looked_at_within_its_share_and_a_slow_one_once_a_second(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("agent.observe.windows.monotonic", lambda: clock[0])

@@ -562,6 +562,7 @@ def test_a_caller_s_own_timeout_counts_from_its_arrival(tmp_path):
         assert two.hear().status == 504
 
 
+@pytest.mark.slow
 def test_who_sends_slowly_or_nothing_is_not_waited_for(tmp_path):
     with serving(tmp_path, receive_seconds=0.3, idle_seconds=0.3) as place:
         with place.client() as silent, place.client() as slow, place.client() as idle:
@@ -576,6 +577,7 @@ def test_who_sends_slowly_or_nothing_is_not_waited_for(tmp_path):
             assert answered(client)
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "WRITE_SECONDS", 0.1)
     with serving(tmp_path) as place:

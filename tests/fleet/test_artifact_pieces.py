@@ -83,6 +83,7 @@ def test_a_file_goes_up_and_comes_back_whole(place: Place):
     assert place.left() == [digest]
 
 
+@pytest.mark.slow
 def test_manager_and_client_hold_no_more_of_a_file_than_a_few_pieces(place: Place):
     path, digest = big_file(place.folder, pieces=160)
     with place.client() as client:

@@ -74,6 +74,7 @@ main(door_of_one_visit, ["serve", "--home", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_a_manager_whose_door_has_ended_says_so_and_ends_with_an_error(tmp_path: Path):
     config = make_home(tmp_path)
 
@@ -97,6 +98,7 @@ def test_a_door_that_is_closed_on_purpose_tells_nobody(tmp_path: Path):
     assert told == []
 
 
+@pytest.mark.slow
 def test_a_manager_whose_errands_have_ended_ends_too(tmp_path: Path):
     config = make_home(tmp_path)
     manager = RunningManager(config)

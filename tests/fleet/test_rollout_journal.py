@@ -309,6 +309,7 @@ HAPPENINGS = st.one_of(
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@pytest.mark.slow
 @given(happenings=st.lists(HAPPENINGS, max_size=25))
 def test_replaying_the_journal_gives_the_state_after_any_story(tmp_path_factory, happenings):
     registry = a_fleet(tmp_path_factory.mktemp("story"), 4)

@@ -24,6 +24,8 @@ from tests.small_rounds import (
     three_devices,
 )
 
+pytestmark = pytest.mark.slow
+
 APPS = Path(__file__).resolve().parents[1] / "apps"
 
 

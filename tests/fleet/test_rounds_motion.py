@@ -17,6 +17,8 @@ from fleet.rounds.cohort import better
 from fleet.rounds.conduct import HeadArrays
 from tests.small_rounds import SmallDevice, World, conductor, drive, plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "scripts" / "base_model"
 MODEL = (BASE / "motion-int8.onnx").read_bytes()
