@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.contract.manifest import (
+    Artifact,
     Head,
     Lineage,
     Release,
     State,
+    Variant,
     Windowing,
     describe_artifact,
     encode_release,
@@ -30,7 +32,6 @@ from fleet.release.golden import (
     synthetic_inputs,
 )
 
-GOLDEN_TOLERANCE = 1e-3
 EMBEDDING, HEAD_WEIGHT, HEAD_BIAS = "embedding", "head.weight", "head.bias"
 GOLDEN_TOLERANCE = 1e-3
 _BATCH_OF_WINDOWS = 3  # dimensions: (1, channels, samples)
@@ -162,13 +163,8 @@ def build_release(
             require_alike(form, variants[form], golden, placement.golden_tolerance)
         goldens = [e.golden for e in known] if known is not None else None
         of_golden = _offer(golden, goldens, encrypt=encrypt)
-        described = Release(
-            target=f"models/{placement.family}/{placement.version}.json",
-            family=placement.family,
-            version=placement.version,
-            slot=placement.slot,
-            counter=placement.counter,
-            created_ms=now_ms,
+        described = _describe(
+            placement,
             variants=named_apart(
                 (
                     *accelerated(variants[first], placement.accelerators),
@@ -176,14 +172,8 @@ def build_release(
                 )
             ),
             golden=of_golden.artifact,
-            golden_tolerance=placement.golden_tolerance,
-            windowing=placement.windowing,
-            classes=placement.classes,
-            probabilities=placement.probabilities,
-            head=placement.head,
-            lineage=placement.lineage,
-            rollback_to=placement.rollback_to,
             metrics=metrics,
+            now_ms=now_ms,
         )
         # the types of msgspec are checked only when a value is read back
         release = msgspec.convert(msgspec.to_builtins(described), Release)
@@ -195,8 +185,36 @@ def build_release(
         release=release,
         manifest=manifest,
         digest=digest,
-        artifacts={digest: content for o in everything for digest, content in o.files.items()},
+        artifacts={name: content for o in everything for name, content in o.files.items()},
         keys={full_source(o.artifact).digest: o.key for o in everything if o.key is not None},
+    )
+
+
+def _describe(
+    placement: Placement,
+    *,
+    variants: tuple[Variant, ...],
+    golden: Artifact,
+    metrics: dict[str, float],
+    now_ms: int,
+) -> Release:
+    return Release(
+        target=f"models/{placement.family}/{placement.version}.json",
+        family=placement.family,
+        version=placement.version,
+        slot=placement.slot,
+        counter=placement.counter,
+        created_ms=now_ms,
+        variants=variants,
+        golden=golden,
+        golden_tolerance=placement.golden_tolerance,
+        windowing=placement.windowing,
+        classes=placement.classes,
+        probabilities=placement.probabilities,
+        head=placement.head,
+        lineage=placement.lineage,
+        rollback_to=placement.rollback_to,
+        metrics=metrics,
     )
 
 
