@@ -1,26 +1,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tests.agents import command, read_status, write_config
-from tests.brokers import Mosquitto, free_port
-from tests.small_manager import SmallManager
+from tests.brokers import free_port
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 def enrolment_file(tmp_path: Path, content: bytes) -> Path:

@@ -1,8 +1,6 @@
 """A device with the running release as its base fetches a delta, and falls back by itself."""
 
-from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,20 +15,9 @@ from fleet.release.build import BuiltRelease
 from fleet.release.delta import Earlier, Offered
 from tests.agents import RunningAgent
 from tests.benches import Bench, placement
-from tests.brokers import Mosquitto
-from tests.small_manager import SmallManager
 from tests.small_models import classifier
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 def grown(model: bytes, note: str) -> bytes:

@@ -1,6 +1,5 @@
 """A device opens an encrypted release with the key from its assignment, or says why it cannot."""
 
-from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,20 +16,10 @@ from fleet.release import delta as making
 from fleet.release.build import BuiltRelease
 from tests.agent.test_daemon_deltas import earlier, fetched, grown
 from tests.benches import Bench, placement
-from tests.brokers import Mosquitto
 from tests.small_manager import SmallManager
 from tests.small_models import classifier
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 def stored(bench: Bench, built: BuiltRelease) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """Samples from the owner's own broker, and answers to it and to the owner's own code."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,28 +9,10 @@ from agent.config_file import parse_config
 from agent.errors import ConfigError
 from agent.link.connection import Foreign
 from tests.benches import Bench, placement
-from tests.brokers import Mosquitto, eventually
-from tests.home_broker import HomeBroker
-from tests.small_manager import SmallManager
+from tests.brokers import eventually
 from tests.small_models import CHANNELS, CLASSES, classifier
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[HomeBroker]:
-    running = HomeBroker(tmp_path)
-    yield running
-    running.stop()
 
 
 def test_samples_of_a_local_topic_are_answered_on_a_local_topic(tmp_path, manager, home):

@@ -19,20 +19,10 @@ from agent.contract.tensors import (
 )
 from tests.agents import read_status
 from tests.benches import LABELLED, PIPELINE, Bench, placement
-from tests.brokers import Mosquitto, eventually
-from tests.small_manager import SmallManager
+from tests.brokers import eventually
 from tests.small_models import classifier
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 @pytest.fixture

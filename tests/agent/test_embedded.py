@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +23,11 @@ from agent.infer.requests import Stream
 from fleet.release.build import Placement
 from tests.agents import write_config
 from tests.benches import Bench, placement
-from tests.brokers import Mosquitto, eventually
-from tests.small_manager import SmallManager
+from tests.brokers import eventually
 from tests.small_models import CLASSES, SAMPLES, classifier, recurrent
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 ASKED = "[pipeline.motion]\n"
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 def window(seed=0):

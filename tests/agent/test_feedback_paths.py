@@ -25,7 +25,7 @@ from agent.refusals import UnknownPredictionError
 from fleet.release.build import BuiltRelease
 from tests.agents import RunningAgent, command
 from tests.benches import PIPELINE, Bench, placement
-from tests.brokers import Mosquitto, eventually
+from tests.brokers import eventually
 from tests.home_broker import HomeBroker, OwnersClient
 from tests.served_models import Client
 from tests.small_manager import SmallManager
@@ -71,22 +71,6 @@ retention_days = 3650
 [learn]
 train = true
 """
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[HomeBroker]:
-    running = HomeBroker(tmp_path)
-    yield running
-    running.stop()
 
 
 class House:

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.agents import RunningAgent
 from tests.benches import Bench, placement
-from tests.brokers import Mosquitto, eventually
+from tests.brokers import eventually
 from tests.home_broker import HomeBroker, OwnersClient
 from tests.small_manager import SmallManager
 from tests.small_models import CHANNELS, CLASSES, SAMPLES, classifier
@@ -44,22 +43,6 @@ topic = "zigbee2mqtt/#"
 fields = ["acceleration.x", "acceleration.y", "acceleration.z"]
 stale_seconds = 2
 """
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[HomeBroker]:
-    running = HomeBroker(tmp_path)
-    yield running
-    running.stop()
 
 
 class House:

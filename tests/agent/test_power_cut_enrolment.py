@@ -5,7 +5,6 @@ under the id that the fleet knows by then.
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,11 @@ from agent.disk import Disk
 from agent.errors import AlreadyEnrolledError, EnrolmentError
 from agent.identity.device_key import find_key
 from agent.identity.enrol import Credentials, load_credentials
-from tests.brokers import Mosquitto
 from tests.faulty_disk import FaultyDisk, PowerCutError
 from tests.power_cuts import ENROLMENT, TRUST, Record, count_cuts
 from tests.small_manager import SmallManager
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 def enrol(disk: Disk, file: Path, patched: pytest.MonkeyPatch) -> Credentials:

@@ -1,6 +1,5 @@
 """A quota of the store keeps a release out, never takes away what runs, and lets go by itself."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from agent.update.slot import State
 from agent.update.store import Store
 from tests.agents import write_config
 from tests.benches import PIPELINE, Bench, placement
-from tests.brokers import Mosquitto
 from tests.releases import Published
 from tests.small_manager import SmallManager
 from tests.small_models import classifier
@@ -79,15 +77,6 @@ def test_holes_of_a_part_file_take_no_room(tmp_path: Path):
     used = store.used_bytes(besides=())
     store.disk.patch(f"store/{'a' * 64}.part", 10_000_000, b"x")
     assert store.used_bytes(besides=()) <= used + 2 * BLOCK
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[SmallManager]:
-    broker = Mosquitto(tmp_path / "broker").start()
-    with SmallManager(tmp_path / "home", broker) as running:
-        yield running
-    broker.stop()
-    assert running.problems == []
 
 
 @pytest.mark.broker
