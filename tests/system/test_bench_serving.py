@@ -71,7 +71,7 @@ def test_a_ratio_is_the_median_of_neighbours_and_the_worse_of_1_and_4_connection
     )
     assert figures["json_throughput_ratio"] == 2.0
     assert figures["json_p99_ratio"] == 0.6
-    assert figures["best_throughput_ratio"] == 4.0
+    assert figures["best_throughput_ratio"] == 3.5
     assert figures["best_ratio_at"] == {"1": 4.0, "4": 3.5}
     assert figures["mlserver_accepts_binary"] is False
     assert figures["connections"]["4"]["agent_json"]["per_second"] == 6000
