@@ -30,7 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.contract.broker_url import hung_up_at_login
 from agent.contract.topics import Address, Topics
-from agent.errors import MalformedError
+from agent.errors import LinkError, MalformedError
 from agent.link.client import (
     RECEIVE_MAXIMUM,
     DiallingClient,
@@ -45,6 +45,8 @@ from agent.link.packets import Publish
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_USER_PROPERTIES = 32
 GOODBYE_SECONDS = 3.0
+LONGEST_WELCOME = 30
+"""Times the connect timeout that messages of our session may come before our subscriptions."""
 RECEIVES = 32
 """In one turn, before what we have to say is said."""
 
@@ -88,6 +90,7 @@ class Wire:
         self._arrived = arrived
         self._foreign = foreign
         self._arrivals = 0
+        self._heard_at = monotonic()
         self._read_last: tuple[str, Address] | None = None
         self._acknowledged: deque[int] = deque()
         self._unsent: dict[int, int] = {}
@@ -106,6 +109,31 @@ class Wire:
         """
         self._client.connect_in_time()
 
+    def wait_until_subscribed(
+        self, timeout_seconds: float, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Serve the connection until the broker has taken our subscriptions.
+
+        It has so long to take us. What it kept for our session may then come first, over a
+        slow link for minutes, so from there on the time is that between two of its parts.
+
+        Raises:
+            LinkError: It refused, was silent for so long, or is not waited for any more.
+
+        """
+        began = self._heard_at = monotonic()
+        while not self.subscribed and self.end is None and not given_up():
+            now = monotonic()
+            since = self._heard_at if self.welcome else began
+            left = timeout_seconds - (now - since)
+            if left <= 0 or now - began > LONGEST_WELCOME * timeout_seconds:
+                raise LinkError(f"the broker did not answer in {timeout_seconds:.0f} s")
+            self.turn(min(1.0, left))
+        if self.end is not None:
+            raise LinkError(self.end.why)
+        if not self.subscribed:
+            raise LinkError("the broker is not waited for any more")
+
     def turn(self, timeout_seconds: float) -> None:
         """Wait for traffic at most so long, and move what can be moved."""
         channel = self._client.socket()
@@ -122,6 +150,7 @@ class Wire:
         if self._wake_reader.fileno() in ready:
             self._drain_wakes()
         if buffered or ready.get(channel.fileno(), 0) & ~select.POLLOUT:
+            self._heard_at = monotonic()
             self._read_all()
         if self._client.want_write():
             self._client.loop_write()

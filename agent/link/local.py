@@ -111,19 +111,18 @@ class LocalBroker:
         )
         try:
             wire.open()
-            deadline = monotonic() + self._connection.connect_timeout_seconds
-            while not wire.subscribed and wire.end is None and monotonic() < deadline:
-                wire.turn(_TICK_SECONDS)
-            if wire.end is None and wire.subscribed:
-                for topic in self._welcome:
-                    wire.subscribe(topic)
-                self._wire = wire
-                log.info("local-link state=connected")
-                self._connected()
-            while self._wire is not None and wire.end is None and not self._stopping.is_set():
+            wire.wait_until_subscribed(
+                self._connection.connect_timeout_seconds, self._stopping.is_set
+            )
+            for topic in self._welcome:
+                wire.subscribe(topic)
+            self._wire = wire
+            log.info("local-link state=connected")
+            self._connected()
+            while wire.end is None and not self._stopping.is_set():
                 wire.turn(_TICK_SECONDS)
         finally:
             self._wire = None
             wire.close(self._last)
-        if not self._stopping.is_set():
-            raise LinkError(wire.end.why if wire.end else "the local broker does not answer")
+        if wire.end is not None and not self._stopping.is_set():
+            raise LinkError(wire.end.why)

@@ -176,7 +176,10 @@ class Broker:
         self._opened = wire
         try:
             wire.open()
-            _wait_until_subscribed(wire, self._connection.connect_timeout_seconds)
+            wire.wait_until_subscribed(
+                self._connection.connect_timeout_seconds,
+                lambda: self._stopping.is_set() or self._is_redirected,
+            )
         except LinkError as why:
             self._opened = None
             wire.close()
@@ -263,7 +266,7 @@ def exchange(
     )
     try:
         wire.open()
-        _wait_until_subscribed(wire, connection.connect_timeout_seconds)
+        wire.wait_until_subscribed(connection.connect_timeout_seconds)
         if not wire.publish(request):
             raise LinkError(f"broker {connection.url} took no request")
         deadline = monotonic() + timeout_seconds
@@ -276,13 +279,3 @@ def exchange(
     if not replies:
         raise LinkError(f"nobody answered through {connection.url} in {timeout_seconds:.0f} s")
     return replies[0]
-
-
-def _wait_until_subscribed(wire: Wire, timeout_seconds: float) -> None:
-    deadline = monotonic() + timeout_seconds
-    while not wire.subscribed and wire.end is None and monotonic() < deadline:
-        wire.turn(min(1.0, max(0.0, deadline - monotonic())))
-    if wire.end is not None:
-        raise LinkError(wire.end.why)
-    if not wire.subscribed:
-        raise LinkError(f"the broker did not answer in {timeout_seconds:.0f} s")

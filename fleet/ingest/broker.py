@@ -173,6 +173,8 @@ class BrokerLink:
             self._wake_reader.recv(4096)
         if client is not None:
             if buffered or (channel and ready.get(channel, 0) & selectors.EVENT_READ):
+                if self._welcome:  # what it kept for our session may come before we are subscribed
+                    self._deadline = monotonic() + self._connection.connect_timeout_seconds
                 self._read_batch(client)
             if client.want_write():
                 client.loop_write()

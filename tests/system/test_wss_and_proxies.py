@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -160,6 +161,36 @@ def test_small_packets_are_sent_at_once_in_every_way(place: Place, scheme: str) 
             with socket.socket(fileno=socket.dup(broker._wire._client.socket().fileno())) as same:
                 assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             broker.stop()
+
+
+def test_what_waits_for_a_device_on_a_slow_link_does_not_keep_it_from_connecting(
+    place: Place,
+) -> None:
+    # mosquitto sends some 40 kB a second over WebSocket, and what waits before the subscription
+    first = Inbox()
+    broker = link(place.device(place.mosquitto.url), first)
+    broker.start()
+    next_of(first, Connected)
+    broker.stop()
+    fleet, waiting = Listener(place.manager(place.mosquitto.url)), bytes(120_000)
+    fleet.link.publish(Message(topic=TOPICS.write(ACK.at(DEVICE)), payload=waiting))
+    while fleet.link.unsent_bytes:
+        fleet.turn()
+    fleet.close()
+    inbox = Inbox()
+    broker = link(
+        replace(place.device(place.mosquitto.wss_url), connect_timeout_seconds=1.5), inbox
+    )
+    broker.start()
+    seen: list[object] = []
+    while len(seen) < 2:
+        item = inbox.get(20)
+        assert item is not None
+        seen.append(item)
+        if isinstance(item, Arrived):
+            broker.settle(item)
+    broker.stop()
+    assert {type(item) for item in seen} == {Arrived, Connected}
 
 
 @pytest.mark.parametrize("scheme", ["mqtts", "wss"])
