@@ -155,14 +155,17 @@ def test_an_input_that_does_not_fit_never_reaches_the_worker(run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda s: s.name)
-def test_a_worker_that_is_killed_is_named_and_started_again(run, number):
-    told = []
-    runtime = run(outside(), died=told.append)
+def test_a_worker_that_is_killed_is_named_and_started_again(run, number, tmp_path):
+    told, gate = [], tmp_path / "shut"
+    behind_gate = ("sh", "-c", 'while [ -e "$0" ]; do sleep 0.01; done; exec "$@"', str(gate))
+    runtime = run(outside(command=(*behind_gate, *STAND_IN)), died=told.append)
     before = runtime.pid
+    gate.touch()  # the next one waits here until the first question was refused
     os.kill(before, number)
     eventually(lambda: is_gone(before))
     with pytest.raises(WorkerError, match=f"killed by {number.name}; it is being started again"):
         runtime.infer(one(1.0))
+    gate.unlink()
     assert answers(runtime, one(2.0))[0].tolist() == [-2.0]
     assert runtime.pid != before
     assert told == [f"worker jetson was killed by {number.name}"]
