@@ -15,6 +15,7 @@ import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic, sleep
 from typing import BinaryIO, Final
 
 from agent.contract.bundle import BLOCK_BYTES
@@ -25,7 +26,10 @@ from agent.errors import BusyError, StoreError
 
 FOLDER: Final = "bundles"
 MAX_OUTCOMES: Final = 16
+HAND_SECONDS: Final = 5.0
+"""How long a bundle waits for another one, or for the agent that tidies up at its start."""
 _LOCK: Final = "lock"
+_LOOK_AGAIN_SECONDS: Final = 0.05
 _BUNDLE: Final = re.compile(r"([0-9]{8})\.bundle")
 _KNOWN: Final = re.compile(r"([0-9]{8})\.(?:bundle|json)")
 _OUTCOME: Final = re.compile(r"([0-9]{8})\.json")
@@ -65,7 +69,7 @@ def hand_over(disk: Disk, source: BinaryIO) -> str:
         StoreError: It cannot be copied; nothing is left of it.
 
     """
-    with _only_hand(disk):
+    with _only_hand(disk, HAND_SECONDS):
         _sweep(disk)
         taken = [int(m[1]) for name in disk.names(FOLDER) if (m := _KNOWN.fullmatch(name))]
         number = f"{max(taken, default=0) + 1:08d}"
@@ -141,13 +145,22 @@ def _copy(disk: Disk, source: BinaryIO, part: str) -> None:
 
 
 @contextmanager
-def _only_hand(disk: Disk) -> Iterator[None]:
+def _only_hand(disk: Disk, patience_seconds: float = 0.0) -> Iterator[None]:
     name = f"{FOLDER}/{_LOCK}"
     if not disk.path(name).exists():
         disk.write(name, b"")
+    with disk.path(name).open("rb") as lock:
+        ends = monotonic() + patience_seconds
+        while not _takes(lock):
+            if monotonic() >= ends:
+                raise BusyError("another bundle is being handed over just now: try again")
+            sleep(_LOOK_AGAIN_SECONDS)
+        yield
+
+
+def _takes(lock: BinaryIO) -> bool:
     try:
-        with disk.path(name).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as why:
-        raise BusyError("another bundle is being handed over just now: try again") from why
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

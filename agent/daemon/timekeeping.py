@@ -2,7 +2,8 @@
 
 Rule 1: an answer counts for an open question of ours; on a slow way it comes after the next
         was asked. What answers none leaves them open. One of an unknown director is kept
-        for after a refresh, like every puzzle.
+        for after a refresh, like every puzzle. The first answer to a question that another
+        answer closed is late and no more than that.
 Rule 2: it is asked again until it comes, and from then on once in a while.
 Rule 3: what nobody signs, a hint, only lets this device ask sooner, at a moment of its own.
 """
@@ -25,6 +26,7 @@ from agent.refusals import WrongNonceError
 
 FRESH, HINTED = "fresh", "hinted"
 MAX_QUESTIONS = 4  # open at once; a nonce lives 60 s
+MAX_LATE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +82,13 @@ class Timekeeping:
         self._fresh_seconds = fresh_seconds
         self._jitter_seconds = jitter_seconds
         self._nonces: deque[str] = deque(maxlen=MAX_QUESTIONS)
+        self._unanswered: deque[str] = deque(maxlen=MAX_LATE)
         self._misled = False
 
     def ask(self) -> None:
         """Ask for signed time; asked again until it comes."""
+        if len(self._nonces) == MAX_QUESTIONS:
+            self._unanswered.append(self._nonces[0])
         self._nonces.append(self._clock.new_nonce())
         self._misled = False
         self._around.ask(FreshRequest(nonce=self._nonces[-1], holds=self._around.holds()))
@@ -112,10 +117,13 @@ class Timekeeping:
                 "signed-time", why, lambda: self._nonces and self._believe(payload)
             )
         except AgentError as why:
+            if isinstance(why, WrongNonceError) and self._is_late(payload):
+                return
             refuse = self._around.note if self._misled else self._around.refuse
             refuse("signed-time", why)
             self._misled = True
         else:
+            self._unanswered.extend(n for n in self._nonces if n != fresh.nonce)
             self._nonces.clear()
             log.info(event("fresh", now_ms=fresh.now_ms, sequence=fresh.sequence))
             wait = self._fresh_seconds
@@ -136,6 +144,16 @@ class Timekeeping:
             with suppress(WrongNonceError):
                 return read(nonce=nonce)
         return read(nonce=newest)
+
+    def _is_late(self, payload: bytes) -> bool:
+        """Whether it is the first answer to a question that is closed."""
+        authority = self._refreshing.authority
+        for nonce in tuple(self._unanswered):
+            with suppress(AgentError):
+                believe_fresh(payload, authority=authority, device=self._device, nonce=nonce)
+                self._unanswered.remove(nonce)
+                return True
+        return False
 
     def _set_clock(self, fresh: Fresh) -> None:
         try:

@@ -1,10 +1,13 @@
 """A device without a network is updated from a file, and believes no more than over the air."""
 
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from subprocess import CompletedProcess
+from threading import Timer
 
 import msgspec
 import pytest
@@ -412,3 +415,19 @@ def test_outcomes_are_kept_for_the_last_bundles_only(tmp_path: Path):
         spool.conclude(disk, f"{number:08d}", told)
     kept = [name for name in disk.names("bundles") if name.endswith(".json")]
     assert kept == [f"{number:08d}.json" for number in range(30 - spool.MAX_OUTCOMES, 30)]
+
+
+def test_a_bundle_waits_for_the_hand_before_it_and_not_for_ever(tmp_path, monkeypatch):
+    disk = Disk(tmp_path)
+    assert spool.hand_over(disk, BytesIO(b"one")) == "00000001"
+    with disk.path("bundles/lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        release = Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN))
+        release.start()
+        assert spool.hand_over(disk, BytesIO(b"two")) == "00000002"
+        release.join()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(spool, "HAND_SECONDS", 0.1)
+        with pytest.raises(BusyError, match="handed over just now"):
+            spool.hand_over(disk, BytesIO(b"three"))
+    assert spool.waiting(disk) == ("00000001", "00000002")

@@ -427,6 +427,32 @@ def test_signed_time_that_comes_later_than_the_next_question_is_believed(device)
     assert len(device.asked) == 4
 
 
+def test_an_answer_to_a_question_that_was_closed_meanwhile_is_no_alarm(device):
+    device.room.ask_fresh()
+    for _ in range(5):  # more than are open at once
+        device.wait(10.0)
+    evicted, closed, answered = (device.asked[n].nonce for n in (0, -2, -1))
+    device.room.take_fresh(fresh(device, answered))
+    device.room.ask_fresh()
+    for nonce in (closed, evicted):
+        device.room.take_fresh(fresh(device, nonce))
+    assert device.alarms == []
+
+
+@pytest.mark.parametrize("nonce", ["closed", "answered"])
+def test_a_second_answer_to_a_closed_question_is_an_alarm(device, nonce):
+    device.room.ask_fresh()
+    closed = device.asked[-1].nonce
+    device.wait(10.0)
+    said = {"closed": fresh(device, closed), "answered": fresh(device, device.asked[-1].nonce)}
+    device.room.take_fresh(said["answered"])
+    device.room.ask_fresh()
+    if nonce == "closed":
+        device.room.take_fresh(said[nonce])
+    device.room.take_fresh(said[nonce])
+    assert device.alarms == ["wrong-nonce"]
+
+
 @pytest.mark.parametrize("said_ms", [0, NOW_MS + 3_000_000_000_000, 2**53])
 def test_a_device_whose_time_a_thief_set_learns_the_next_director_and_the_time(device, said_ms):
     thief, release = device.fleet.online.director, make_release()

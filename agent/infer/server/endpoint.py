@@ -21,6 +21,7 @@ from agent.infer.server import sockets
 from agent.infer.server.connection import Connection
 from agent.infer.server.desk import Desk, Limits, Models
 from agent.infer.server.door import Door
+from agent.infer.server.eager import EagerSelector
 from agent.infer.server.floor import Floor
 from agent.infer.server.tally import Counts, Tally
 
@@ -115,7 +116,8 @@ class Endpoint:
 
     def _run(self, token: str | None) -> None:
         try:
-            asyncio.run(self._serve(token))
+            with asyncio.Runner(loop_factory=_eager_loop) as runner:
+                runner.run(self._serve(token))
         except Exception as why:  # the thread's top: a bug here ends nothing else
             log.exception("serve=ended")
             self._on_end(f"models are served no longer: {type(why).__name__}: {why}")
@@ -174,6 +176,10 @@ class Endpoint:
         if self._tcp is not None:
             at_port = partial(Connection, floor, tcp=True)
             running.servers.append(await loop.create_server(at_port, sock=self._tcp))
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop(EagerSelector())
 
 
 async def _look(floor: Floor) -> None:
