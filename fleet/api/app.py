@@ -35,6 +35,7 @@ from fleet.service import (
     releases,
     retention,
     rollouts,
+    run_candidates,
     runs,
     trust,
     withdrawal,
@@ -200,7 +201,7 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
 
     @app.get("/api/v1/runs/{run}/candidate")
     async def candidate(run: str) -> Response:
-        return await _answer(ask, lambda desk: runs.candidate(desk, run))
+        return await _answer(ask, lambda desk: run_candidates.candidate(desk, run))
 
 
 def _add_trust(app: FastAPI, ask: Ask) -> None:

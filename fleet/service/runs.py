@@ -1,10 +1,8 @@
-"""Federated runs: who trains, what the manager remembers, and the candidate at the end.
+"""Federated runs: started, shown, moved on with what devices and time bring, and ended.
 
-Rule 1: a run is driven by its ``Conductor``; its journal, its spool and its offers are
-        the registry's and the director's, handed over as ``Doors``.
-Rule 2: a run starts from the release that its devices run now; devices that run
+Rule 1: a run starts from the release that its devices run now; devices that run
         something else wait for the next one.
-Rule 3: whether a device receives the candidate is decided by its *decide* windows alone.
+Rule 2: what goes wrong in a run ends this run, and not the manager.
 """
 
 import logging
@@ -13,24 +11,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.contract.codec import encode
-from agent.contract.manifest import Head, Release
-from agent.contract.rounds import Task, TaskAnswer
-from agent.contract.topics import ROUND_OFFER
-from fleet.errors import ConflictError, NotFoundError, RefusedError, RegistryError
+from agent.contract.rounds import TaskAnswer
+from fleet.errors import ConflictError, RefusedError, RegistryError
 from fleet.registry.devices import Device, DeviceState
 from fleet.registry.models import Published
-from fleet.registry.runs import RunRow
-from fleet.release.candidate import read_head, with_head
 from fleet.rollout.selector import parse_selector, select
-from fleet.rounds.conduct import Conductor, Doors, HeadArrays
-from fleet.rounds.engine import FINAL, RunPlan, Training
-from fleet.service import contents
+from fleet.rounds.conduct import Conductor
+from fleet.rounds.engine import RunPlan, Training
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
+from fleet.service.run_doors import conductor_of, row_of
 from fleet.service.run_views import plan_of, view
-from fleet.service.views import CandidateView, RunView
+from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
-from fleet.signing.assignment import sign_task
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -73,7 +66,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         app=wish.app,
         app_folder=wish.app_folder,
     )
-    conductor = _conductor(desk, plan, history=[])
+    conductor = conductor_of(desk, plan, history=[])
     registry.runs.create(plan.run, plan=encode(plan), state=b"{}", status="training", at_ms=now_ms)
     desk.conductors[plan.run] = conductor
     _drive(desk, plan.run, lambda begun: begun.begin(now_ms))
@@ -92,7 +85,7 @@ def show(desk: Desk, run: str) -> RunView:
         NotFoundError: There is none with this id.
 
     """
-    return view(desk, _row(desk, run), desk.conductors.get(run))
+    return view(desk, row_of(desk, run), desk.conductors.get(run))
 
 
 def stop(desk: Desk, run: str) -> RunView:
@@ -102,7 +95,7 @@ def stop(desk: Desk, run: str) -> RunView:
         NotFoundError: There is none with this id.
 
     """
-    row = _row(desk, run)
+    row = row_of(desk, run)
     conductor = desk.conductors.get(row.id)
     if conductor is not None:
         conductor.stop("stopped by an operator", desk.now_ms())
@@ -110,49 +103,11 @@ def stop(desk: Desk, run: str) -> RunView:
     return show(desk, run)
 
 
-def candidate(desk: Desk, run: str) -> CandidateView:
-    """Return the model that a finished run offers.
-
-    Raises:
-        NotFoundError: There is none with this id.
-        ConflictError: The run has no candidate.
-
-    """
-    row = _row(desk, run)
-    plan, shown = plan_of(row), show(desk, run)
-    if shown.status != "finished":
-        raise ConflictError(f"{run} has no candidate: it is {shown.status}")
-    if desk.registry.runs.blob(run, FINAL) is None:
-        raise ConflictError(
-            f"{run} has no candidate any more: its weights were removed "
-            f"{desk.config.retention.runs_days} days after its end (retention.runs_days)"
-        )
-    head = _find_conductor(desk, row).candidate()
-    if head is None:
-        raise ConflictError(f"{run} has no candidate")
-    parent = desk.registry.models.require(plan.backbone)
-    release, place = parent.release, _head_of(parent)
-    running = contents.read(desk, release.variants[0].model)
-    return CandidateView(
-        run=run,
-        slot=plan.slot,
-        family=release.family,
-        parent=parent.digest,
-        parent_manifest=parent.manifest,
-        parent_golden=contents.read(desk, release.golden),
-        model=with_head(running, place, head.weight, head.bias),
-        rounds=shown.rounds_completed,
-        cohort=plan.participants,
-        receivers=tuple(j.device for j in shown.judged if j.receives),
-        judged=shown.judged,
-    )
-
-
 def take_up(desk: Desk) -> None:
     """Continue the runs that were active when the manager ended."""
     for row in desk.registry.runs.listing(active=True):
         plan = plan_of(row)
-        conductor = _conductor(desk, plan, history=desk.registry.runs.journal(row.id))
+        conductor = conductor_of(desk, plan, history=desk.registry.runs.journal(row.id))
         desk.conductors[row.id] = conductor
         _drive(desk, row.id, lambda taken_up: taken_up.begin(desk.now_ms()))
         revoked = {d.id for d in desk.registry.devices.listing(DeviceState.REVOKED)}
@@ -223,46 +178,6 @@ def _drive(desk: Desk, run: str, act: Callable[[Conductor], R]) -> R | None:
     return made
 
 
-def _conductor(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
-    runs = desk.registry.runs
-
-    def journal(event: bytes) -> None:
-        runs.advance(
-            plan.run,
-            events=[event],
-            state=b"{}",
-            status="training",
-            active=True,
-            at_ms=desk.now_ms(),
-        )
-
-    def offer(task: Task, attachment: bytes) -> None:
-        authority = desk.repository.authority()
-        payload = sign_task(desk.keys.director, task, attachment, authority=authority)
-        desk.send(ROUND_OFFER.at(task.device, task.run), payload)
-
-    doors = Doors(
-        journal=journal,
-        keep=lambda name, content: _keep(desk, plan.run, name, content),
-        read=lambda name: runs.blob(plan.run, name),
-        offer=offer,
-        put=lambda word: desk.heard(plan.run, word),
-    )
-    parent = desk.registry.models.require(plan.backbone)
-    model = contents.read(desk, parent.release.variants[0].model)
-    weight, bias = read_head(model, _head_of(parent))
-    return Conductor(plan, HeadArrays(weight=weight, bias=bias), doors, history)
-
-
-def _keep(desk: Desk, run: str, name: str, content: bytes) -> None:
-    desk.registry.runs.blob_keep(run, name, content, at_ms=desk.now_ms())
-
-
-def _find_conductor(desk: Desk, row: RunRow) -> Conductor:
-    running = desk.conductors.get(row.id)
-    return running or _conductor(desk, plan_of(row), history=desk.registry.runs.journal(row.id))
-
-
 def _active(desk: Desk) -> list[str]:
     return [run for run, c in desk.conductors.items() if c.state.active]
 
@@ -289,27 +204,9 @@ def _fit(device: Device) -> bool:
     )
 
 
-def _head_of(published: Published) -> Head:
-    release: Release = published.release
-    if release.head is None:
-        raise RefusedError(
-            f"{release.family} {release.version} has no trainable head: its model needs an output "
-            "'embedding' and initialisers 'head.weight' and 'head.bias'"
-        )
-    return release.head
-
-
-def _row(desk: Desk, run: str) -> RunRow:
-    row = desk.registry.runs.find(run)
-    if row is None:
-        known = ", ".join(r.id for r in desk.registry.runs.listing())
-        raise NotFoundError(f"there is no run {run!r}; known are: {known or 'none'}")
-    return row
-
-
 def _project(desk: Desk, run: str) -> None:
     """Write what listings show, and let go of a run that has ended."""
-    row, conductor = _row(desk, run), desk.conductors[run]
+    row, conductor = row_of(desk, run), desk.conductors[run]
     state = conductor.state
     if (row.status, row.active) != (state.status, state.active):
         desk.registry.runs.save_state(

@@ -26,7 +26,7 @@ from fleet.rounds.events import (
     Stopped,
     encode_event,
 )
-from fleet.service import publication, releases, retention, rollouts, runs
+from fleet.service import publication, releases, retention, rollouts, run_candidates, runs
 from fleet.service.desk import Desk
 from fleet.service.views import ReleaseView
 from fleet.service.wishes import RolloutWish
@@ -245,7 +245,7 @@ def test_an_ended_run_is_shown_when_all_that_it_was_made_of_is_gone(desk: Desk):
 
     assert (shown.status, shown.why, shown.backbone) == ("stopped", "enough", "motion v1")
     with pytest.raises(ConflictError, match="no candidate: it is stopped"):
-        runs.candidate(desk, "run-1")
+        run_candidates.candidate(desk, "run-1")
 
 
 def test_a_candidate_whose_weights_are_gone_is_refused_with_the_reason(desk: Desk):
@@ -273,7 +273,7 @@ def test_a_candidate_whose_weights_are_gone_is_refused_with_the_reason(desk: Des
     retention.prune(desk, dry_run=False)
 
     with pytest.raises(ConflictError, match=r"removed 90 days after its end"):
-        runs.candidate(desk, "run-1")
+        run_candidates.candidate(desk, "run-1")
 
 
 def test_the_spool_of_an_active_run_cannot_be_forgotten(desk: Desk):
