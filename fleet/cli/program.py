@@ -14,7 +14,17 @@ from collections.abc import Sequence
 import click
 
 from agent.errors import AgentError
-from fleet.cli import bundling, ceremony, devices, founding, repo, rollouts, runs, status, upkeep
+from fleet.cli import (
+    bundling,
+    ceremony,
+    devices,
+    founding,
+    promoting,
+    repo,
+    rollouts,
+    status,
+    upkeep,
+)
 from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
@@ -60,7 +70,7 @@ for group in (
     upkeep.restore,
     endpoint,
     rollouts.rollout,
-    runs.run,
+    promoting.run,
     status.fleet,
     doctor,
 ):

@@ -6,22 +6,10 @@ import click
 
 from agent.contract.messages import Quality
 from fleet.cli.client import ManagerClient, path_of
-from fleet.cli.output import (
-    ago,
-    client_of,
-    home_option,
-    output_option,
-    show,
-    table,
-    tell,
-    with_manager,
-)
-from fleet.cli.publishing import publish_described
+from fleet.cli.output import ago, show, table, tell, with_manager
 from fleet.cli.watching import show_or_watch, watch_option
-from fleet.config import FleetConfig
-from fleet.errors import ConflictError
-from fleet.service.views import CandidateView, ReleaseView, RolloutView, RunView
-from fleet.service.wishes import RolloutWish, RunWish
+from fleet.service.views import RunView
+from fleet.service.wishes import RunWish
 
 
 @click.group()
@@ -111,81 +99,6 @@ def stop(client: ManagerClient, output: str, run_id: str) -> None:
     """End a run without a candidate."""
     view = client.post(path_of("runs", run_id, "stop"), None, RunView)
     show(view, output, lambda: _print(view))
-
-
-@run.command()
-@click.argument("run_id")
-@click.option("--version", help="Name of the release; default: v and the counter.")
-@click.option("--canary", default="1", show_default=True, help="Size of the first wave.")
-@click.option(
-    "--soak",
-    "soak_seconds",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    help="Seconds between waves.",
-)
-@click.option("--no-rollout", is_flag=True, help="Publish only.")
-@home_option
-@output_option
-def promote(
-    run_id: str,
-    version: str | None,
-    canary: str,
-    soak_seconds: float,
-    no_rollout: bool,
-    home: Path,
-    output: str,
-) -> None:
-    """Sign the candidate of RUN_ID and roll it out to the devices where it is better.
-
-    Only the devices in whose own decide windows the candidate beats what they run get it;
-    withheld windows decide nothing. A candidate that was published before is not signed
-    again, only rolled out.
-    """
-    from fleet.service.publication import describe_candidate
-
-    config = FleetConfig.load(home)
-    with client_of(config) as client:
-        candidate = client.get(path_of("runs", run_id, "candidate"), CandidateView)
-        if not candidate.receivers and not no_rollout:
-            raise ConflictError(
-                f"the candidate of {run_id} is better on no device's decide windows, so nobody "
-                "would receive it; --no-rollout publishes it all the same"
-            )
-        before = _published(client, run_id)
-        if before and version not in {None, before.version}:
-            raise ConflictError(f"{run_id} was published as {before.name} already")
-        release = before or publish_described(
-            config, client, describe_candidate(candidate), version
-        )
-        rollout = None
-        if not no_rollout:
-            wish = RolloutWish(
-                release=release.digest,
-                devices=candidate.receivers,
-                canary=canary,
-                soak_seconds=soak_seconds,
-            )
-            rollout = client.post("/rollouts", wish, RolloutView)
-
-    def text() -> None:
-        if before:
-            click.echo(f"{release.name} was published from {run_id} before")
-        else:
-            click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")
-        if rollout:
-            click.echo(
-                f"{rollout.id}: to {len(candidate.receivers)} of {len(candidate.judged)} devices"
-            )
-
-    show({"release": release, "rollout": rollout, "receivers": candidate.receivers}, output, text)
-
-
-def _published(client: ManagerClient, run_id: str) -> ReleaseView | None:
-    """Return the release that was made of a run: a promotion may be asked for again."""
-    made = [v for v in client.get("/releases", list[ReleaseView]) if v.run == run_id]
-    return made[-1] if made else None
 
 
 def _print(view: RunView) -> None:
