@@ -169,7 +169,7 @@ class ObserveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     window_seconds: Seconds = 60.0
-    input_budget: Share = 0.01
+    input_budget: Share = 0.005
     sketch_seconds: Seconds = 600.0
     stuck_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 60.0
     rate_tolerance: Annotated[float, Meta(ge=0, le=100)] = 0.2

@@ -1,12 +1,16 @@
 """What a slot serves at one moment: a model, on probation another beside it, their comparison."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 from agent.errors import InputRefusedError, ModelError
 from agent.infer.comparison import Comparing, Missed, Seen
-from agent.infer.loaded import Loaded, decide, is_probability
+from agent.infer.loaded import Given, Loaded, decide, is_probability
 from agent.infer.runtime import Array, Runtime
+
+Quiet = tuple[Callable[[Array, int], Array], int, Callable[[int, Array, Given], None], Loaded]
+"""The inference, the output it is wanted for, and what notes its answer, bound once; and whose."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,12 +20,15 @@ class Pair:
     model: Loaded | None = None
     beside: Loaded | None = None
     comparing: Comparing | None = None
-    quiet: Loaded | None = field(init=False)
-    """The model, where nothing remembers or compares what it answers."""
+    quiet: Quiet | None = field(init=False)
+    """How the model is asked, where nothing remembers or compares what it answers."""
 
     def __post_init__(self) -> None:
-        plain = self.model is not None and self.model.memory is None and self.comparing is None
-        object.__setattr__(self, "quiet", self.model if plain else None)
+        model = self.model
+        quiet: Quiet | None = None
+        if model is not None and model.memory is None and self.comparing is None:
+            quiet = model.runtime.infer_one, model.told, model.observer.note, model
+        object.__setattr__(self, "quiet", quiet)
 
     @classmethod
     def begin(cls, model: Loaded | None, beside: Loaded | None, *, measure: bool) -> "Pair":

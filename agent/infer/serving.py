@@ -216,14 +216,15 @@ class Serving:
                 self._answer(window)
 
     def _answer(self, window: NDArray[np.float32]) -> None:
-        model = self._pair.quiet
-        if model is None or self._sinks:
+        quiet = self._pair.quiet
+        if quiet is None or self._sinks:
             self._answer_aloud(self._pair, window)
         else:  # nobody but the observer hears it: nothing is copied that it does not read
+            infer_one, told, note, model = quiet
             started = perf_counter_ns()
             try:
-                row = model.runtime.infer_one(window, model.told)
-                model.observer.note(perf_counter_ns() - started, row, window)
+                row = infer_one(window, told)
+                note(perf_counter_ns() - started, row, window)
             except ModelError as why:
                 self._miss(model, window, why)
         self.windows += 1
