@@ -1,0 +1,1 @@
+"""A small network for the motion data, as Flower apps were written before."""

@@ -1,0 +1,1 @@
+"""A small network for the motion data, as a Flower app."""

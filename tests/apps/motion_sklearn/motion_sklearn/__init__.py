@@ -1,0 +1,1 @@
+"""Logistic regression of scikit-learn for the motion data, as a Flower app."""
