@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from agent.contract.messages import Quality
 from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.judged import print_figures
 from fleet.cli.output import ago, show, table, tell, with_manager
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RunView
@@ -112,22 +112,4 @@ def _print(view: RunView) -> None:
         f"  {len(view.participants)} devices train; {view.replies} replies counted, "
         f"{view.refused} refused"
     )
-    rows = [
-        (
-            j.device,
-            "trained" if j.trained else "stranger",
-            _change(j.decide_before, j.decide_after),
-            _change(j.withheld_before, j.withheld_after),
-            "receives" if j.receives else "keeps",
-            j.why,
-        )
-        for j in view.judged
-    ]
-    if rows:
-        table(("DEVICE", "PART", "DECIDE", "WITHHELD", "VERDICT", "WHY"), rows, "")
-
-
-def _change(before: Quality | None, after: Quality | None) -> str:
-    if before is None or after is None:
-        return "-"
-    return f"{before.accuracy:.3f} → {after.accuracy:.3f} (n={after.windows})"
+    print_figures(view)

@@ -123,6 +123,11 @@ class Devices(DesiredState):
         )
         return [_device(row) for row in rows]
 
+    def groups(self) -> dict[str, str]:
+        """Return the group of every device."""
+        rows = self._database.rows("SELECT id, group_name FROM devices")
+        return {row["id"]: row["group_name"] for row in rows}
+
     def approve(self, device: str, *, at_ms: int) -> Device:
         """Enrol a pending device; an enrolled one stays so.
 

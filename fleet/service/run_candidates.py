@@ -51,6 +51,7 @@ def candidate(desk: Desk, run: str) -> CandidateView:
         cohort=plan.participants,
         receivers=tuple(j.device for j in shown.judged if j.receives),
         judged=shown.judged,
+        cohorts=shown.cohorts,
     )
 
 

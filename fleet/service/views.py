@@ -10,6 +10,7 @@ from agent.contract.manifest import Digest
 from agent.contract.messages import Count, Finding, Hosted, Quality
 from agent.contract.telemetry import Health
 from fleet.service.behaviour_views import BehaviourView
+from fleet.service.judged_views import CohortView, JudgedView
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -250,19 +251,6 @@ class RolloutView(Struct, frozen=True, kw_only=True):
     devices: tuple[RolloutDeviceView, ...] = ()
 
 
-class JudgedView(Struct, frozen=True, kw_only=True):
-    """One device's figures for the candidate, and whether it would receive it."""
-
-    device: str
-    trained: bool
-    receives: bool
-    why: str
-    decide_before: Quality | None = None
-    decide_after: Quality | None = None
-    withheld_before: Quality | None = None
-    withheld_after: Quality | None = None
-
-
 class RunView(Struct, frozen=True, kw_only=True):
     """One federated run."""
 
@@ -278,6 +266,7 @@ class RunView(Struct, frozen=True, kw_only=True):
     replies: Count = 0
     refused: Count = 0
     judged: tuple[JudgedView, ...] = ()
+    cohorts: tuple[CohortView, ...] = ()
     started_ms: int = 0
     ended_ms: int | None = None
 
@@ -296,6 +285,7 @@ class CandidateView(Struct, frozen=True, kw_only=True):
     cohort: tuple[str, ...]
     receivers: tuple[str, ...]
     judged: tuple[JudgedView, ...]
+    cohorts: tuple[CohortView, ...] = ()
 
 
 class StatusView(Struct, frozen=True, kw_only=True):
