@@ -259,6 +259,9 @@ def believe_task(
 ) -> tuple[Task, bytes]:
     """Read an offer (a parcel) of ``run``: the task and its attachment.
 
+    Of a task with shared records, the attachment is what remains of the message without
+    them; nothing of it is believed before the whole has the digest of the task.
+
     Raises:
         MalformedError: Parcel or document do not parse.
         UnsignedError: No director key signed it for this device and run.
@@ -271,6 +274,8 @@ def believe_task(
     _require_address("task", said.device, device)
     if said.run != run:
         raise WrongRunError(f"task {said.task} is of run {said.run}, it came for {run}")
+    if said.shared:  # the digest is that of the whole, which is checked when it is together
+        return said, attachment
     return said, check_attachment(attachment, said.digest)
 
 

@@ -43,6 +43,13 @@ LAST_MS: Final = 253_402_300_799_000
 MAX_GRANT_BYTES: Final = 4096
 """Leave to fetch an artifact over HTTP, so that it fits into a header."""
 
+MAX_FLOWER_BYTES: Final = 64 * 1024 * 1024
+"""One Flower message with its arrays, put together again: 16 million float32 parameters."""
+MAX_SHARED_RECORDS: Final = 8
+"""Of one Flower message: records of arrays that travel beside it."""
+INLINE_BYTES: Final = 4096
+"""A record of arrays of at most so many bytes travels in its message."""
+
 MAX_LEARNING_RATE: Final = 10
 MAX_EPOCHS: Final = 2000
 MAX_ANCHOR: Final = 100

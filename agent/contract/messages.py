@@ -62,6 +62,8 @@ class Inventory(Versioned, frozen=True, kw_only=True):
     Attributes:
         cpu_flags: Of the processor's features, those that decide how fast models run, as the
             kernel calls them.
+        shares: Whether a task may leave records to the shared transfer, and ask for an
+            upload of what does not fit into one message.
 
     """
 
@@ -79,6 +81,7 @@ class Inventory(Versioned, frozen=True, kw_only=True):
     evaluates: bool = False
     labelled_windows: Count = 0
     cpu_flags: tuple[Text, ...] = ()
+    shares: bool = False
 
 
 class SlotReport(Struct, frozen=True, kw_only=True):

@@ -113,6 +113,30 @@ def decode_record(item: memoryview) -> tuple[str, Record]:
     return key, record
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """An array inside the bytes of an ``ArrayRecord``: its key, a view, and where it begins."""
+
+    key: str
+    array: NDArray[Any]
+    start: int
+
+
+def find_arrays(record: memoryview) -> list[Span]:
+    """Return the arrays of a record's bytes (the content of its field 2), in their order.
+
+    Raises:
+        MalformedError: It is not one.
+
+    """
+    begin = np.frombuffer(record, np.uint8).__array_interface__["data"][0]
+    arrays = _decode_items(record, _decode_array)
+    return [
+        Span(key, array, array.__array_interface__["data"][0] - begin if array.size else 0)
+        for key, array in arrays.items()
+    ]
+
+
 def _encode_items(items: Mapping[str, T], encode: Callable[[T], bytes]) -> bytes:
     return b"".join(
         wire.write_field(1, wire.write_text(1, key) + wire.write_field(2, encode(value)))

@@ -110,6 +110,14 @@ ROUND_ANSWER = Channel(
     expiry_seconds=3600,
     about="an answer to an offer, or an update",
 )
+ROUND_CHUNK = Channel(
+    way=Way.UP,
+    path="put/{}",
+    qos=0,
+    expiry_seconds=30,
+    signer="answer",
+    about="chunks of an answer",
+)
 
 FRESH = Channel(
     way=Way.DOWN,
@@ -162,6 +170,14 @@ ROUND_OFFER = Channel(
     signer="director",
     about="a task of a federated round",
 )
+UPLOAD_REQUEST = Channel(
+    way=Way.DOWN,
+    path="upload/{}",
+    qos=0,
+    expiry_seconds=30,
+    signer="nobody",
+    about="leave to send chunks of an answer",
+)
 ACK = Channel(
     way=Way.DOWN,
     path="ack",
@@ -212,29 +228,8 @@ ENROL_REPLY = Channel(
     about="sealed to the asking device",
 )
 
-CHANNELS = (
-    PRESENCE,
-    INVENTORY,
-    REPORTED,
-    TELEMETRY,
-    PREDICTION,
-    EVENT,
-    FRESH_REQUEST,
-    META_REQUEST,
-    ARTIFACT_REQUEST,
-    GRANT_REQUEST,
-    ROUND_ANSWER,
-    FRESH,
-    META,
-    ARTIFACT,
-    ARTIFACT_REFUSAL,
-    GRANT,
-    ASSIGNMENT,
-    ROUND_OFFER,
-    ACK,
-    HINT,
-    ARTIFACT_CAST,
-    MANAGER_PRESENCE,
+CHANNELS = tuple(
+    row for row in tuple(globals().values()) if isinstance(row, Channel) and row.way != Way.ENROL
 )
 """Every channel that is addressed by an owner; enrolment is addressed by a nonce."""
 

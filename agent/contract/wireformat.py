@@ -82,6 +82,12 @@ def unzigzag(value: int) -> int:
 
 def read_fields(content: memoryview) -> Iterator[Field]:
     """Yield the fields of one message in their order."""
+    for number, value in find_fields(content):
+        yield number, content[value] if isinstance(value, slice) else value
+
+
+def find_fields(content: memoryview) -> Iterator[tuple[int, int | slice]]:
+    """Yield the same fields, with the place of what is no varint instead of its bytes."""
     at, end = 0, len(content)
     while at < end:
         tag, at = _read_varint(content, at)
@@ -100,7 +106,7 @@ def read_fields(content: memoryview) -> Iterator[Field]:
             raise MalformedError(f"wire type {kind} is not used here")
         if size > end - at:
             raise MalformedError(f"a field of {size} bytes is cut short")
-        yield number, content[at : at + size]
+        yield number, slice(at, at + size)
         at += size
 
 
