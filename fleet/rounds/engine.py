@@ -10,11 +10,14 @@ Rule 3: Flower's program keeps its state in memory, so it is started again from 
         beginning; each of its sends is known by its ordinal and answered from the
         journal. Other bytes under a known ordinal end the run: it has diverged.
 Rule 4: a device that is silent, late or refused costs its own reply and nothing else.
+Rule 5: a round closes when it has the good answers that it wants, or all of those that
+        it asked for, or at its deadline; what comes later is counted and left out.
+Rule 6: while a run is paused nothing is offered and deadlines stand still; what devices
+        answer counts all the same.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from fleet.rounds.events import (
@@ -25,114 +28,34 @@ from fleet.rounds.events import (
     EvaluationClosed,
     Failed,
     NotEvaluated,
+    Paused,
     Posted,
     Pushed,
+    Resumed,
     RunEvent,
     RunPlan,
     Stopped,
+    Surplus,
     TimedOut,
     Training,
 )
+from fleet.rounds.sends import Send, lasts_ms, node_of, task_name, wanted_of
+from fleet.rounds.state import Driving, Ended, Evaluating, RunState
 
-__all__ = ["FINAL", "RunPlan", "RunState", "Training", "awaited", "replay", "resume", "step"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
-    """One send of the Flower program: its tasks, and the answers so far by task."""
-
-    ordinal: int
-    tasks: tuple[Posted, ...]
-    deadline_ms: int
-    answers: Mapping[str, Answered] = field(default_factory=dict)
-    closed: bool = False
-
-    @property
-    def open_tasks(self) -> tuple[Posted, ...]:
-        """Tasks that may still be answered."""
-        return () if self.closed else tuple(t for t in self.tasks if t.task not in self.answers)
-
-    @property
-    def good(self) -> int:
-        """How many answers carry a result."""
-        return sum(a.outcome == "done" for a in self.answers.values())
-
-    @property
-    def trains(self) -> bool:
-        """Whether this send is a round of training."""
-        return any(t.kind == "train" for t in self.tasks)
-
-
-@dataclass(frozen=True, slots=True)
-class Driving:
-    """The Flower program drives the devices."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluating:
-    """Devices judge the candidate until the deadline."""
-
-    deadline_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The run is over: ``finished``, ``stopped`` or ``failed``."""
-
-    status: str
-
-
-Phase = Driving | Evaluating | Ended
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
-    """Where a run is.
-
-    Attributes:
-        sends: Every send so far, in order.
-        figures: What devices measured of the candidate, by device.
-        silent: Evaluators without figures, with the reason.
-        why: The sentence about its end.
-
-    """
-
-    phase: Phase = field(default_factory=Driving)
-    sends: tuple[Send, ...] = ()
-    figures: Mapping[str, Evaluated] = field(default_factory=dict)
-    silent: Mapping[str, str] = field(default_factory=dict)
-    why: str = ""
-
-    @property
-    def status(self) -> str:
-        """``training``, ``evaluating``, ``finished``, ``stopped`` or ``failed``."""
-        match self.phase:
-            case Driving():
-                return "training"
-            case Evaluating():
-                return "evaluating"
-            case Ended(status):
-                return status
-
-    @property
-    def active(self) -> bool:
-        """Whether anything can still happen."""
-        return not isinstance(self.phase, Ended)
-
-    @property
-    def rounds_completed(self) -> int:
-        """Rounds of training that are closed."""
-        return sum(s.closed and s.trains for s in self.sends)
-
-    @property
-    def replies(self) -> int:
-        """Good answers counted."""
-        return sum(s.good for s in self.sends)
-
-    @property
-    def refused(self) -> int:
-        """Answers without a usable result."""
-        return sum(len(s.answers) - s.good for s in self.sends)
+__all__ = [
+    "FINAL",
+    "Driving",
+    "Evaluating",
+    "RunPlan",
+    "RunState",
+    "Training",
+    "awaited",
+    "node_of",
+    "replay",
+    "resume",
+    "step",
+    "task_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,35 +93,13 @@ Effect = StartChild | Offer | Deliver | AskEvaluation | Conclude
 Step = tuple[RunState, tuple[Effect, ...]]
 
 
-def task_name(run: str, ordinal: int, device: str) -> str:
-    """Return the name of a task: the same for the same send and device. 0 is evaluation."""
-    return "t-" + blake2b(f"{run}/{ordinal}/{device}".encode(), digest_size=10).hexdigest()
-
-
-def node_of(device: str) -> int:
-    """Return the Flower node id of a device: 63 bits of BLAKE2b, never 0 or 1."""
-    raw = blake2b(device.encode(), digest_size=8, person=b"fieldfare-node").digest()
-    return (int.from_bytes(raw, "big") >> 1) | 2
-
-
 def step(plan: RunPlan, state: RunState, event: RunEvent) -> Step:
     """Return the state after an event, and what is to be done.
 
     News that is late, repeated or about nothing known returns the state itself.
     """
-    match state.phase, event:
-        case Ended(), _:
-            return state, ()
-        case _, Stopped(why=why):
-            return _end(state, "stopped", why)
-        case _, Failed(why=why):
-            return _end(state, "failed", why)
-        case Driving(), Pushed() | Answered() | TimedOut() | ChildFinished():
-            return _drive(plan, state, event)
-        case Evaluating(), Evaluated() | NotEvaluated() | EvaluationClosed():
-            return _evaluate(plan, state, event)
-        case _:
-            return state, ()
+    state, effects = _step(plan, state, event)
+    return state, _unheld(state, effects)
 
 
 def resume(plan: RunPlan, state: RunState) -> tuple[Effect, ...]:
@@ -207,7 +108,7 @@ def resume(plan: RunPlan, state: RunState) -> tuple[Effect, ...]:
         case Driving():
             return (StartChild(),)
         case Evaluating():
-            return (AskEvaluation(awaited(plan, state)),)
+            return _unheld(state, (AskEvaluation(awaited(plan, state)),))
         case Ended():
             return (Conclude(),)
         case _ as never:
@@ -220,6 +121,33 @@ def replay(plan: RunPlan, events: Iterable[RunEvent]) -> RunState:
     for event in events:
         state, _ = step(plan, state, event)
     return state
+
+
+def awaited(plan: RunPlan, state: RunState) -> tuple[str, ...]:
+    """Return the evaluators whose figures are wanted now."""
+    return tuple(d for d in plan.evaluators if state.awaits(d))
+
+
+def _step(plan: RunPlan, state: RunState, event: RunEvent) -> Step:
+    match state.phase, event:
+        case Ended(), _:
+            return state, ()
+        case _, Stopped(why=why):
+            return _end(state, "stopped", why)
+        case _, Failed(why=why):
+            return _end(state, "failed", why)
+        case _, Surplus():
+            return _surplus(state, event)
+        case _, Paused(at_ms=at_ms):
+            return (state, ()) if _is_held(state) else (replace(state, paused_ms=at_ms), ())
+        case _, Resumed(at_ms=at_ms):
+            return _resumed(plan, state, at_ms)
+        case Driving(), Pushed() | Answered() | TimedOut() | ChildFinished():
+            return _drive(plan, state, event)
+        case Evaluating(), Evaluated() | NotEvaluated() | EvaluationClosed():
+            return _evaluate(plan, state, event)
+        case _:
+            return state, ()
 
 
 def _drive(
@@ -241,15 +169,16 @@ def _drive(
 def _evaluate(
     plan: RunPlan, state: RunState, event: Evaluated | NotEvaluated | EvaluationClosed
 ) -> Step:
-    waiting = awaited(plan, state)
     match event:
-        case Evaluated(device=device) if device in waiting:
-            state = replace(state, figures={**state.figures, device: event})
-        case NotEvaluated(device=device, why=why) if device in waiting:
-            state = replace(state, silent={**state.silent, device: why})
-        case EvaluationClosed():
-            late = dict.fromkeys(waiting, "it did not answer in time")
-            state = replace(state, silent={**state.silent, **late})
+        case Evaluated(device=device) if state.awaits(device):
+            state = replace(state, figures=state.figures.plus(device, event))
+        case NotEvaluated(device=device, why=why) if state.awaits(device):
+            state = replace(state, silent=state.silent.plus(device, why))
+        case EvaluationClosed() if not _is_held(state):
+            silent = state.silent
+            for device in awaited(plan, state):
+                silent = silent.plus(device, "it did not answer in time")
+            state = replace(state, silent=silent)
         case _:
             return state, ()
     return _judged(plan, state)
@@ -269,24 +198,35 @@ def _pushed(plan: RunPlan, state: RunState, event: Pushed) -> Step:
     send = Send(
         ordinal=event.ordinal,
         tasks=event.tasks,
-        deadline_ms=event.at_ms + plan.deadline_seconds * 1000,
+        by_name={t.task: t for t in event.tasks},
+        named=max(event.named, len(event.tasks)),
+        wanted=wanted_of(plan, event.tasks),
+        deadline_ms=_clock(state, event.at_ms) + lasts_ms(plan, len(event.tasks)),
     )
     return replace(state, sends=(*state.sends, send)), (Offer(send.tasks),)
 
 
 def _answered(plan: RunPlan, state: RunState, event: Answered) -> Step:
-    if not state.sends or event.task not in {t.task for t in state.sends[-1].open_tasks}:
+    if not state.sends or not state.sends[-1].is_open(event.task):
         return state, ()
-    send = state.sends[-1]
-    send = replace(send, answers={**send.answers, event.task: event})
+    send = state.sends[-1].answered(event)
     state = replace(state, sends=(*state.sends[:-1], send))
-    return (state, ()) if send.open_tasks else _close(plan, state)
+    return _close(plan, state) if send.satisfied else (state, ())
+
+
+def _surplus(state: RunState, event: Surplus) -> Step:
+    send = state.find(event.task)
+    if send is None or event.task in send.surplus or send.is_open(event.task):
+        return state, ()
+    noted = replace(send, surplus=send.surplus.plus(event.task, event.how))
+    place = send.ordinal - 1
+    return replace(state, sends=(*state.sends[:place], noted, *state.sends[place + 1 :])), ()
 
 
 def _timed_out(plan: RunPlan, state: RunState, event: TimedOut) -> Step:
     if not state.sends or state.sends[-1].ordinal != event.ordinal or state.sends[-1].closed:
         return state, ()
-    return _close(plan, state)
+    return (state, ()) if _is_held(state) else _close(plan, state)
 
 
 def _close(plan: RunPlan, state: RunState) -> Step:
@@ -306,24 +246,50 @@ def _close(plan: RunPlan, state: RunState) -> Step:
 def _finished(plan: RunPlan, state: RunState, event: ChildFinished) -> Step:
     if state.rounds_completed < 1:
         return _end(state, "failed", "the Flower program ended without a round of training")
-    state = replace(state, phase=Evaluating(event.at_ms + plan.deadline_seconds * 1000))
+    until_ms = _clock(state, event.at_ms) + lasts_ms(plan, len(plan.evaluators))
+    state = replace(state, phase=Evaluating(until_ms, frozenset(plan.evaluators)))
     judged, effects = _judged(plan, state)
     return judged, effects or (Conclude(), AskEvaluation(plan.evaluators))
 
 
 def _judged(plan: RunPlan, state: RunState) -> Step:
-    if awaited(plan, state):
+    asked = state.phase.asked if isinstance(state.phase, Evaluating) else frozenset()
+    if len(state.figures) + len(state.silent) < len(asked):
         return state, ()
     counted = f"{len(state.figures)} of {len(plan.evaluators)} devices judged the candidate"
     return _end(state, "finished", f"{state.rounds_completed} rounds; {counted}")
 
 
-def awaited(plan: RunPlan, state: RunState) -> tuple[str, ...]:
-    """Return the evaluators whose figures are wanted now."""
-    if not isinstance(state.phase, Evaluating):
-        return ()
-    return tuple(d for d in plan.evaluators if d not in state.figures and d not in state.silent)
+def _resumed(plan: RunPlan, state: RunState, at_ms: int) -> Step:
+    if state.paused_ms is None:
+        return state, ()
+    stood_ms = max(at_ms - state.paused_ms, 0)
+    state = replace(state, paused_ms=None)
+    match state.phase:
+        case Evaluating(deadline_ms, asked):
+            state = replace(state, phase=Evaluating(deadline_ms + stood_ms, asked))
+            return state, (AskEvaluation(awaited(plan, state)),)
+        case Driving() if state.sends and not state.sends[-1].closed:
+            send = replace(state.sends[-1], deadline_ms=state.sends[-1].deadline_ms + stood_ms)
+            return replace(state, sends=(*state.sends[:-1], send)), (Offer(send.open_tasks),)
+        case _:
+            return state, ()
+
+
+def _is_held(state: RunState) -> bool:
+    return state.paused_ms is not None
+
+
+def _clock(state: RunState, at_ms: int) -> int:
+    """Return the moment from which a deadline counts: it stands still while paused."""
+    return at_ms if state.paused_ms is None else state.paused_ms
+
+
+def _unheld(state: RunState, effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
+    if not _is_held(state):
+        return effects
+    return tuple(e for e in effects if not isinstance(e, Offer | AskEvaluation))
 
 
 def _end(state: RunState, status: str, why: str) -> Step:
-    return replace(state, phase=Ended(status), why=why), (Conclude(),)
+    return replace(state, phase=Ended(status), paused_ms=None, why=why), (Conclude(),)

@@ -49,6 +49,10 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         minimum_replies: Fewer good answers to a send end the run.
         participants: Device ids that train, frozen at the start.
         evaluators: Device ids that judge the candidate: participants and bystanders.
+        clients: How many good answers a round of training waits for; 0 is all it asks.
+        over_selection_percent: Of ``clients``, how many devices a round asks.
+        offers_per_second: How fast offers go out, which lengthens deadlines; 0 is at once.
+        elsewhere: Devices left out at the start because they take part in another run.
         app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
             built-in FedAvg over heads.
         app_folder: Where that module lies.
@@ -65,6 +69,10 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     minimum_replies: Annotated[int, Meta(ge=1, le=10_000)] = 2
     participants: Annotated[tuple[Name, ...], Meta(min_length=1)]
     evaluators: tuple[Name, ...] = ()
+    clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 100
+    offers_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    elsewhere: Count = 0
     training: Training = Training()
     app: Text | None = None
     app_folder: Text | None = None
@@ -80,10 +88,14 @@ class Posted(Struct, frozen=True, kw_only=True):
 
 
 class Pushed(Struct, frozen=True, kw_only=True, tag="pushed"):
-    """The Flower child asked for replies; ``ordinal`` counts its sends from 1."""
+    """The Flower child asked for replies; ``ordinal`` counts its sends from 1.
+
+    ``tasks`` are those that devices are asked for, of ``named`` that the program named.
+    """
 
     ordinal: Annotated[int, Meta(ge=1)]
     tasks: tuple[Posted, ...]
+    named: Count = 0
     at_ms: Count
 
 
@@ -93,6 +105,14 @@ class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
     task: Name
     outcome: Annotated[str, Meta(pattern=r"^(done|declined|failed|refused)$")]
     why: Text = ""
+    at_ms: Count
+
+
+class Surplus(Struct, frozen=True, kw_only=True, tag="surplus"):
+    """A device answered what counts no more: too ``late``, or ``again``; told once a task."""
+
+    task: Name
+    how: Annotated[str, Meta(pattern=r"^(late|again)$")]
     at_ms: Count
 
 
@@ -135,6 +155,18 @@ class EvaluationClosed(Struct, frozen=True, kw_only=True, tag="evaluation-closed
     at_ms: Count
 
 
+class Paused(Struct, frozen=True, kw_only=True, tag="paused"):
+    """An operator holds the run: nothing is offered, and deadlines stand still."""
+
+    at_ms: Count
+
+
+class Resumed(Struct, frozen=True, kw_only=True, tag="resumed"):
+    """An operator lets a paused run go on."""
+
+    at_ms: Count
+
+
 class Stopped(Struct, frozen=True, kw_only=True, tag="stopped"):
     """An operator ended the run."""
 
@@ -152,11 +184,14 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
 RunEvent = (
     Pushed
     | Answered
+    | Surplus
     | TimedOut
     | ChildFinished
     | Evaluated
     | NotEvaluated
     | EvaluationClosed
+    | Paused
+    | Resumed
     | Stopped
     | Failed
 )

@@ -1,6 +1,4 @@
-"""What a run's conductor is given of the manager: the registry's journal and spool, the
-director's offers, and the running head.
-"""
+"""What a run's conductor is given: the registry's journal, the director's offers, the head."""
 
 from agent.contract.manifest import Head, Release
 from agent.contract.rounds import Task
