@@ -11,9 +11,9 @@ import numpy as np
 from agent.contract.rounds import TaskAnswer
 from agent.learn.samples import LabelledWindows
 from agent.learn.trainer import answer_task
+from fleet.rounds.child import serve
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
 from fleet.rounds.engine import RunPlan
-from fleet.rounds.flower import serve
 from fleet.rounds.pipe import Gone, read_from_child, write_word
 
 CLASSES, WIDTH = 3, 4

@@ -33,7 +33,8 @@ def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Pos
     tasks = []
     for instruction in push.instructions:
         device, kind = devices.get(instruction.node), instruction.kind.partition(".")[0]
-        size = len(instruction.content)
+        content = instruction.content + push.shared
+        size = len(content)
         if device is None or kind not in ("train", "evaluate") or size > MAX_MESSAGE_BYTES:
             raise RefusedError(
                 f"the Flower app sends {size} bytes of {instruction.kind!r} to node "
@@ -41,9 +42,9 @@ def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Pos
                 f"at most {MAX_MESSAGE_BYTES} bytes"
             )
         task = engine.task_name(run, push.ordinal, device)
-        digest = sha256(instruction.content).hexdigest()
+        digest = sha256(content).hexdigest()
         posted = Posted(task=task, device=device, kind=kind, digest=digest)
-        tasks.append((posted, instruction.content))
+        tasks.append((posted, content))
     return tasks
 
 

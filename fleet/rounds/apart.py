@@ -106,9 +106,9 @@ def _is_open(folder: Path) -> bool:
 def main() -> None:
     """Be the Flower child, apart from the manager."""
     apart = set_apart(sys.argv[1] if len(sys.argv) > 1 else "")
-    from fleet.rounds import flower  # noqa: PLC0415 - its libraries start threads
+    from fleet.rounds import child  # noqa: PLC0415 - its libraries start threads
 
-    flower.main(apart)
+    child.main(apart)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ Rule 2: replies reach the strategy in ascending order of their nodes, so that su
         floats come out the same however the answers arrived.
 Rule 3: the app's own output goes to standard error; the pipe carries words alone.
 
-The built-in app is ``FedAvg`` of flwr, unmodified (McMahan et al. 2017, arXiv 1602.05629).
+A run that names neither app nor strategy was started before there were strategies: it goes
+on with ``FedAvg`` of flwr, unmodified (McMahan et al. 2017, arXiv 1602.05629).
 """
 
-import os
 import random
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
@@ -30,25 +31,13 @@ from flwr.common.serde import message_from_proto, message_to_proto  # isort: ski
 from flwr.proto.message_pb2 import Message as ProtoMessage  # isort: skip
 from flwr.supercore.run import Run  # isort: skip
 
-from fleet.rounds.pipe import (
-    Apart,
-    Begin,
-    Crashed,
-    Done,
-    Instruction,
-    Push,
-    Replies,
-    read_from_manager,
-    write_word,
-)
+from fleet.rounds.legacy import OldApps
+from fleet.rounds.pipe import Begin, Done, Instruction, ManagerGoneError, Push, Replies
+from fleet.rounds.project import read_project
 
 SERVER_NODE = 1
 NO_REPLY_CODE = 2
-Word = Push | Done | Crashed
-
-
-class ManagerGoneError(Exception):
-    """The pipe from the manager ended; a new manager will start this run again."""
+Say = Callable[[Push], None]
 
 
 def _set_identity(run_id: int) -> None:
@@ -62,7 +51,7 @@ def _set_identity(run_id: int) -> None:
 class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
     """Flower's Grid over the manager's pipe; ``send_and_receive`` waits for its replies."""
 
-    def __init__(self, begin: Begin, say: Callable[[Word], None], hear: Callable[[], Any]) -> None:
+    def __init__(self, begin: Begin, say: Say, hear: Callable[[], Any]) -> None:
         self._begin = begin
         self._say, self._hear = say, hear
         self._ordinal = 0
@@ -161,22 +150,15 @@ def _reply_message(asked: Message, content: bytes | None, why: str) -> Message:
     return message_from_proto(proto)
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Run one app: read ``Begin``, drive it, and leave ``Done`` or ``Crashed``."""
-    begin = read_from_manager(source)
-    if not isinstance(begin, Begin):
-        return
+def run_app(begin: Begin, say: Say, hear: Callable[[], Any]) -> Done:
+    """Drive one app through a Grid over the pipe and return its last word.
 
-    def say(word: Word) -> None:
-        write_word(sink, word)
+    Raises:
+        ManagerGoneError: The pipe ended.
+        Exception: Whatever the app raises.
 
-    try:
-        say(_run_app(begin, MqttGrid(begin, say, lambda: read_from_manager(source))))
-    except (ManagerGoneError, BrokenPipeError):
-        return
-    except Exception as why:  # noqa: BLE001 -- the top of this process: an app may raise anything
-        sentence = " ".join(f"{type(why).__name__}: {why}".split())
-        say(Crashed(why=sentence[:400]))
+    """
+    return _run_app(begin, MqttGrid(begin, say, hear))
 
 
 def _run_app(begin: Begin, grid: MqttGrid) -> Done:
@@ -189,16 +171,19 @@ def _run_app(begin: Begin, grid: MqttGrid) -> Done:
         node_id=SERVER_NODE,
         node_config={},
         state=RecordDict(),
-        run_config={"num-server-rounds": begin.rounds, **begin.settings},
+        run_config=_run_config(begin),
     )
     context.state["arrays"] = _arrays(begin)
-    app = _operators_app(begin) if begin.app else _head_app(begin)
+    own = not (begin.app or begin.app_folder)
+    app = _head_app(begin) if own else _operators_app(begin)
     results: list[Result] = []
-    with _Overheard(results):
+    with _Overheard(results), OldApps(results):
         app(grid, context)
     if not results:
         raise ValueError("the app ended without running a strategy")
     arrays, metrics = results[-1].arrays, results[-1].train_metrics_clientapp
+    if not arrays:
+        raise ValueError("its strategy made no arrays in any round")
     proto = message_to_proto(Message(RecordDict({"arrays": arrays}), SERVER_NODE, "train"))
     proto.metadata.created_at = begin.started_ms / 1000
     last = metrics[max(metrics)] if metrics else {}
@@ -206,6 +191,13 @@ def _run_app(begin: Begin, grid: MqttGrid) -> Done:
         arrays=proto.SerializeToString(deterministic=True),
         metrics={k: float(v) for k, v in last.items() if isinstance(v, int | float)},
     )
+
+
+def _run_config(begin: Begin) -> dict[str, Any]:
+    """Return what the run asks, below what the app's folder asks, below the rounds."""
+    project = read_project(Path(begin.app_folder)) if begin.app_folder else None
+    own = project.settings if project else {}
+    return {**begin.settings, **own, "num-server-rounds": begin.rounds}
 
 
 def _arrays(begin: Begin) -> ArrayRecord:
@@ -238,9 +230,14 @@ def _head_app(begin: Begin) -> ServerApp:
 
 
 def _operators_app(begin: Begin) -> Callable[[Grid, Context], None]:
-    module, _, attribute = (begin.app or "").partition(":")
+    named = begin.app
     if begin.app_folder:
         sys.path.insert(0, begin.app_folder)
+        project = read_project(Path(begin.app_folder))
+        named = named or (project.server_app if project else "")
+    if not named:
+        raise ValueError(f"{begin.app_folder} names no serverapp in its pyproject.toml")
+    module, _, attribute = named.partition(":")
     app: Callable[[Grid, Context], None] = getattr(import_module(module), attribute or "app")
     return app
 
@@ -264,11 +261,3 @@ class _Overheard:
 
     def __exit__(self, *_: object) -> None:
         Strategy.start = self._original
-
-
-def main(apart: Apart) -> None:
-    """Serve on the standard streams, with whatever the app prints sent to standard error."""
-    sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    write_word(sink, apart)
-    serve(sys.stdin.buffer, sink)

@@ -3,6 +3,9 @@
 A frame is a length (u32, big-endian) and the MessagePack of one word. The child has no
 keys and no registry, and where the kernel lets it (``apart``) no network: all it can do is
 push messages and wait for replies.
+
+What is the same for all nodes of a push travels once: a Flower message is its
+instruction's bytes and then the push's ``shared`` ones, as protobuf joins them.
 """
 
 import struct
@@ -12,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fleet.errors import RefusedError
+from fleet.rounds.strategies import Strategy
 
 MAX_FRAME_BYTES: Final = 1 << 30
 _LENGTH: Final = struct.Struct(">I")
@@ -26,7 +30,9 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
         settings: Goes into the config record of every train message of the built-in app,
             and into ``run_config`` of an operator's.
         arrays: A Flower message with the head that the run starts from.
-        app, app_folder: An operator's ServerApp, or None for the built-in FedAvg.
+        app, app_folder: An operator's ServerApp, or None for a built-in strategy.
+        strategy: The built-in one; None of runs that were started before there was a
+            choice, which Flower's own FedAvg averages.
 
     """
 
@@ -40,6 +46,7 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
     arrays: bytes
     app: str | None = None
     app_folder: str | None = None
+    strategy: Strategy | None = None
 
 
 class Instruction(Struct, frozen=True, kw_only=True):
@@ -51,10 +58,17 @@ class Instruction(Struct, frozen=True, kw_only=True):
 
 
 class Push(Struct, frozen=True, kw_only=True, tag="push"):
-    """The child asks for replies; it waits until it gets ``Replies`` of this ordinal."""
+    """The child asks for replies; it waits until it gets ``Replies`` of this ordinal.
+
+    Attributes:
+        instructions: One for each node.
+        shared: How the message of each goes on.
+
+    """
 
     ordinal: Annotated[int, Meta(ge=1)]
     instructions: tuple[Instruction, ...]
+    shared: bytes = b""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -106,6 +120,10 @@ class Gone(Struct, frozen=True, kw_only=True, tag="gone"):
     why: str
 
 
+class ManagerGoneError(Exception):
+    """The pipe from the manager ended; a new manager will start this run again."""
+
+
 FromChild = Push | Done | Crashed | Gone
 ToChild = Begin | Replies
 
@@ -116,7 +134,8 @@ _TO_CHILD = msgspec.msgpack.Decoder(Begin | Replies)
 def write_word(stream: BinaryIO, word: FromChild | ToChild | Apart) -> None:
     """Write one frame and flush it."""
     content = msgspec.msgpack.encode(word)
-    stream.write(_LENGTH.pack(len(content)) + content)
+    stream.write(_LENGTH.pack(len(content)))
+    stream.write(content)
     stream.flush()
 
 
