@@ -1,8 +1,9 @@
 """The built-in *head* trainer: a softmax layer on embeddings of the int8 backbone.
 
 Rule 1: only *train* windows teach; quality is counted on *decide* and *withheld*.
-Rule 2: an anchor pulls the head towards the one that was received, so that what a
-        device learns costs people it has never seen as little as possible.
+Rule 2: an anchor pulls the head towards the one that was received, or towards the running
+        release's where the message brings it along: that pull does not give way from round
+        to round, so that what devices learn costs others as little as possible.
 Rule 3: a reply holds the new head, a count and figures; never a window or an embedding.
 
 Embeddings are standardised by the device's own train windows before training, and the
@@ -65,7 +66,8 @@ class HeadTraining:
     Attributes:
         learning_rate: Above 0, at most 10.
         epochs: 1 to 2000 steps.
-        anchor: Strength of the pull towards the head that was received, 0 to 100.
+        anchor: Strength of the pull towards the head that was received, or the running one;
+            0 to 100.
 
     """
 
@@ -88,7 +90,7 @@ class Answered:
 
     ``decide`` and ``withheld`` are the quality of the head in the message (for a *train*
     task the one received, before training; for *evaluate* the candidate);
-    the ``_running`` pair is that of the running head, when the message carries it.
+    the ``_running`` pair is that of the running head, when an *evaluate* message carries it.
     """
 
     reply: bytes
@@ -123,7 +125,8 @@ def answer_task(message: bytes, kind: str, embed: Embed, samples: LabelledWindow
     withheld = _embedded(samples, Split.WITHHELD, embed, head)
     if kind == "train":
         x, y = _embedded(samples, Split.TRAIN, embed, head)
-        content = _trained(head, x, y, _read_training(asked.content))
+        content = _trained(head, running, x, y, _read_training(asked.content))
+        running = None
     else:
         content = _evaluated(count_right(head, *decide))
     return Answered(
@@ -136,15 +139,20 @@ def answer_task(message: bytes, kind: str, embed: Embed, samples: LabelledWindow
 
 
 def train_head(
-    head: LinearHead, x: NDArray[np.float32], y: NDArray[np.int64], training: HeadTraining
+    head: LinearHead,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    training: HeadTraining,
+    towards: LinearHead | None = None,
 ) -> LinearHead:
     """Return the head after training.
 
     Args:
-        head: Where training starts, and what the anchor pulls towards.
+        head: Where training starts.
         x: Embeddings (n, width) float32.
         y: Classes (n,) int64, each below the head's number of classes.
         training: Rate, epochs and anchor.
+        towards: What the anchor pulls towards, of the shapes of ``head``; None is ``head``.
 
     Raises:
         ModelError: There is nothing to train on, or the weights are not finite.
@@ -156,13 +164,12 @@ def train_head(
     wide = x.astype(np.float64)
     mean, deviation = wide.mean(axis=0), wide.std(axis=0) + _FLOOR
     features = np.column_stack([(wide - mean) / deviation, np.ones(len(y))])
-    weight, bias = head.weight.astype(np.float64), head.bias.astype(np.float64)
-    start = np.column_stack([weight * deviation, bias + weight @ mean])
+    found = _in_features(head, mean, deviation)
+    still = found.copy() if towards is None else _in_features(towards, mean, deviation)
     wanted = np.eye(classes)[y]
-    found = start.copy()
     for _ in range(training.epochs):
         slope = (_softmax(features @ found.T) - wanted).T @ features / len(y)
-        found -= training.learning_rate * (slope + training.anchor * (found - start))
+        found -= training.learning_rate * (slope + training.anchor * (found - still))
     weight = found[:, :-1] / deviation
     made = LinearHead(
         weight=weight.astype(np.float32), bias=(found[:, -1] - weight @ mean).astype(np.float32)
@@ -170,6 +177,14 @@ def train_head(
     if not np.isfinite(made.weight).all() or not np.isfinite(made.bias).all():
         raise ModelError("training produced weights that are not finite")
     return made
+
+
+def _in_features(
+    head: LinearHead, mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the head (classes, width + 1) that says the same of standardised embeddings."""
+    weight, bias = head.weight.astype(np.float64), head.bias.astype(np.float64)
+    return np.column_stack([weight * deviation, bias + weight @ mean])
 
 
 def count_right(head: LinearHead, x: NDArray[np.float32], y: NDArray[np.int64]) -> Quality:
@@ -196,9 +211,13 @@ def _evaluated(figures: Quality) -> dict[str, Record]:
 
 
 def _trained(
-    head: LinearHead, x: NDArray[np.float32], y: NDArray[np.int64], training: HeadTraining
+    head: LinearHead,
+    towards: LinearHead | None,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    training: HeadTraining,
 ) -> dict[str, Record]:
-    made = train_head(head, x, y, training)
+    made = train_head(head, x, y, training, towards)
     chances = _softmax((x @ made.weight.T + made.bias).astype(np.float64))
     loss = -np.log(np.maximum(chances[np.arange(len(y)), y], 1e-12)).mean()
     figures = {

@@ -68,6 +68,42 @@ def test_a_stronger_anchor_stays_nearer_to_the_head_that_was_given():
     assert moved[0] > moved[1] > moved[2] > 0
 
 
+def after_rounds(rounds, **records):
+    """Return the head that one device comes to when it is alone in a run."""
+    head = zero_head()
+    for _ in range(rounds):
+        message = task_message(
+            head=head, config=ConfigRecord({"anchor": 0.2, "epochs": 50}), **records
+        )
+        reply = decode_message(
+            answer_task(message, "train", mean_over_time, device_windows()).reply
+        )
+        arrays = reply.content["arrays"].items
+        head = LinearHead(weight=arrays["weight"], bias=arrays["bias"])
+    return head
+
+
+def test_an_anchor_at_the_running_head_holds_over_any_number_of_rounds():
+    still = zero_head()
+    running = ArrayRecord({"weight": still.weight, "bias": still.bias})
+    held = [float(np.abs(after_rounds(n, running=running).weight).sum()) for n in (5, 40)]
+    loose = [float(np.abs(after_rounds(n).weight).sum()) for n in (5, 40)]
+    assert held[1] == pytest.approx(held[0], rel=1e-3)
+    assert loose[1] > 1.5 * loose[0] > held[0]
+
+
+def test_in_the_first_round_both_anchors_are_one():
+    still = zero_head()
+    running = ArrayRecord({"weight": still.weight, "bias": still.bias})
+    assert np.array_equal(after_rounds(1, running=running).weight, after_rounds(1).weight)
+
+
+def test_a_running_head_of_another_shape_is_no_anchor():
+    other = ArrayRecord({"weight": np.zeros((2, WIDTH), np.float32), "bias": np.zeros(2, "f4")})
+    with pytest.raises(MalformedError, match="different shapes"):
+        answer_task(task_message(running=other), "train", mean_over_time, device_windows())
+
+
 def test_training_follows_the_slope_of_its_own_loss():
     """Compared with finite differences of cross-entropy plus anchor, on raw embeddings."""
     x, y = blobs(30)
