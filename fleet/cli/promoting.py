@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fleet.cli.client import ManagerClient, path_of
-from fleet.cli.output import client_of, home_option, output_option, show
+from fleet.cli.output import client_of, home_option, output_option, show, tell
 from fleet.cli.publishing import publish_described
 from fleet.cli.runs import run
 from fleet.config import FleetConfig
@@ -29,6 +29,13 @@ __all__ = ["run"]
     help="Seconds between waves.",
 )
 @click.option("--no-rollout", is_flag=True, help="Publish only.")
+@click.option("--to", "selector", help="Only devices that match, as in 'rollout create'.")
+@click.option(
+    "--despite-guard",
+    is_flag=True,
+    help="Also devices for which it is better although their cohort gets worse; the release's "
+    "lineage says so.",
+)
 @home_option
 @output_option
 def promote(
@@ -37,36 +44,39 @@ def promote(
     canary: str,
     soak_seconds: float,
     no_rollout: bool,
+    selector: str | None,
+    despite_guard: bool,
     home: Path,
     output: str,
 ) -> None:
     """Sign the candidate of RUN_ID and roll it out to the devices where it is better.
 
-    Only the devices in whose own decide windows the candidate beats what they run get it;
-    withheld windows decide nothing. A candidate that was published before is not signed
-    again, only rolled out.
+    Only the devices in whose own decide windows the candidate beats what they run get it,
+    and only where no cohort of theirs (participants, guard, groups) gets worse by more than
+    chance explains; withheld windows decide nothing. A candidate that was published before
+    is not signed again, only rolled out.
     """
+    from fleet.service.promotion import reach_of, require_receivers
     from fleet.service.publication import describe_candidate
 
     config = FleetConfig.load(home)
     with client_of(config) as client:
         candidate = client.get(path_of("runs", run_id, "candidate"), CandidateView)
-        if not candidate.receivers and not no_rollout:
-            raise ConflictError(
-                f"the candidate of {run_id} is better on no device's decide windows, so nobody "
-                "would receive it; --no-rollout publishes it all the same"
-            )
+        among = client.get(path_of("selections", selector), tuple[str, ...]) if selector else None
+        reach = reach_of(candidate, among=among, despite_guard=despite_guard)
+        if not no_rollout:
+            require_receivers(candidate, reach)
         before = _published(client, run_id)
         if before and version not in {None, before.version}:
             raise ConflictError(f"{run_id} was published as {before.name} already")
         release = before or publish_described(
-            config, client, describe_candidate(candidate), version
+            config, client, describe_candidate(candidate, reach.note), version
         )
         rollout = None
         if not no_rollout:
             wish = RolloutWish(
                 release=release.digest,
-                devices=candidate.receivers,
+                devices=reach.receivers,
                 canary=canary,
                 soak_seconds=soak_seconds,
             )
@@ -79,10 +89,13 @@ def promote(
             click.echo(f"published {release.name} from {run_id}, {candidate.rounds} rounds")
         if rollout:
             click.echo(
-                f"{rollout.id}: to {len(candidate.receivers)} of {len(candidate.judged)} devices"
+                f"{rollout.id}: to {len(reach.receivers)} of {len(candidate.judged)} devices"
             )
+        for line in reach.told:
+            tell(f"  {line}")
 
-    show({"release": release, "rollout": rollout, "receivers": candidate.receivers}, output, text)
+    made = {"release": release, "rollout": rollout, "receivers": reach.receivers}
+    show({**made, "told": reach.told}, output, text)
 
 
 def _published(client: ManagerClient, run_id: str) -> ReleaseView | None:

@@ -30,6 +30,12 @@ def run() -> None:
     "--select", default="all", show_default=True, help="Which devices, as in 'rollout create'."
 )
 @click.option(
+    "--guard",
+    default="",
+    help="Devices that judge the candidate and do not train, as in --select, and beside it: they "
+    "stand for everybody who was not asked. Every selected device that only judges guards too.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=1,

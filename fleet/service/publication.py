@@ -130,8 +130,14 @@ def read_described(
     )
 
 
-def describe_candidate(candidate: CandidateView) -> Described:
-    """Return the model that a federated run offers, described like the release it grew from."""
+def describe_candidate(candidate: CandidateView, note: str = "") -> Described:
+    """Return the model that a federated run offers, described like the release it grew from.
+
+    Args:
+        candidate: What the manager made of the run.
+        note: What its lineage says beside run, rounds, cohort and parent.
+
+    """
     parent = decode_release(candidate.parent_manifest)
     return Described(
         model=candidate.model,
@@ -147,7 +153,7 @@ def describe_candidate(candidate: CandidateView) -> Described:
         ),
         golden_inputs=golden_inputs(candidate.parent_golden),
         lineage=candidate_lineage(
-            candidate.parent, candidate.run, candidate.rounds, candidate.cohort
+            candidate.parent, candidate.run, candidate.rounds, candidate.cohort, note
         ),
     )
 

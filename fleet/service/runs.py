@@ -44,8 +44,11 @@ def start(desk: Desk, wish: RunWish) -> RunView:
     chosen = [d for d in select(parse_selector(wish.select), registry.devices.listing()) if _fit(d)]
     backbone = _backbone(desk, chosen, wish.slot)
     on_it = [d for d in chosen if _runs(d, wish.slot) == backbone.digest]
-    trainers = tuple(d.id for d in on_it if d.inventory and d.inventory.trains)
+    guard = _guard(desk, wish, backbone)
     judges = tuple(d.id for d in on_it if d.inventory and d.inventory.evaluates)
+    judges += tuple(d for d in guard if d not in judges)
+    on_it = [d for d in on_it if d.id not in guard]
+    trainers = tuple(d.id for d in on_it if d.inventory and d.inventory.trains)
     if not trainers:
         raise RefusedError(
             f"none of the {len(on_it)} online devices that run "
@@ -189,6 +192,21 @@ def _backbone(desk: Desk, devices: list[Device], slot: str) -> Published:
             f"no online device runs anything in slot {slot!r}; roll a release out first"
         )
     return desk.registry.models.require(running.most_common(1)[0][0])
+
+
+def _guard(desk: Desk, wish: RunWish, backbone: Published) -> tuple[str, ...]:
+    """Return the devices that were asked to judge and not to train."""
+    if not wish.guard:
+        return ()
+    asked = select(parse_selector(wish.guard), desk.registry.devices.listing())
+    on_it = [d for d in asked if _fit(d) and _runs(d, wish.slot) == backbone.digest]
+    found = tuple(d.id for d in on_it if d.inventory and d.inventory.evaluates)
+    if not found:
+        raise RefusedError(
+            f"none of the {len(on_it)} online devices of the guard {wish.guard!r} that run "
+            f"{name_of(desk, backbone.digest)} evaluates; set [learn] evaluate = true on some"
+        )
+    return found
 
 
 def _runs(device: Device, slot: str) -> str | None:

@@ -87,11 +87,18 @@ class RolloutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for a federated run from the release that a slot's devices run now."""
+    """Asks for a federated run from the release that a slot's devices run now.
+
+    Attributes:
+        guard: Devices that judge and do not train, wherever they are; empty names none
+            beside the selected ones that only judge.
+
+    """
 
     slot: Name
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
     select: Text = "all"
+    guard: Text = ""
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
     learning_rate: float | None = None
     epochs: int | None = None
