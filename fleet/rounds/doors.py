@@ -18,6 +18,7 @@ class Doors:
         offer: Sign ``task`` for its device and publish it with its attachment.
         put: Called from the child's reader thread with one word of the child; must
             only hand it to the manager's thread, which calls ``Conductor.heard``.
+        may_offer: Whether one more offer may leave at this time, ms since 1970.
 
     """
 
@@ -26,6 +27,7 @@ class Doors:
     read: Callable[[str], bytes | None]
     offer: Callable[[Task, bytes], None]
     put: Callable[[object], None]
+    may_offer: Callable[[int], bool] = lambda _now_ms: True
 
 
 @dataclass(frozen=True, slots=True)

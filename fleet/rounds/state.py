@@ -69,6 +69,12 @@ class RunState:
         return not isinstance(self.phase, Ended)
 
     @property
+    def underway(self) -> Send | None:
+        """The send whose answers are waited for."""
+        open_now = isinstance(self.phase, Driving) and self.sends and not self.sends[-1].closed
+        return self.sends[-1] if open_now else None
+
+    @property
     def rounds_completed(self) -> int:
         """Rounds of training that are closed."""
         return sum(s.closed and s.trains for s in self.sends)
@@ -82,6 +88,10 @@ class RunState:
     def refused(self) -> int:
         """Answers without a usable result."""
         return sum(len(s.answers) - s.good for s in self.sends)
+
+    def surplus(self, how: str) -> int:
+        """Return of how many tasks an answer came ``late``, or came ``again``."""
+        return sum(list(s.surplus.values()).count(how) for s in self.sends)
 
     def awaits(self, device: str) -> bool:
         """Return whether this device's judgement of the candidate is wanted now."""
