@@ -55,7 +55,7 @@ def require_floats(arrays: Arrays) -> None:
 
 
 def norm_of(update: Arrays, model: Arrays) -> float:
-    """Return the length of ``update - model`` over all arrays, looked at once.
+    """Return the length of ``update - model`` over all arrays of floats, looked at once.
 
     Args:
         update: Arrays with the names, shapes and dtypes of ``model``.
@@ -67,13 +67,15 @@ def norm_of(update: Arrays, model: Arrays) -> float:
     """
     total, wide = 0.0, np.empty(CHUNK)
     for name, array in update.items():
+        if array.dtype.kind != "f":
+            continue
         flat, start = array.reshape(-1), model[name].reshape(-1)
         work = np.empty(CHUNK, np.float32) if array.dtype == np.float32 else wide
         for at in range(0, flat.size, CHUNK):
             piece = flat[at : at + CHUNK]
             moved = work[: piece.size]
             with np.errstate(all="ignore"):  # what is not finite shows in the sum
-                np.subtract(piece, start[at : at + CHUNK], out=moved)
+                np.subtract(piece, start[at : at + CHUNK], out=moved, dtype=moved.dtype)
                 square = float(np.dot(moved, moved))
                 if not np.isfinite(square):
                     square = _square(piece, start[at : at + CHUNK], name)

@@ -230,14 +230,15 @@ def _timed_out(plan: RunPlan, state: RunState, event: TimedOut) -> Step:
 
 
 def _close(plan: RunPlan, state: RunState) -> Step:
-    send = replace(state.sends[-1], closed=True)
+    send = state.sends[-1].close(plan.max_norm)
     state = replace(state, sends=(*state.sends[:-1], send))
     if send.good < plan.minimum_replies:
-        reasons = sorted({a.why for a in send.answers.values() if a.why})
-        told = f" ({'; '.join(reasons)[:200]})" if reasons else ""
+        told = (*(a.why for a in send.answers.values()), *send.outliers.values())
+        reasons = sorted({why for why in told if why})
+        because = f" ({'; '.join(reasons)[:200]})" if reasons else ""
         why = (
             f"{send.good} of {len(send.tasks)} devices answered send {send.ordinal}; "
-            f"at least {plan.minimum_replies} must{told}"
+            f"at least {plan.minimum_replies} must{because}"
         )
         return _end(state, "failed", why)
     return state, (Deliver(send.ordinal),)

@@ -15,6 +15,7 @@ from agent.contract.limits import MAX_ANCHOR, MAX_EPOCHS, MAX_LEARNING_RATE
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Count, Quality
 from fleet.errors import NewerStateError, RefusedError, RegistryError
+from fleet.rounds.strategies import Strategy
 
 JOURNAL_VERSION = 1
 
@@ -54,8 +55,12 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         offers_per_second: How fast offers go out, which lengthens deadlines; 0 is at once.
         elsewhere: Devices left out at the start because they take part in another run.
         app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
-            built-in FedAvg over heads.
+            built-in strategy over heads.
         app_folder: Where that module lies.
+        strategy: The built-in one; None beside an app, and in runs of before there was a
+            choice, which Flower's own FedAvg averages.
+        max_norm: An update this many times longer than the round's median one is left out;
+            None for no bound.
 
     """
 
@@ -76,6 +81,8 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     training: Training = Training()
     app: Text | None = None
     app_folder: Text | None = None
+    strategy: Strategy | None = None
+    max_norm: Annotated[float, Meta(ge=1, le=1e6)] | None = None
 
 
 class Posted(Struct, frozen=True, kw_only=True):
@@ -100,11 +107,15 @@ class Pushed(Struct, frozen=True, kw_only=True, tag="pushed"):
 
 
 class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
-    """A device answered a training task; a good answer is spooled under the task's name."""
+    """A device answered a training task; a good answer is spooled under the task's name.
+
+    ``norm`` is the length of the step that it makes, None where it trains nothing.
+    """
 
     task: Name
     outcome: Annotated[str, Meta(pattern=r"^(done|declined|failed|refused)$")]
     why: Text = ""
+    norm: float | None = None
     at_ms: Count
 
 

@@ -60,6 +60,7 @@ def begin_word(plan: RunPlan, head: HeadArrays, nodes: tuple[int, ...]) -> Begin
         arrays=encode_message(start),
         app=plan.app,
         app_folder=plan.app_folder,
+        strategy=plan.strategy,
     )
 
 

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Self
 
 from fleet.rounds.events import Answered, Posted, RunPlan
+from fleet.rounds.norms import too_long
 from fleet.rounds.pages import Pages
 
 MAX_LASTS_MS = 86_400_000
@@ -84,6 +85,7 @@ class Send:
         deadline_ms: Wall clock; moves on while the run is paused.
         surplus: ``late`` or ``again`` by task.
         good: How many answers carry a result.
+        outliers: Once it is closed, why an answer with a result is left out, by task.
 
     """
 
@@ -97,6 +99,7 @@ class Send:
     surplus: Pages[str] = field(default_factory=Pages)
     good: int = 0
     closed: bool = False
+    outliers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def open_tasks(self) -> tuple[Posted, ...]:
@@ -121,3 +124,18 @@ class Send:
         """Return the send with one more answer."""
         good = self.good + (answer.outcome == "done")
         return replace(self, answers=self.answers.plus(answer.task, answer), good=good)
+
+    def close(self, max_norm: float | None) -> Self:
+        """Return the send closed, without the steps that are far longer than the others.
+
+        Args:
+            max_norm: How many times longer than the median one a step may be.
+
+        """
+        norms = {
+            task: answer.norm
+            for task, answer in self.answers.items()
+            if answer.outcome == "done" and answer.norm is not None
+        }
+        found = too_long(norms, max_norm) if max_norm is not None else {}
+        return replace(self, closed=True, outliers=found, good=self.good - len(found))

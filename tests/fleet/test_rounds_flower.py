@@ -10,8 +10,8 @@ import pytest
 from agent.contract.tensors import ArrayRecord, FlowerMessage, decode_message, encode_message
 from agent.learn.samples import Split
 from agent.learn.trainer import HeadTraining, LinearHead, train_head
-from fleet.rounds.conduct import MAX_RESTARTS
 from fleet.rounds.host import FlowerChild
+from fleet.rounds.program import MAX_RESTARTS
 from tests.small_rounds import (
     DEVICES,
     ThreadChild,
