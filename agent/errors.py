@@ -33,6 +33,7 @@
     │   ├── BrokenStateError       a recurrent model lost its state
     │   └── WorkerError            the process that runs a model died: it is started again
     │       └── DeadlineError          it did not answer in time, and was stopped
+    ├── AppError               a Flower app here gave no reply; nothing else is lost
     ├── LinkError              the broker cannot be reached, or refused us
     │   ├── DisplacedError         the connection ended before the answer came: ask again
     │   ├── ProxyError             the HTTP proxy between does not let us through
@@ -266,6 +267,12 @@ class BrokenStateError(ModelError):
     """The state of a recurrent model cannot be kept: its stream begins anew."""
 
     code = "model-state"
+
+
+class AppError(AgentError):
+    """A Flower app gave no reply on this device; nothing but that reply is lost."""
+
+    code = "app"
 
 
 class LinkError(AgentError):

@@ -11,6 +11,7 @@ Rule 2: the code of the family (malformed, unsigned, expired, rollback, mismatch
 """
 
 from agent.errors import (
+    AppError,
     ConfigError,
     ContractError,
     CorruptError,
@@ -232,6 +233,12 @@ class WrongHardwareError(MismatchError):
     code = "wrong-hardware"
 
 
+class BeyondRoundsError(MismatchError):
+    """The manager's key for federated rounds signed what is not a next version of what runs."""
+
+    code = "beyond-rounds"
+
+
 class UnpublishedError(MismatchError):
     """The offline keys list no such target: it was never published, or is withdrawn."""
 
@@ -380,3 +387,75 @@ class LabelConflictError(ContractError):
     """The prediction bears another label already, which stays."""
 
     code = "label-conflict"
+
+
+class BadAppError(MalformedError):
+    """What was signed as an app is none, or breaks a stated limit."""
+
+    code = "app-malformed"
+
+
+class AppDependencyError(AppError):
+    """No Python of this device has what the app declares; nothing is ever installed for it."""
+
+    code = "app-dependency"
+
+
+class AppNotApartError(AppError):
+    """This machine cannot set an app apart, so that it was not loaded."""
+
+    code = "app-not-apart"
+
+
+class AppLoadError(AppError):
+    """The app could not be imported, or has no such ClientApp."""
+
+    code = "app-load"
+
+
+class AppRaisedError(AppError):
+    """The app raised an exception."""
+
+    code = "app-raised"
+
+
+class AppReplyError(AppError):
+    """What the app returned is no reply that can be sent."""
+
+    code = "app-reply"
+
+
+class AppTimeError(AppError):
+    """The app did not answer in time, and was stopped."""
+
+    code = "app-time"
+
+
+class AppProcessorError(AppError):
+    """The app used up its processor time, and was stopped."""
+
+    code = "app-cpu"
+
+
+class AppMemoryError(AppError):
+    """The app wanted more memory than it may have."""
+
+    code = "app-memory"
+
+
+class AppProcessError(AppError):
+    """The app tried to start a process, which no app may."""
+
+    code = "app-process"
+
+
+class AppNetworkError(AppError):
+    """The app tried to open a socket, which no app may."""
+
+    code = "app-network"
+
+
+class AppDiedError(AppError):
+    """The app's process ended without a reply."""
+
+    code = "app-died"
