@@ -9,6 +9,8 @@ The wire schema of ``flwr.proto.recorddict_pb2``::
 Rule 1: an array's text, shape, header and length must agree before it is an array, which
         is then a read-only view; no header is evaluated as Python.
 Rule 2: a list is a tuple here; an empty one counts as doubles, as in flwr.
+Rule 3: an array of an app older than Flower's Message API has neither text nor shape: its
+        header alone says what it is, and both stand where it is written again.
 
 Source of the array format: numpy.lib.format, version 1.0.
 """
@@ -192,9 +194,24 @@ def _decode_array(content: memoryview) -> NDArray[Any]:
                 raw = wire.read_bytes(value)
         if len(shape) > MAX_DIMENSIONS:
             raise MalformedError(f"an array of more than {MAX_DIMENSIONS} dimensions")
+    if not dtype and not shape:
+        dtype, shape = _described(raw)
     if stype != _STYPE or dtype not in DTYPES:
         raise MalformedError(f"an array of {dtype[:40]!r} as {stype[:40]!r} is not taken")
     return _view(np.dtype(dtype), tuple(shape), raw)
+
+
+def _described(raw: memoryview) -> tuple[str, list[int]]:
+    """Return the dtype and the shape of an array's header; what is no header has none."""
+    size = int.from_bytes(raw[8:_HEADER_AT], "little")
+    header = _HEADER.fullmatch(raw[_HEADER_AT : _HEADER_AT + size])
+    dtype = _dtype(header[1]) if header else None
+    if header is None or dtype is None:
+        return "", []
+    shape = [int(d) for d in header[3].replace(b" ", b"").split(b",") if d]
+    if len(shape) > MAX_DIMENSIONS:
+        raise MalformedError(f"an array of more than {MAX_DIMENSIONS} dimensions")
+    return dtype.name, shape
 
 
 def _view(dtype: np.dtype[Any], shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:

@@ -105,7 +105,11 @@ def _ask(asked: Asked, kind: str, timeout: float | None, group_id: int) -> Outco
         if reply is None or reply.has_error():
             failures.append(ValueError(reply.error.reason if reply else "it did not answer"))
             continue
-        result = (clients[node], read(reply.content))
+        try:
+            result = (clients[node], read(reply.content))
+        except (KeyError, TypeError, ValueError) as why:
+            failures.append(ValueError(f"not what an old client answers: {why!r}"))
+            continue
         (results if result[1].status.code == Code.OK else failures).append(result)
     return results, failures
 

@@ -1,6 +1,7 @@
 """Flower's messages without Flower: byte for byte what flwr writes, and never a surprise."""
 
 import contextlib
+import io
 
 import flwr.app as flower
 import numpy as np
@@ -212,3 +213,73 @@ def test_a_message_over_the_limit_is_refused_unread():
 def test_what_flower_cannot_carry_is_refused_when_written(value):
     with pytest.raises(MalformedError):
         encode_message(small_message(config=ConfigRecord({"a": value})))
+
+
+@given(arrays())
+@settings(max_examples=100, deadline=None)
+def test_an_array_of_an_older_app_is_what_its_header_says(array):
+    content = flower.RecordDict()
+    content["fitres.parameters"] = flower.ArrayRecord(
+        {"0": flower.Array(dtype="", shape=(), stype="numpy.ndarray", data=npy(array))}
+    )
+    record = read_content(content)["fitres.parameters"]
+    found = record.items["0"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        pytest.param(b"", "is not taken", id="nothing"),
+        pytest.param(b"\x93NUMPY", "is not taken", id="half a magic"),
+        pytest.param(("<f4", (2**40,)), "is over", id="more than any limit"),
+        pytest.param(("<f4", (1,) * 17), "dimensions", id="too many dimensions"),
+        pytest.param(("|O8", (1,)), "is not taken", id="objects"),
+        pytest.param(("<f4", (3,)), "comes with 4", id="too few bytes"),
+    ],
+)
+def test_an_older_array_with_a_false_header_is_refused(data, sentence):
+    content = flower.RecordDict()
+    content["fitres.parameters"] = flower.ArrayRecord(
+        {
+            "0": flower.Array(
+                dtype="",
+                shape=(),
+                stype="numpy.ndarray",
+                data=data if isinstance(data, bytes) else header_of(*data) + b"0000",
+            )
+        }
+    )
+    with pytest.raises(MalformedError, match=sentence):
+        read_content(content)
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def header_of(descr, shape):
+    stream = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+def read_content(content):
+    """Records by flwr's own classes, as the device reads them."""
+    metadata = flower.Metadata(
+        run_id=1,
+        message_id="m",
+        src_node_id=1,
+        dst_node_id=2,
+        reply_to_message_id="",
+        group_id="",
+        created_at=1.0,
+        ttl=1.0,
+        message_type="train",
+    )
+    message = flower.Message(metadata=metadata, content=content)
+    return decode_message(message_to_proto(message).SerializeToString()).content
