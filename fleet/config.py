@@ -178,6 +178,7 @@ class FleetConfig:
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
         minimum_replies: Fewer usable replies than this fail a round.
+        offers_per_second: How fast tasks of rounds are offered to devices, over all runs.
         retention_days: Telemetry windows and alarms older than this are removed; 0 keeps all.
 
     """
@@ -195,6 +196,7 @@ class FleetConfig:
     tick_seconds: float = 1.0
     task_seconds: int = 120
     minimum_replies: int = 2
+    offers_per_second: int = 200
     retention_days: int = 30
 
     def __post_init__(self) -> None:
@@ -208,6 +210,8 @@ class FleetConfig:
             raise ConfigError("tick_seconds, task_seconds and assignment_seconds must be positive")
         if self.task_seconds > _DAY_SECONDS:
             raise ConfigError(f"task_seconds {self.task_seconds} is more than a day")
+        if self.offers_per_second < 1:
+            raise ConfigError(f"offers_per_second {self.offers_per_second} is below 1")
         if self.retention_days < 0:
             raise ConfigError(f"retention_days {self.retention_days} is below 0")
 
@@ -230,6 +234,11 @@ class FleetConfig:
     def artifacts(self) -> Path:
         """Bytes behind releases, by digest."""
         return self.home / "artifacts"
+
+    @property
+    def rounds(self) -> Path:
+        """Large arrays of federated rounds, while they are on their way."""
+        return self.home / "rounds"
 
     @property
     def archive(self) -> Path:
@@ -336,6 +345,7 @@ _NUMBERS = (
     "tick_seconds",
     "task_seconds",
     "minimum_replies",
+    "offers_per_second",
     "retention_days",
 )
 

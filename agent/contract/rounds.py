@@ -11,6 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from agent.contract.app_bundle import WantedApp
 from agent.contract.codec import Versioned
 from agent.contract.limits import (
     MAX_CHUNKS_PER_REQUEST,
@@ -27,33 +28,36 @@ Updates = Annotated[
 """How a device sends what it learned: losslessly, or as a coarser difference."""
 
 
-class Coded(Struct, frozen=True, kw_only=True):
-    """A record of arrays that was cut out of its Flower message.
+class SharedRecord(Struct, frozen=True, kw_only=True):
+    """A record of arrays that is the same for many devices.
+
+    Attributes:
+        at: Where its bytes begin in the whole message.
+        artifact: Its digest and size; what travels are its sources, whose kinds are forms of
+            ``contract.updates``, one of them without a base.
+
+    """
+
+    at: Size
+    artifact: Artifact
+
+
+class SentRecord(Struct, frozen=True, kw_only=True):
+    """A record of arrays of a reply, coded against one that the device was sent.
 
     Attributes:
         at: Where its bytes begin in the whole message.
         size: How many they are there.
         form: How they are coded, see ``contract.updates``.
         base: SHA-256 of the record that a difference is against, or None.
+        length: Its bytes in the attachment, where it stands after those of the one before.
 
     """
 
     at: Size
     size: Size
-    form: Text = "plain"
+    form: Text
     base: Digest | None = None
-
-
-class SharedRecord(Coded, frozen=True, kw_only=True):
-    """One that is the same for many devices: ``digest`` of its bytes, and what travels."""
-
-    digest: Digest
-    artifact: Artifact
-
-
-class SentRecord(Coded, frozen=True, kw_only=True):
-    """One of a reply; ``length`` bytes of the attachment, after those of the ones before."""
-
     length: Size
 
 
@@ -68,6 +72,7 @@ class Task(Versioned, frozen=True, kw_only=True):
         lasts_seconds: How long the answer is wanted.
         shared: Records that were cut out of the attachment; ``digest`` is that of the whole.
         updates: How the arrays of a reply to ``train`` are to be sent.
+        app: The ClientApp that answers it; without one the built-in trainer of heads does.
 
     """
 
@@ -80,6 +85,7 @@ class Task(Versioned, frozen=True, kw_only=True):
     lasts_seconds: Annotated[int, Meta(ge=1, le=86_400)]
     shared: Annotated[tuple[SharedRecord, ...], Meta(max_length=MAX_SHARED_RECORDS)] = ()
     updates: Updates = "f32"
+    app: WantedApp | None = None
 
 
 class TaskAnswer(Versioned, frozen=True, kw_only=True):

@@ -164,7 +164,7 @@ def read(
         if address.channel not in _SPOOLED:
             raise
         body = Unreadable(str(why)[:500])
-    if isinstance(body, TaskAnswer) and body.digest is not None:
+    if isinstance(body, TaskAnswer) and body.digest is not None and body.upload is None:
         check_attachment(attachment, body.digest)
     return Said(
         device=address.who,

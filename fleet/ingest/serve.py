@@ -63,7 +63,8 @@ class ChunkServer:
     """Answers chunk requests within byte budgets.
 
     Args:
-        artifacts: Where the bytes are.
+        artifacts: Where the bytes of releases are.
+        records: Where those of federated rounds are.
         device_bytes_per_second: Budget of one device.
         total_bytes_per_second: Budget of all together.
         cast_bytes_per_second: Pace of what travels for many at once; the slowest of them
@@ -74,12 +75,13 @@ class ChunkServer:
     def __init__(
         self,
         artifacts: Artifacts,
+        records: Artifacts | None = None,
         *,
         device_bytes_per_second: float = 256e6,
         total_bytes_per_second: float = 256e6,
         cast_bytes_per_second: float = 96e6,
     ) -> None:
-        self._artifacts = artifacts
+        self._shelves = (artifacts,) if records is None else (artifacts, records)
         self._rate = device_bytes_per_second
         self._all = Bucket(
             bytes_per_second=total_bytes_per_second, burst_bytes=total_bytes_per_second / 4
@@ -96,11 +98,12 @@ class ChunkServer:
 
     def ask(self, device: str, request: ChunkRequest) -> None:
         """Queue what a device asks for; far chunks are forgotten, an unknown artifact refused."""
-        if not self._artifacts.has(request.a):
+        shelf = self._shelf_of(request.a)
+        if shelf is None:
             if len(self._refusals) < MAX_WAITING_CHUNKS:
                 self._refusals[device, request.a] = None
             return
-        total = -(-self._artifacts.size(request.a) // CHUNK_BYTES)
+        total = -(-shelf.size(request.a) // CHUNK_BYTES)
         lane = self._lanes.setdefault(device, _Lane(self._new_bucket()))
         asked = [i for first, count in request.r for i in range(first, min(first + count, total))]
         if request.g:  # the time of the last look is near enough
@@ -182,13 +185,18 @@ class ChunkServer:
     def _piece(self, digest: str, index: int) -> bytes | None:
         file = self._files.get(digest)
         try:
-            file = self._files[digest] = file or self._artifacts.open(digest)
+            if file is None:
+                shelf = self._shelf_of(digest) or self._shelves[0]
+                file = self._files[digest] = shelf.open(digest)
         except NotFoundError:  # withdrawn while it waited
             return None
         total = -(-fstat(file.fileno()).st_size // CHUNK_BYTES)
         content = pread(file.fileno(), CHUNK_BYTES, index * CHUNK_BYTES)
         name = bytes.fromhex(digest[:_DIGEST_HEAD])
         return Piece(name=name, index=index, total=total, content=content).encode()
+
+    def _shelf_of(self, digest: str) -> Artifacts | None:
+        return next((shelf for shelf in self._shelves if shelf.has(digest)), None)
 
     def _close_files(self) -> None:
         for file in self._files.values():

@@ -47,6 +47,8 @@ from fleet.signing.published import read_published
 _TIMESTAMP: Final = "repository/metadata/timestamp.json"
 _NOT_TAKEN: Final = ("lock", "fieldfare.sock", "registry.db-wal", "registry.db-shm", LIST)
 _UNFINISHED: Final = ".new-"
+_UNDERWAY: Final = "rounds/"
+"""Large arrays on their way; a run that is taken up makes them again."""
 _MEANWHILE_GONE: Final = ("artifacts/", "broker/")
 """Here files go while a backup is made: what nobody needs, and what the broker renames."""
 
@@ -138,7 +140,7 @@ def _files(home: Path) -> Iterator[tuple[str, Path, int]]:
         for name in names:
             path = Path(folder, name)
             told = path.relative_to(home).as_posix()
-            if told in _NOT_TAKEN or name.startswith(_UNFINISHED):
+            if told in _NOT_TAKEN or name.startswith(_UNFINISHED) or told.startswith(_UNDERWAY):
                 continue
             with suppress(FileNotFoundError):
                 known = path.stat()

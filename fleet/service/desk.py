@@ -16,11 +16,14 @@ from typing import Protocol, TypeVar
 from nacl.signing import VerifyKey
 
 from agent.contract.enrolment import EnrolRequest
+from agent.contract.rounds import TaskAnswer
 from agent.contract.telemetry import Prediction
 from agent.contract.topics import Address, Topics
 from fleet.config import FleetConfig
 from fleet.ingest.client_authority import ClientAuthority
 from fleet.ingest.mosquitto import find_client_authority
+from fleet.ingest.round_records import RoundRecords
+from fleet.ingest.uploads import Uploads
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.room import MEGABYTE
 from fleet.registry.sqlite import Registry, open_registry
@@ -75,6 +78,7 @@ class Desk:
         outgoing: Waits to be published.
         errands: Waits for the provisioner.
         conductors: Running federated runs by id.
+        records, uploads: Large arrays of rounds, on their way down and up.
         device_keys: Public keys of enrolled devices that were heard since the start.
         heard: Called from any thread with what a run's child said.
         connected: Whether the broker is there.
@@ -84,6 +88,7 @@ class Desk:
         strangers, joining, reading, certifying, resuming: How often anybody is told why it may
             not join, a device is answered about joining, is sent metadata, is given a
             certificate, and is followed to versions above our own.
+        offering: How fast tasks of rounds are offered.
         telling: How many bytes of what a device says are recorded.
 
     """
@@ -98,6 +103,8 @@ class Desk:
     epoch: int
     heard: Callable[[str, object], None]
     open_ring: Callable[[], Ring]
+    records: RoundRecords
+    uploads: Uploads
     outgoing: deque[Outgoing] = field(default_factory=deque)
     errands: deque[Errand] = field(default_factory=deque)
     conductors: dict[str, Conductor] = field(default_factory=dict)
@@ -113,6 +120,7 @@ class Desk:
         default_factory=lambda: Turnstile(at_once=64 * 1024 * 1024, per_second=8 * 1024)
     )
     resuming: Turnstile = field(default_factory=lambda: Turnstile(at_once=3, per_second=1 / 600))
+    offering: Turnstile = field(default_factory=lambda: Turnstile(at_once=200, per_second=200))
     clients: ClientAuthority | None = None
 
     def send(self, address: Address, payload: bytes) -> None:
@@ -146,10 +154,23 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
 
     keys = choose_online(open_ring(), published.root, published.authority)
     registry = open_registry(config.registry, create=False)
+    pace = config.offers_per_second
+    reserve_bytes = config.retention.reserve_mb * MEGABYTE
+    conductors: dict[str, Conductor] = {}
+
+    def wanted(device: str, answer: TaskAnswer) -> bool:
+        conductor = conductors.get(answer.run)
+        send = conductor.state.find(answer.task) if conductor else None
+        asked = send is not None and send.by_name[answer.task].device == device
+        return asked and send is not None and send.is_open(answer.task)
+
     return Desk(
         config=config,
         registry=registry,
-        artifacts=Artifacts(config.artifacts, reserve_bytes=config.retention.reserve_mb * MEGABYTE),
+        artifacts=Artifacts(config.artifacts, reserve_bytes=reserve_bytes),
+        records=RoundRecords(config.rounds / "records", reserve_bytes=reserve_bytes),
+        uploads=Uploads(config.rounds / "uploads", wanted, reserve_bytes=reserve_bytes),
+        conductors=conductors,
         repository=Repository(config.repository, snapshot=keys.snapshot, timestamp=keys.timestamp),
         keys=keys,
         topics=Topics(fleet=config.fleet, prefix=config.prefix),
@@ -157,6 +178,7 @@ def open_desk(config: FleetConfig, passphrase: str, heard: Callable[[str, object
         epoch=_begin(registry, config.manager),
         heard=heard,
         open_ring=open_ring,
+        offering=Turnstile(at_once=pace, per_second=pace),
         clients=find_client_authority(config.broker_folder),
     )
 

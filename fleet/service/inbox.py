@@ -30,7 +30,14 @@ from agent.contract.messages import (
 )
 from agent.contract.rounds import TaskAnswer
 from agent.contract.telemetry import Telemetry
-from agent.contract.topics import ACK, ASSIGNMENT, ENROL_REQUEST, FRESH, PREDICTION
+from agent.contract.topics import (
+    ACK,
+    ASSIGNMENT,
+    ENROL_REQUEST,
+    FRESH,
+    PREDICTION,
+    ROUND_CHUNK,
+)
 from agent.errors import AgentError
 from fleet.errors import FleetError, RefusedError, RegistryError
 from fleet.ingest import intake
@@ -38,7 +45,15 @@ from fleet.ingest.intake import Said, Unreadable
 from fleet.ingest.mail import Arrived
 from fleet.ingest.serve import ChunkServer, metadata_pieces
 from fleet.registry.devices import BootSeen
-from fleet.service import certificates, downloads, membership, resumption, rollouts, runs
+from fleet.service import (
+    certificates,
+    downloads,
+    membership,
+    resumption,
+    rollouts,
+    round_answers,
+    runs,
+)
 from fleet.service.desk import Desk
 from fleet.signing.assignment import sign_ack, sign_fresh
 
@@ -108,6 +123,9 @@ def _read(desk: Desk, message: Arrived) -> Said | None:
     if address.channel is ENROL_REQUEST:
         membership.ask_to_join(desk, address.who, message.payload)
         return None
+    if address.channel is ROUND_CHUNK:
+        round_answers.take_chunk(desk, address.who, message.payload)
+        return None
     if address.channel is PREDICTION:
         if desk.predicted is not None:
             who = address.who
@@ -159,7 +177,7 @@ def _take(desk: Desk, said: Said, chunks: ChunkServer) -> bool:
         case FreshRequest() as asked:
             _refresh(desk, said.device, asked)
         case TaskAnswer() as answer:
-            runs.answered(desk, said.device, answer, said.attachment)
+            round_answers.take(desk, said.device, answer, said.attachment)
         case _:
             assert_never(said.body)
     registry.devices.saw(said.device, now_ms)

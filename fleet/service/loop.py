@@ -35,6 +35,7 @@ from fleet.service import (
     reaching,
     retention,
     rollouts,
+    round_answers,
     runs,
     withdrawal,
 )
@@ -74,7 +75,7 @@ class RunningManager:
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = Event()
         self._desk = open_desk(config, passphrase, self._heard)
-        self._chunks = ChunkServer(self._desk.artifacts)
+        self._chunks = ChunkServer(self._desk.artifacts, self._desk.records.shelf)
         self._downloads = open_downloads(config)
         self._bridge = home_views.open_bridge(config)
         self._link = reaching.open_link(self._desk)
@@ -208,6 +209,7 @@ class RunningManager:
                 self._downloads.renew(self._desk.repository.authority())
             rollouts.tick(self._desk)
             runs.tick(self._desk)
+            self._fetch_answers()
             overview.forget_old(self._desk)
             if not self._errands.alive:
                 self.fail("the thread that gives and takes broker accounts has ended")
@@ -221,10 +223,18 @@ class RunningManager:
             self._checked_metadata = now
             self._refresh_metadata()
 
+    def _fetch_answers(self) -> None:
+        try:
+            round_answers.fetch(self._desk)
+        except FleetError as why:  # one answer waits no longer; its device offers it again
+            LOG.warning("upload refused code=%s why=%s", why.code, why)
+
     def _prune(self) -> bool:
         """Return whether there is more that may go."""
         try:
             fewest = retention.FEWEST_EVENTS
+            self._desk.records.tidy(self._desk.now_ms())
+            self._desk.uploads.tidy(self._desk.now_ms())
             return retention.prune(self._desk, dry_run=False, fewest_events=fewest).more
         except (AgentError, FleetError) as why:  # what could not go stays; the fleet is served on
             LOG.warning("not pruned code=%s why=%s", why.code, why)

@@ -2,16 +2,14 @@
 
 from agent.contract.manifest import Head, Release
 from agent.contract.rounds import Task
-from agent.contract.topics import ROUND_OFFER
 from fleet.errors import NotFoundError, RefusedError
 from fleet.registry.models import Published
 from fleet.registry.runs import RunRow
 from fleet.release.candidate import read_head
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
 from fleet.rounds.engine import RunPlan
-from fleet.service import contents
+from fleet.service import contents, round_traffic
 from fleet.service.desk import Desk
-from fleet.signing.assignment import sign_task
 
 
 def row_of(desk: Desk, run: str) -> RunRow:
@@ -43,9 +41,7 @@ def conductor_of(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
         )
 
     def offer(task: Task, attachment: bytes) -> None:
-        authority = desk.repository.authority()
-        payload = sign_task(desk.keys.director, task, attachment, authority=authority)
-        desk.send(ROUND_OFFER.at(task.device, task.run), payload)
+        round_traffic.offer(desk, task, attachment)
 
     doors = Doors(
         journal=journal,
@@ -53,6 +49,7 @@ def conductor_of(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
         read=lambda name: runs.blob(plan.run, name),
         offer=offer,
         put=lambda word: desk.heard(plan.run, word),
+        may_offer=lambda now_ms: desk.offering.lets("rounds", now_ms),
     )
     parent = desk.registry.models.require(plan.backbone)
     model = contents.read(desk, parent.release.variants[0].model)

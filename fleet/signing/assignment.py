@@ -106,11 +106,14 @@ def sign_grant(key: Ed25519Signer, grant: Grant, *, authority: Authority) -> byt
 def sign_task(key: Ed25519Signer, task: Task, attachment: bytes, *, authority: Authority) -> bytes:
     """Return the parcel of one task; ``task.digest`` is set from the attachment.
 
+    That of a task with shared records is of the whole message, and stays.
+
     Raises:
         SigningError: A device would not believe it.
 
     """
-    named = msgspec.structs.replace(task, digest=sha256(attachment).hexdigest())
+    digest = task.digest if task.shared else sha256(attachment).hexdigest()
+    named = msgspec.structs.replace(task, digest=digest)
     document = sign_document(key.signing, ROUND_OFFER.at(task.device, task.run).logical, named)
     payload = pack_parcel(document, attachment)
     try:
