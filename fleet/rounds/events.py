@@ -18,6 +18,8 @@ from fleet.errors import NewerStateError, RefusedError, RegistryError
 from fleet.rounds.strategies import Strategy
 
 JOURNAL_VERSION = 1
+MOST_OFFERS = 100_000
+"""No manager offers more a second."""
 
 
 class Training(Struct, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
             built-in strategy over heads.
         app_folder: Where that module lies.
+        app_seconds: How long the app may work between two sends.
         strategy: The built-in one; None beside an app, and in runs of before there was a
             choice, which Flower's own FedAvg averages.
         max_norm: An update this many times longer than the round's median one is left out;
@@ -76,11 +79,12 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     evaluators: tuple[Name, ...] = ()
     clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 100
-    offers_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    offers_per_second: Annotated[int, Meta(ge=0, le=MOST_OFFERS)] = 0
     elsewhere: Count = 0
     training: Training = Training()
     app: Text | None = None
     app_folder: Text | None = None
+    app_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 3600
     strategy: Strategy | None = None
     max_norm: Annotated[float, Meta(ge=1, le=1e6)] | None = None
 

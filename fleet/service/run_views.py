@@ -19,6 +19,7 @@ from fleet.service.judged_views import (
     MeasuredView,
 )
 from fleet.service.overview import name_of
+from fleet.service.round_views import rounds_of
 from fleet.service.views import RunView
 
 _MAX_PLAN_BYTES = 4 * 1024 * 1024
@@ -55,6 +56,8 @@ def view(desk: Desk, row: RunRow, conductor: Conductor | None) -> RunView:
         refused=state.refused,
         judged=judged,
         cohorts=cohorts,
+        latest=rounds_of(state, conductor.put_off if conductor else {}),
+        elsewhere=plan.elsewhere,
         started_ms=plan.started_ms,
         ended_ms=None if state.active else row.changed_ms,
     )

@@ -11,6 +11,7 @@ from agent.contract.messages import Count, Finding, Hosted, Quality
 from agent.contract.telemetry import Health
 from fleet.service.behaviour_views import BehaviourView
 from fleet.service.judged_views import CohortView, JudgedView
+from fleet.service.round_views import RoundView
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -252,7 +253,7 @@ class RolloutView(Struct, frozen=True, kw_only=True):
 
 
 class RunView(Struct, frozen=True, kw_only=True):
-    """One federated run."""
+    """One federated run; ``elsewhere`` counts devices that another run has taken."""
 
     id: str
     slot: str
@@ -267,6 +268,8 @@ class RunView(Struct, frozen=True, kw_only=True):
     refused: Count = 0
     judged: tuple[JudgedView, ...] = ()
     cohorts: tuple[CohortView, ...] = ()
+    latest: tuple[RoundView, ...] = ()
+    elsewhere: Count = 0
     started_ms: int = 0
     ended_ms: int | None = None
 

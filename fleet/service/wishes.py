@@ -92,6 +92,10 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         guard: Devices that judge and do not train, wherever they are; empty names none
             beside the selected ones that only judge.
+        clients: How many good replies a round of training waits for; 0 is all it asks.
+        over_selection_percent: Of ``clients``, how many devices a round asks.
+        minimum_replies: Fewer end the run; None is the manager's setting.
+        deadline_seconds: How long a round waits; None is the manager's setting.
 
     """
 
@@ -99,6 +103,10 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
     select: Text = "all"
     guard: Text = ""
+    clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 130
+    minimum_replies: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    deadline_seconds: Annotated[int, Meta(ge=1, le=Days)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
     learning_rate: float | None = None
     epochs: int | None = None
