@@ -30,11 +30,14 @@ from agent.contract.tensors import (
 )
 from fleet.errors import RefusedError
 from fleet.rounds.aggregate import Arrays, Delta, Mean, require_floats
+from fleet.rounds.events import ANCHOR_TO
 from fleet.rounds.pipe import (
     MAX_FRAME_BYTES,
     Begin,
     Crashed,
     Done,
+    Fetch,
+    Fetched,
     Instruction,
     ManagerGoneError,
     Push,
@@ -42,13 +45,13 @@ from fleet.rounds.pipe import (
     ToChild,
 )
 from fleet.rounds.robust import Gathered, robust_step
-from fleet.rounds.screen import WEIGHT_KEY
+from fleet.rounds.screen import BESIDE, WEIGHT_KEY
 from fleet.rounds.server_step import ServerStep
 from fleet.rounds.strategies import ROBUST, Strategy
 
 SERVER_NODE: Final = 1
 ARRAYS, CONFIG = "arrays", "config"
-Word = Push | Done | Crashed
+Word = Push | Fetch | Done | Crashed
 Say = Callable[[Word], None]
 Hear = Callable[[], ToChild | None]
 
@@ -93,11 +96,12 @@ def run_builtin(begin: Begin, strategy: Strategy, say: Say, hear: Hear) -> Done:
     """
     model = _first_model(begin)
     require_floats(model)
+    first = model if begin.settings.get(ANCHOR_TO) == "running" else None
     optimiser = ServerStep(strategy)
     means: dict[str, float] = {}
     for ordinal in range(1, begin.rounds + 1):
-        say(_push(begin, ordinal, model))
-        updates = _updates(ordinal, hear)
+        say(_push(begin, ordinal, model, first))
+        updates = _updates(ordinal, say, hear)
         delta, means = _aggregate(strategy, model, updates)
         model = optimiser.take(model, delta)
         del delta
@@ -124,10 +128,12 @@ def _aggregate(
         return mean.step(), figures.means()
 
 
-def _push(begin: Begin, ordinal: int, model: Arrays) -> Push:
+def _push(begin: Begin, ordinal: int, model: Arrays, anchor: Arrays | None) -> Push:
     """Return the message to every node: its own metadata, and content that all share."""
     settings = ConfigRecord({**begin.settings, "server-round": ordinal})
     content: dict[str, Record] = {ARRAYS: ArrayRecord(model), CONFIG: settings}
+    if anchor is not None:
+        content[BESIDE] = ArrayRecord(anchor)
     instructions, shared = [], b""
     for node in begin.nodes:
         metadata = _metadata(begin, f"{ordinal}.{node}", node, ordinal)
@@ -148,15 +154,26 @@ def _first_field_bytes(message: bytes) -> int:
     return 1 + len(wire.write_varint(size)) + size
 
 
-def _updates(ordinal: int, hear: Hear) -> Iterator[Update]:
+def _updates(ordinal: int, say: Say, hear: Hear) -> Iterator[Update]:
     word = hear()
     if word is None:
         raise ManagerGoneError
     if not isinstance(word, Replies) or word.ordinal != ordinal:
         raise ValueError(f"the manager answered something else than push {ordinal}")
     for reply in sorted(word.replies, key=lambda r: r.node):
-        if reply.content is not None:
+        if reply.spooled:
+            say(Fetch(ordinal=ordinal, node=reply.node))
+            yield _update(_fetched(ordinal, reply.node, hear()))
+        elif reply.content is not None:
             yield _update(reply.content)
+
+
+def _fetched(ordinal: int, node: int, word: ToChild | None) -> bytes:
+    if word is None:
+        raise ManagerGoneError
+    if not isinstance(word, Fetched) or (word.ordinal, word.node) != (ordinal, node):
+        raise ValueError(f"the manager sent something else than the reply of node {node}")
+    return word.content
 
 
 def _update(reply: bytes) -> Update:

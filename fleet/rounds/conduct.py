@@ -27,6 +27,7 @@ from fleet.errors import RefusedError
 from fleet.rounds import engine
 from fleet.rounds.answers import judgement_of, tasks_of
 from fleet.rounds.asking import Asking
+from fleet.rounds.delivery import fetched, replies_of
 from fleet.rounds.doors import Doors
 from fleet.rounds.events import (
     FINAL,
@@ -47,7 +48,7 @@ from fleet.rounds.events import (
 )
 from fleet.rounds.heads import HeadArrays, begin_word, read_final
 from fleet.rounds.host import Child, FlowerChild, Put
-from fleet.rounds.pipe import Begin, Crashed, Done, Gone, Push, Reply
+from fleet.rounds.pipe import Begin, Crashed, Done, Fetch, Gone, Push
 from fleet.rounds.program import Program
 from fleet.rounds.screen import screen_reply
 from fleet.rounds.sends import Send, choose
@@ -84,7 +85,7 @@ class Conductor:
         self._evaluators = frozenset(plan.evaluators)
         self._program = Program(launch, doors.put)
         self._asking = Asking(plan, head, doors)
-        self._left: set[str] = set()
+        self._left: dict[str, str] = {}
 
     @property
     def state(self) -> engine.RunState:
@@ -108,6 +109,8 @@ class Conductor:
                 return
             case Push() as push:
                 self._pushed(push, now_ms)
+            case Fetch() as asked:
+                self._program.hand(fetched(self._state.sends, asked, self._doors.read))
             case Done(arrays=arrays):
                 self._done(arrays, now_ms)
             case Crashed(why=why):
@@ -136,13 +139,13 @@ class Conductor:
             return "deferred"
         if answer.outcome == "done" and self._asking.message(answer.task) is None:
             return "early"  # a restarted child asks for it soon, and the device sends it again
-        outcome, why = answer.outcome, answer.why
+        outcome, why, norm = answer.outcome, answer.why, None
         if outcome == "done":
-            refusal = self._spool(posted, answer, attachment)
+            refusal, norm = self._spool(posted, answer, attachment)
             if refusal:
                 outcome, why = "refused", refusal
         self._asking.settle(answer.task)
-        event = Answered(task=answer.task, outcome=outcome, why=why[:500], at_ms=now_ms)
+        event = Answered(task=answer.task, outcome=outcome, why=why[:500], norm=norm, at_ms=now_ms)
         self._happen(event, now_ms)
         return f"refused: {why}" if outcome == "refused" else "counted"
 
@@ -153,9 +156,9 @@ class Conductor:
         if self._state.awaits(device):
             self._asking.judge(self._state, [device], now_ms)
 
-    def left(self, device: str, now_ms: int) -> None:
-        """Go on without a device that is of the fleet no more."""
-        self._left.add(device)
+    def left(self, device: str, now_ms: int, why: str = "it is of the fleet no more") -> None:
+        """Go on without a device that is of the fleet no more, or is not to learn with it."""
+        self._left[device] = why[:500]
         self._answer_for_the_gone(now_ms)
 
     def fail(self, why: str, now_ms: int) -> None:
@@ -235,13 +238,12 @@ class Conductor:
     def _answer_for_the_gone(self, now_ms: int) -> None:
         if not self._left:
             return
-        why = "it is of the fleet no more"
         for posted in self._open_tasks():
-            if posted.device in self._left:
+            if why := self._left.get(posted.device):
                 event = Answered(task=posted.task, outcome="declined", why=why, at_ms=now_ms)
                 self._happen(event, now_ms)
         for device in engine.awaited(self._plan, self._state):
-            if device in self._left:
+            if why := self._left.get(device):
                 self._happen(NotEvaluated(device=device, why=why, at_ms=now_ms), now_ms)
 
     def _done(self, arrays: bytes, now_ms: int) -> None:
@@ -270,24 +272,21 @@ class Conductor:
         if not self._program.waits_for(ordinal):
             return  # a restarted child asks again, and is then answered at once
         send = self._state.sends[ordinal - 1]
-        replies = []
-        for posted in sorted(send.tasks, key=lambda t: engine.node_of(t.device)):
-            answer, node = send.answers.get(posted.task), engine.node_of(posted.device)
-            if answer is not None:
-                content = self._doors.read(posted.task) if answer.outcome == "done" else None
-                replies.append(Reply(node=node, content=content, why=answer.why))
-        self._program.reply(ordinal, tuple(replies))
+        large = self._head.weight.nbytes + self._head.bias.nbytes
+        self._program.reply(ordinal, replies_of(self._plan, send, large, self._doors.read))
 
-    def _spool(self, posted: Posted, answer: TaskAnswer, attachment: bytes) -> str | None:
-        """Keep a good reply; return why it is none."""
+    def _spool(
+        self, posted: Posted, answer: TaskAnswer, attachment: bytes
+    ) -> tuple[str, float | None]:
+        """Keep a good reply; return why it is none, and the length of its step."""
         if answer.digest != sha256(attachment).hexdigest():
-            return "the reply is not the one that its answer names"
+            return "the reply is not the one that its answer names", None
         try:
-            screen_reply(attachment, self._asking.message(posted.task) or b"")
+            screened = screen_reply(attachment, self._asking.message(posted.task) or b"")
         except ContractError as why:
-            return str(why)
+            return str(why), None
         self._doors.keep(posted.task, attachment)
-        return None
+        return "", screened.norm
 
     def _judged(self, device: str, answer: TaskAnswer, now_ms: int) -> str:
         if not self._state.awaits(device):

@@ -6,9 +6,13 @@ Rule 1: the child gets a clean environment, an empty folder of its own as home, 
         trusts, but what it brings along need not be.
 Rule 2: no call blocks the manager's thread; one thread reads, one writes.
 Rule 3: whatever happens to the child, its last word is ``Done``, ``Crashed`` or ``Gone``.
+Rule 4: a child that has all it asked for and says nothing for too long has hung: it is
+        killed, with all that it started, and not started again.
 """
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +27,8 @@ from fleet.errors import RefusedError
 from fleet.rounds.pipe import (
     Apart,
     Begin,
+    Crashed,
+    Fetched,
     FromChild,
     Gone,
     Replies,
@@ -39,7 +45,7 @@ Put = Callable[[FromChild], None]
 class Child(Protocol):
     """A Flower program that was given its ``Begin``: a process, or a thread in tests."""
 
-    def send(self, word: Replies) -> None:
+    def send(self, word: Replies | Fetched) -> None:
         """Hand it replies; harmless when it is gone."""
 
     def close(self) -> None:
@@ -72,12 +78,14 @@ class FlowerChild:
         if stdin is None or stdout is None:
             raise RefusedError("the Flower child has no pipes")
         self._reaper: threading.Thread | None = None
-        self._out: SimpleQueue[Begin | Replies | None] = SimpleQueue()
+        self._watch = _Watch(begin.patience_seconds, self._kill)
+        self._out: SimpleQueue[Begin | Replies | Fetched | None] = SimpleQueue()
         self._out.put(begin)
         self._threads = (
             threading.Thread(target=self._read, args=(stdout, put), daemon=True),
             threading.Thread(target=self._write, args=(stdin,), daemon=True),
         )
+        self._watch.begin()
         for thread in self._threads:
             thread.start()
 
@@ -86,8 +94,9 @@ class FlowerChild:
         """Its process id, for logs and tests."""
         return self._process.pid
 
-    def send(self, word: Replies) -> None:
+    def send(self, word: Replies | Fetched) -> None:
         """Hand it replies; harmless when it is gone."""
+        self._watch.begin()
         self._out.put(word)
 
     def close(self) -> None:
@@ -110,6 +119,8 @@ class FlowerChild:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._kill()
+        self._watch.end()
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         self._home.cleanup()
@@ -122,12 +133,22 @@ class FlowerChild:
                     if isinstance(word, Apart):
                         self._tell(word)
                     else:
+                        self._watch.end()
                         put(word)
             except RefusedError as unclear:
                 why = str(unclear)
                 self._process.kill()
         status = self._process.wait()
+        self._watch.end()
+        if self._watch.expired:
+            put(Crashed(why=f"TimeoutError: it said nothing for {self._watch.seconds} s"))
+            return
         put(Gone(why=why or f"the Flower program ended with status {status}{self._told()}"))
+
+    def _kill(self) -> None:
+        """Kill it and whatever it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process_id, signal.SIGKILL)
 
     def _tell(self, apart: Apart) -> None:
         told = LOG.warning if apart.why else LOG.info
@@ -152,6 +173,32 @@ class FlowerChild:
             if lines:
                 return f": {lines[-1][:_TOLD_BYTES]}"
         return ""
+
+
+class _Watch:
+    """Calls ``expire`` when a turn of the child lasts longer than it may."""
+
+    def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
+        self.seconds, self.expired = seconds, False
+        self._expire = expire
+        self._timer: threading.Timer | None = None
+
+    def begin(self) -> None:
+        """It is the child's turn."""
+        self.end()
+        timer = threading.Timer(self.seconds, self._run_out)
+        timer.daemon = True
+        self._timer = timer
+        timer.start()
+
+    def end(self) -> None:
+        """It is not."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _run_out(self) -> None:
+        self.expired = True
+        self._expire()
 
 
 def _environment(home: str) -> dict[str, str]:

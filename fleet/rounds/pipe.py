@@ -4,8 +4,9 @@ A frame is a length (u32, big-endian) and the MessagePack of one word. The child
 keys and no registry, and where the kernel lets it (``apart``) no network: all it can do is
 push messages and wait for replies.
 
-What is the same for all nodes of a push travels once: a Flower message is its
-instruction's bytes and then the push's ``shared`` ones, as protobuf joins them.
+Rule 1: what is the same for all nodes of a push travels once: a Flower message is its
+        instruction's bytes and then the push's ``shared`` ones, as protobuf joins them.
+Rule 2: large replies are fetched one by one, so that neither side holds two of them.
 """
 
 import struct
@@ -33,6 +34,7 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
         app, app_folder: An operator's ServerApp, or None for a built-in strategy.
         strategy: The built-in one; None of runs that were started before there was a
             choice, which Flower's own FedAvg averages.
+        patience_seconds: How long the child may work between two words.
 
     """
 
@@ -47,6 +49,7 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
     app: str | None = None
     app_folder: str | None = None
     strategy: Strategy | None = None
+    patience_seconds: int = 3600
 
 
 class Instruction(Struct, frozen=True, kw_only=True):
@@ -71,12 +74,20 @@ class Push(Struct, frozen=True, kw_only=True, tag="push"):
     shared: bytes = b""
 
 
+class Fetch(Struct, frozen=True, kw_only=True, tag="fetch"):
+    """The child asks for the content of one spooled reply to an earlier push."""
+
+    ordinal: Annotated[int, Meta(ge=1)]
+    node: int
+
+
 class Reply(Struct, frozen=True, kw_only=True):
-    """One node's reply: a Flower message, or why there is none."""
+    """One node's reply: a Flower message, or that it is spooled, or why there is none."""
 
     node: int
     content: bytes | None = None
     why: str = ""
+    spooled: bool = False
 
 
 class Replies(Struct, frozen=True, kw_only=True, tag="replies"):
@@ -84,6 +95,14 @@ class Replies(Struct, frozen=True, kw_only=True, tag="replies"):
 
     ordinal: int
     replies: tuple[Reply, ...]
+
+
+class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
+    """One spooled reply."""
+
+    ordinal: int
+    node: int
+    content: bytes
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
@@ -124,11 +143,11 @@ class ManagerGoneError(Exception):
     """The pipe from the manager ended; a new manager will start this run again."""
 
 
-FromChild = Push | Done | Crashed | Gone
-ToChild = Begin | Replies
+FromChild = Push | Fetch | Done | Crashed | Gone
+ToChild = Begin | Replies | Fetched
 
-_FROM_CHILD = msgspec.msgpack.Decoder(Push | Done | Crashed | Apart)
-_TO_CHILD = msgspec.msgpack.Decoder(Begin | Replies)
+_FROM_CHILD = msgspec.msgpack.Decoder(Push | Fetch | Done | Crashed | Apart)
+_TO_CHILD = msgspec.msgpack.Decoder(Begin | Replies | Fetched)
 
 
 def write_word(stream: BinaryIO, word: FromChild | ToChild | Apart) -> None:
@@ -139,7 +158,7 @@ def write_word(stream: BinaryIO, word: FromChild | ToChild | Apart) -> None:
     stream.flush()
 
 
-def read_from_child(stream: BinaryIO) -> Push | Done | Crashed | Apart | None:
+def read_from_child(stream: BinaryIO) -> Push | Fetch | Done | Crashed | Apart | None:
     """Read one word of the child; None at the end of the stream.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fleet.rounds.doors import Heard
 from fleet.rounds.host import Child, Put
-from fleet.rounds.pipe import Begin, FromChild, Replies, Reply
+from fleet.rounds.pipe import Begin, Fetched, FromChild, Replies, Reply
 
 MAX_RESTARTS = 3
 
@@ -58,6 +58,11 @@ class Program:
         if self._child is not None:
             self._waits_for = None
             self._child.send(Replies(ordinal=ordinal, replies=replies))
+
+    def hand(self, word: Fetched) -> None:
+        """Hand the child one reply that it fetches."""
+        if self._child is not None:
+            self._child.send(word)
 
     def close(self) -> None:
         """End the child."""

@@ -1,0 +1,63 @@
+"""How the answers of a closed round reach the Flower program: together, or one at a time.
+
+Rule 1: by ascending node, whatever the order in which they came.
+Rule 2: together they are little; what is much waits in the spool until the built-in
+        program fetches it, so that neither side holds two updates. Operators' apps
+        get a list of all, because that is what Flower's strategies take.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from fleet.errors import RefusedError
+from fleet.rounds.events import RunPlan
+from fleet.rounds.pipe import Fetch, Fetched, Reply
+from fleet.rounds.sends import Send, node_of
+
+TOGETHER_BYTES: Final = 1024 * 1024
+Read = Callable[[str], bytes | None]
+
+
+def replies_of(plan: RunPlan, send: Send, model_bytes: int, read: Read) -> tuple[Reply, ...]:
+    """Return what the program hears of a closed send.
+
+    Args:
+        plan: Whose program it is.
+        send: The send; silent devices are left out, and refused ones say why.
+        model_bytes: How large an update is, about.
+        read: Returns a spooled answer by its task.
+
+    """
+    own = plan.strategy is not None and not (plan.app or plan.app_folder)
+    spooled = own and send.good * model_bytes > TOGETHER_BYTES
+    replies = []
+    for posted in sorted(send.tasks, key=lambda t: node_of(t.device)):
+        answer, node = send.answers.get(posted.task), node_of(posted.device)
+        if answer is None:
+            continue
+        why = send.outliers.get(posted.task, answer.why)
+        if answer.outcome != "done" or posted.task in send.outliers:
+            replies.append(Reply(node=node, why=why))
+        elif spooled:
+            replies.append(Reply(node=node, spooled=True))
+        else:
+            replies.append(Reply(node=node, content=read(posted.task), why=why))
+    return tuple(replies)
+
+
+def fetched(sends: tuple[Send, ...], asked: Fetch, read: Read) -> Fetched:
+    """Return one spooled reply.
+
+    Raises:
+        RefusedError: There is none of this node to this send.
+
+    """
+    send = sends[asked.ordinal - 1] if asked.ordinal <= len(sends) else None
+    tasks = [t for t in send.tasks if node_of(t.device) == asked.node] if send else []
+    content = read(tasks[0].task) if tasks else None
+    if content is None:
+        raise RefusedError(
+            f"the Flower program fetches a reply of node {asked.node} to send {asked.ordinal}; "
+            "none is spooled"
+        )
+    return Fetched(ordinal=asked.ordinal, node=asked.node, content=content)
