@@ -199,6 +199,14 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
     async def stop(run: str) -> Response:
         return await _answer(ask, lambda desk: runs.stop(desk, run))
 
+    @app.post("/api/v1/runs/{run}/pause")
+    async def pause(run: str) -> Response:
+        return await _answer(ask, lambda desk: runs.pause(desk, run))
+
+    @app.post("/api/v1/runs/{run}/resume")
+    async def resume(run: str) -> Response:
+        return await _answer(ask, lambda desk: runs.resume(desk, run))
+
     @app.get("/api/v1/runs/{run}/candidate")
     async def candidate(run: str) -> Response:
         return await _answer(ask, lambda desk: run_candidates.candidate(desk, run))

@@ -7,6 +7,7 @@ import click
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.judged import print_figures
 from fleet.cli.output import ago, show, table, tell, with_manager
+from fleet.cli.rounds_shown import print_rounds
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
@@ -14,7 +15,7 @@ from fleet.service.wishes import RunWish
 
 @click.group()
 def run() -> None:
-    """Federated runs: start, list, show, stop, promote."""
+    """Federated runs: start, list, show, pause, resume, stop, promote."""
 
 
 @run.command()
@@ -36,6 +37,31 @@ def run() -> None:
     "stand for everybody who was not asked. Every selected device that only judges guards too.",
 )
 @click.option(
+    "--clients",
+    type=click.IntRange(1, 100_000),
+    default=None,
+    help="How many good answers a round waits for; default: of all that it asks.",
+)
+@click.option(
+    "--over-selection",
+    "over_selection_percent",
+    type=click.IntRange(100, 1000),
+    default=130,
+    show_default=True,
+    help="Percent of --clients that a round asks, so that a silent device costs no time.",
+)
+@click.option(
+    "--minimum-replies",
+    type=click.IntRange(1, 10_000),
+    help="Fewer good answers to a round end the run; default: minimum_replies in fleet.toml.",
+)
+@click.option(
+    "--deadline",
+    "deadline_seconds",
+    type=click.IntRange(1, 86_400),
+    help="Seconds that a round waits for answers; default: task_seconds in fleet.toml.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=1,
@@ -55,8 +81,13 @@ def run() -> None:
 )
 @with_manager
 def start(client: ManagerClient, output: str, app_folder: Path | None, **wish: object) -> None:
-    """Start a run for SLOT on the release that its devices run now."""
+    """Start a run for SLOT on the release that its devices run now.
+
+    Devices that take part in another run are left out. A round of training closes as soon
+    as it has the good answers that it wants, or at its deadline.
+    """
     folder = str(app_folder.resolve()) if app_folder else None
+    wish["clients"] = wish["clients"] or 0
     view = client.post("/runs", RunWish(app_folder=folder, **wish), RunView)  # type: ignore[arg-type]  # click has checked them
     show(view, output, lambda: _print(view))
 
@@ -101,6 +132,24 @@ def show_run(client: ManagerClient, output: str, run_id: str, watch: bool) -> No
 @run.command()
 @click.argument("run_id")
 @with_manager
+def pause(client: ManagerClient, output: str, run_id: str) -> None:
+    """Hold a run: nothing is offered, deadlines stand still; what devices answer counts."""
+    view = client.post(path_of("runs", run_id, "pause"), None, RunView)
+    show(view, output, lambda: _print(view))
+
+
+@run.command()
+@click.argument("run_id")
+@with_manager
+def resume(client: ManagerClient, output: str, run_id: str) -> None:
+    """Let a paused run go on."""
+    view = client.post(path_of("runs", run_id, "resume"), None, RunView)
+    show(view, output, lambda: _print(view))
+
+
+@run.command()
+@click.argument("run_id")
+@with_manager
 def stop(client: ManagerClient, output: str, run_id: str) -> None:
     """End a run without a candidate."""
     view = client.post(path_of("runs", run_id, "stop"), None, RunView)
@@ -118,4 +167,5 @@ def _print(view: RunView) -> None:
         f"  {len(view.participants)} devices train; {view.replies} replies counted, "
         f"{view.refused} refused"
     )
+    print_rounds(view)
     print_figures(view)

@@ -1,26 +1,24 @@
-"""Federated runs: started, shown, moved on with what devices and time bring, and ended.
+"""Federated runs: started, shown, held, moved on with what devices and time bring, and ended.
 
-Rule 1: a run starts from the release that its devices run now; devices that run
-        something else wait for the next one.
+Rule 1: several runs may be active, each with devices of its own (``run_eligibility``).
 Rule 2: what goes wrong in a run ends this run, and not the manager.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
 from agent.contract.codec import encode
 from agent.contract.rounds import TaskAnswer
 from fleet.errors import ConflictError, RefusedError, RegistryError
-from fleet.registry.devices import Device, DeviceState
-from fleet.registry.models import Published
-from fleet.rollout.selector import parse_selector, select
+from fleet.registry.devices import DeviceState
 from fleet.rounds.conduct import Conductor
 from fleet.rounds.engine import RunPlan, Training
+from fleet.rounds.events import MOST_OFFERS
+from fleet.rounds.project import server_app_of
 from fleet.service.desk import Desk
-from fleet.service.overview import name_of
 from fleet.service.run_doors import conductor_of, row_of
+from fleet.service.run_eligibility import eligible
 from fleet.service.run_views import plan_of, view
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
@@ -33,41 +31,31 @@ def start(desk: Desk, wish: RunWish) -> RunView:
     """Start a run.
 
     Raises:
-        RefusedError: Nobody can train, or the release has no trainable head.
-        ConflictError: A run of this slot is active.
+        RefusedError: Nobody can train, the release has no trainable head, a round could never
+            have the replies that it must have, or the app's folder names no server app.
 
     """
     registry, now_ms = desk.registry, desk.now_ms()
-    for row in registry.runs.listing(active=True):
-        if plan_of(row).slot == wish.slot:
-            raise ConflictError(f"{row.id} of slot {wish.slot} is active; stop it first")
-    chosen = [d for d in select(parse_selector(wish.select), registry.devices.listing()) if _fit(d)]
-    backbone = _backbone(desk, chosen, wish.slot)
-    on_it = [d for d in chosen if _runs(d, wish.slot) == backbone.digest]
-    guard = _guard(desk, wish, backbone)
-    judges = tuple(d.id for d in on_it if d.inventory and d.inventory.evaluates)
-    judges += tuple(d for d in guard if d not in judges)
-    on_it = [d for d in on_it if d.id not in guard]
-    trainers = tuple(d.id for d in on_it if d.inventory and d.inventory.trains)
-    if not trainers:
-        raise RefusedError(
-            f"none of the {len(on_it)} online devices that run "
-            f"{name_of(desk, backbone.digest)} trains; set [learn] train = true on some"
-        )
+    found = eligible(desk, wish)
     plan = RunPlan(
         run=f"run-{len(registry.runs.listing()) + 1}",
         slot=wish.slot,
-        backbone=backbone.digest,
+        backbone=found.backbone.digest,
         rounds=wish.rounds,
         seed=wish.seed,
         started_ms=now_ms,
-        deadline_seconds=desk.config.task_seconds,
-        minimum_replies=min(desk.config.minimum_replies, len(trainers)),
-        participants=trainers,
-        evaluators=judges,
+        deadline_seconds=wish.deadline_seconds or desk.config.task_seconds,
+        minimum_replies=_minimum(desk, wish, len(found.trainers)),
+        participants=found.trainers,
+        evaluators=found.judges,
+        clients=wish.clients,
+        over_selection_percent=wish.over_selection_percent,
+        offers_per_second=min(desk.config.offers_per_second, MOST_OFFERS),
+        elsewhere=found.elsewhere,
         training=_training(wish),
-        app=wish.app,
+        app=wish.app or (server_app_of(wish.app_folder) if wish.app_folder else None),
         app_folder=wish.app_folder,
+        app_seconds=desk.config.app_seconds,
     )
     conductor = conductor_of(desk, plan, history=[])
     registry.runs.create(plan.run, plan=encode(plan), state=b"{}", status="training", at_ms=now_ms)
@@ -104,6 +92,28 @@ def stop(desk: Desk, run: str) -> RunView:
         conductor.stop("stopped by an operator", desk.now_ms())
         _project(desk, row.id)
     return show(desk, run)
+
+
+def pause(desk: Desk, run: str) -> RunView:
+    """Hold a run: nothing is offered and no deadline passes until it is resumed.
+
+    Raises:
+        NotFoundError: There is none with this id.
+        ConflictError: It has ended.
+
+    """
+    return _hold(desk, run, lambda conductor: conductor.pause(desk.now_ms()))
+
+
+def resume(desk: Desk, run: str) -> RunView:
+    """Let a paused run go on; one that is not paused stays as it is.
+
+    Raises:
+        NotFoundError: There is none with this id.
+        ConflictError: It has ended.
+
+    """
+    return _hold(desk, run, lambda conductor: conductor.go_on(desk.now_ms()))
 
 
 def take_up(desk: Desk) -> None:
@@ -143,11 +153,11 @@ def left(desk: Desk, device: str) -> None:
         _drive(desk, run, lambda conductor: conductor.left(device, desk.now_ms()))
 
 
-def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> None:
-    """Take a device's answer to a task."""
+def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> str | None:
+    """Take a device's answer to a task; return what was made of it."""
     if answer.run not in desk.conductors:
         LOG.info("answer device=%s run=%s made=unknown", device, answer.run)
-        return
+        return "unknown"
     made = _drive(desk, answer.run, lambda c: c.answered(device, answer, attachment, desk.now_ms()))
     LOG.info(
         "answer device=%s run=%s task=%s outcome=%s made=%s why=%s",
@@ -158,6 +168,7 @@ def answered(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> 
         made,
         answer.why,
     )
+    return made
 
 
 def returned(desk: Desk, device: str) -> None:
@@ -181,45 +192,16 @@ def _drive(desk: Desk, run: str, act: Callable[[Conductor], R]) -> R | None:
     return made
 
 
+def _hold(desk: Desk, run: str, act: Callable[[Conductor], None]) -> RunView:
+    row = row_of(desk, run)
+    if row.id not in desk.conductors:
+        raise ConflictError(f"{run} is {row.status}; only an active run is paused or resumed")
+    _drive(desk, row.id, act)
+    return show(desk, run)
+
+
 def _active(desk: Desk) -> list[str]:
     return [run for run, c in desk.conductors.items() if c.state.active]
-
-
-def _backbone(desk: Desk, devices: list[Device], slot: str) -> Published:
-    running = Counter(found for d in devices if (found := _runs(d, slot)))
-    if not running:
-        raise RefusedError(
-            f"no online device runs anything in slot {slot!r}; roll a release out first"
-        )
-    return desk.registry.models.require(running.most_common(1)[0][0])
-
-
-def _guard(desk: Desk, wish: RunWish, backbone: Published) -> tuple[str, ...]:
-    """Return the devices that were asked to judge and not to train."""
-    if not wish.guard:
-        return ()
-    asked = select(parse_selector(wish.guard), desk.registry.devices.listing())
-    on_it = [d for d in asked if _fit(d) and _runs(d, wish.slot) == backbone.digest]
-    found = tuple(d.id for d in on_it if d.inventory and d.inventory.evaluates)
-    if not found:
-        raise RefusedError(
-            f"none of the {len(on_it)} online devices of the guard {wish.guard!r} that run "
-            f"{name_of(desk, backbone.digest)} evaluates; set [learn] evaluate = true on some"
-        )
-    return found
-
-
-def _runs(device: Device, slot: str) -> str | None:
-    told = device.reported.slots.get(slot) if device.reported else None
-    return told.current if told else None
-
-
-def _fit(device: Device) -> bool:
-    return (
-        device.state is DeviceState.ENROLLED
-        and device.presence == "online"
-        and device.quarantined_why is None
-    )
 
 
 def _project(desk: Desk, run: str) -> None:
@@ -233,7 +215,21 @@ def _project(desk: Desk, run: str) -> None:
         LOG.info("run id=%s status=%s why=%s", run, state.status, state.why)
     if not state.active:
         conductor.close()
+        desk.records.forget(run)
         del desk.conductors[run]
+
+
+def _minimum(desk: Desk, wish: RunWish, trainers: int) -> int:
+    """Return how many replies a round must have."""
+    wanted = min(wish.clients or trainers, trainers)
+    if wish.minimum_replies is None:
+        return min(desk.config.minimum_replies, wanted)
+    if wish.minimum_replies > wanted:
+        raise RefusedError(
+            f"a round must have {wish.minimum_replies} replies and wants {wanted}; "
+            "lower --minimum-replies, or ask for more clients"
+        )
+    return wish.minimum_replies
 
 
 def _training(wish: RunWish) -> Training:
