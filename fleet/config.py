@@ -177,6 +177,7 @@ class FleetConfig:
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
+        app_seconds: How long an operator's Flower app may work between two sends of a run.
         minimum_replies: Fewer usable replies than this fail a round.
         offers_per_second: How fast tasks of rounds are offered to devices, over all runs.
         retention_days: Telemetry windows and alarms older than this are removed; 0 keeps all.
@@ -195,6 +196,7 @@ class FleetConfig:
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
     task_seconds: int = 120
+    app_seconds: int = 3600
     minimum_replies: int = 2
     offers_per_second: int = 200
     retention_days: int = 30
@@ -210,6 +212,8 @@ class FleetConfig:
             raise ConfigError("tick_seconds, task_seconds and assignment_seconds must be positive")
         if self.task_seconds > _DAY_SECONDS:
             raise ConfigError(f"task_seconds {self.task_seconds} is more than a day")
+        if not 1 <= self.app_seconds <= _DAY_SECONDS:
+            raise ConfigError(f"app_seconds {self.app_seconds} is not within 1 s and a day")
         if self.offers_per_second < 1:
             raise ConfigError(f"offers_per_second {self.offers_per_second} is below 1")
         if self.retention_days < 0:
@@ -344,6 +348,7 @@ _NUMBERS = (
     "assignment_seconds",
     "tick_seconds",
     "task_seconds",
+    "app_seconds",
     "minimum_replies",
     "offers_per_second",
     "retention_days",

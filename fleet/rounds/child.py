@@ -47,7 +47,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         say(run())
     except (ManagerGoneError, BrokenPipeError):
         return
-    except Exception as why:  # noqa: BLE001 -- the top of this process: an app may raise anything
+    except (Exception, SystemExit) as why:  # noqa: BLE001 -- the top of this process: an app may raise anything
         sentence = " ".join(f"{type(why).__name__}: {why}".split())
         say(Crashed(why=sentence[:400]))
 

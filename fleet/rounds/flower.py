@@ -239,6 +239,8 @@ def _operators_app(begin: Begin) -> Callable[[Grid, Context], None]:
         raise ValueError(f"{begin.app_folder} names no serverapp in its pyproject.toml")
     module, _, attribute = named.partition(":")
     app: Callable[[Grid, Context], None] = getattr(import_module(module), attribute or "app")
+    if not callable(app):
+        raise TypeError(f"{named} is no ServerApp")
     return app
 
 

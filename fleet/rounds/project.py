@@ -65,6 +65,22 @@ def read_project(folder: Path) -> FlowerProject | None:
         raise RefusedError(f"{place}: {why}") from why
 
 
+def server_app_of(folder: str) -> str:
+    """Return the server side that an app's folder names.
+
+    Raises:
+        RefusedError: It names none.
+
+    """
+    project = read_project(Path(folder))
+    if project is None or not project.server_app:
+        raise RefusedError(
+            f"{folder} names no server app: give --app module:attribute, or name it as serverapp "
+            "under [tool.flwr.app.components] of its pyproject.toml"
+        )
+    return project.server_app
+
+
 def _project(document: Mapping[str, Any]) -> FlowerProject:
     project = _table(document, "project")
     app = _table(_table(_table(document, "tool"), "flwr"), "app")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fleet.errors import RefusedError
-from fleet.rounds.project import MAX_FILE_BYTES, read_project
+from fleet.rounds.project import MAX_FILE_BYTES, read_project, server_app_of
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
 
@@ -62,3 +62,9 @@ def test_a_file_that_is_a_folder_is_refused(tmp_path: Path):
     (tmp_path / "pyproject.toml").mkdir()
     with pytest.raises(RefusedError, match="cannot be read"):
         read_project(tmp_path)
+
+
+def test_the_folder_names_its_server_app_or_is_refused(tmp_path: Path):
+    assert server_app_of(str(APPS / "motion_mlp")) == "motion_mlp.server_app:app"
+    with pytest.raises(RefusedError, match="names no server app: give --app"):
+        server_app_of(str(tmp_path))
