@@ -5,7 +5,7 @@ Rule 1: a journalled event is a JSON object with the journal's version ``v``; a 
 Rule 2: times are wall clock, ms since 1970, as the manager saw them.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,16 +18,24 @@ from fleet.errors import NewerStateError, RefusedError, RegistryError
 from fleet.rounds.strategies import Strategy
 
 JOURNAL_VERSION = 1
+AnchorTo = Literal["received", "running"]
+ANCHOR_TO = "anchor-to"
+"""Setting of a run: ``running`` puts the head that it began with beside what is trained."""
 MOST_OFFERS = 100_000
 """No manager offers more a second."""
 
 
 class Training(Struct, frozen=True, kw_only=True):
-    """How the built-in head trainer works; travels to the device in the message."""
+    """How the built-in head trainer works; travels to the device in the message.
+
+    ``anchor_to`` says which head the anchor pulls towards: the one that a round begins with,
+    or the running release's. Runs of before there was a choice have the first.
+    """
 
     learning_rate: float = 0.5
     epochs: int = 100
     anchor: float = 0.05
+    anchor_to: AnchorTo = "received"
 
     def __post_init__(self) -> None:
         if not (0 < self.learning_rate <= MAX_LEARNING_RATE and 1 <= self.epochs <= MAX_EPOCHS):
@@ -37,6 +45,8 @@ class Training(Struct, frozen=True, kw_only=True):
             )
         if not 0 <= self.anchor <= MAX_ANCHOR:
             raise RefusedError(f"anchor {self.anchor}: devices take 0 to {MAX_ANCHOR}")
+        if self.anchor_to not in {"received", "running"}:
+            raise RefusedError(f"anchor_to is {self.anchor_to!r}, not received or running")
 
 
 class RunPlan(Versioned, frozen=True, kw_only=True):

@@ -33,6 +33,8 @@ OLD_WEIGHT_KEY = "num_examples"
 OLD_RECORDS = {"fitins": "fitres", "evaluateins": "evaluateres"}
 """What apps of before the Message API ask with, and are answered with."""
 MAX_EXAMPLES = 1_000_000
+BESIDE = "running"
+"""The record of a question that is no model to be trained: the running release's head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ def screen_reply(reply: bytes, asked: bytes) -> Screened:
         )
     arrays, norm = _arrays(message), None
     if question.metadata.message_type.startswith("train"):
-        wanted = _arrays(question)
+        wanted = _arrays(question, but=BESIDE)
         _check_arrays(arrays, wanted)
         norm = norm_of(arrays, wanted)
     _check_weight(message, _weighed_by(question))
@@ -123,9 +125,9 @@ def _check_weight(message: FlowerMessage, weighed_by: tuple[str, str]) -> None:
         )
 
 
-def _arrays(message: FlowerMessage) -> dict[str, NDArray[Any]]:
-    records = [] if isinstance(message.content, Failure) else list(message.content.values())
-    found = [r for r in records if isinstance(r, ArrayRecord)]
+def _arrays(message: FlowerMessage, but: str = "") -> dict[str, NDArray[Any]]:
+    records = {} if isinstance(message.content, Failure) else message.content
+    found = [r for name, r in records.items() if isinstance(r, ArrayRecord) and name != but]
     if len(found) > 1:
         raise MalformedError(f"it holds {len(found)} array records; at most one may be")
     return dict(found[0].items) if found else {}
