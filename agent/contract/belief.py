@@ -24,7 +24,7 @@ from agent.contract.codec import Versioned, decode
 from agent.contract.enrolment import EnrolRequest, SignedRequest
 from agent.contract.envelope import open_document
 from agent.contract.frames import check_attachment, unpack_parcel
-from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES
+from agent.contract.limits import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES, MAX_ROUNDS_STEP
 from agent.contract.manifest import Digest, Release, decode_release
 from agent.contract.messages import Ack, Assigned, Assignment, Count, Fresh
 from agent.contract.rounds import Task
@@ -32,6 +32,7 @@ from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Address
 from agent.errors import ContractError, UnsignedError
 from agent.refusals import (
     AssignmentExpiredError,
+    BeyondRoundsError,
     ForkedAssignmentError,
     MisassignedError,
     OldAssignmentError,
@@ -166,6 +167,7 @@ def believe_release(
         CorruptError: The bytes are not the assigned ones.
         MalformedError, UnsupportedError: They are no manifest that this program knows.
         MismatchError: Target, counter, slot or hardware are not as assigned.
+        BeyondRoundsError: It is of the rounds' key, and no next version of what runs here.
         RollbackError: The counter is below the floor, the running release does not list
             this digest in ``rollback_to``, and no permit does.
 
@@ -185,12 +187,32 @@ def believe_release(
         raise WrongSlotError(f"{release.target} is for slot {release.slot}, not for {slot}")
     if not any(not v.hardware or hardware in v.hardware for v in release.variants):
         raise WrongHardwareError(f"{release.target} has no variant for hardware {hardware}")
+    if release.of_rounds:
+        _require_follower(release, running)
     listed = running is not None and digest in running.rollback_to
     if release.counter < floor and digest != running_digest and not (listed or permitted):
         raise OldReleaseError(
             f"{release.target} has counter {release.counter}, slot {slot} is already at {floor}"
         )
     return release
+
+
+def _require_follower(release: Release, running: Release | None) -> None:
+    """Return if a release of the rounds' key is a next version of what runs.
+
+    That key lies with the manager, which also directs: whoever steals both must not reach
+    a slot, or a number, that the offline keys never put into the family's hands.
+    """
+    if running is None or running.family != release.family:
+        held = "nothing" if running is None else f"{running.family} {running.version}"
+        raise BeyondRoundsError(
+            f"{release.target} may only follow a release of {release.family}, and {held} runs here"
+        )
+    if release.counter > running.counter + MAX_ROUNDS_STEP:
+        raise BeyondRoundsError(
+            f"{release.target} goes from counter {running.counter} to {release.counter}; the key "
+            f"of the rounds may go at most {MAX_ROUNDS_STEP} further"
+        )
 
 
 def believe_permits(content: bytes | None, *, fleet: str) -> tuple[Permit, ...]:

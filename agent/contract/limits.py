@@ -50,6 +50,9 @@ MAX_SHARED_RECORDS: Final = 8
 INLINE_BYTES: Final = 4096
 """A record of arrays of at most so many bytes travels in its message."""
 
+MAX_ROUNDS_STEP: Final = 1000
+"""How far beyond the running release's counter the key of federated rounds may go."""
+
 MAX_LEARNING_RATE: Final = 10
 MAX_EPOCHS: Final = 2000
 MAX_ANCHOR: Final = 100

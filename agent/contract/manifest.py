@@ -4,7 +4,9 @@ Rule 1: the manifest *is* the TUF target; whoever believes its digest believes e
         artifact, because the manifest names each by SHA-256 and by a hash per chunk.
 Rule 2: a variant says for which runtime, hardware and provider it is; the device
         chooses among those that fit it.
-Rule 3: ``counter`` only grows within a slot. A device goes below the counter of what it
+Rule 3: a release that came of federated rounds and was signed by the manager's key for them
+        is called ``models/<family>/rounds/<version>.json``; that key can sign no other name.
+Rule 4: ``counter`` only grows within a slot. A device goes below the counter of what it
         runs only to a digest that the *running* manifest lists in ``rollback_to``,
         which was signed offline together with it.
 """
@@ -236,7 +238,8 @@ class Release(Versioned, frozen=True, kw_only=True):
     """What is signed offline, assigned by the director and run by devices.
 
     Attributes:
-        target: TUF target name, ``models/<family>/<version>.json``.
+        target: TUF target name, ``models/<family>/<version>.json``, or with ``rounds/``
+            before the version.
         family, version, slot: Its name in the fleet, and the place it takes on a device.
         counter: Grows with every release of the slot.
         created_ms: Wall clock at publication, ms since 1970.
@@ -267,8 +270,14 @@ class Release(Versioned, frozen=True, kw_only=True):
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.target != f"models/{self.family}/{self.version}.json":
+        names = (f"models/{self.family}/{part}{self.version}.json" for part in ("", "rounds/"))
+        if self.target not in names:
             raise ValueError(f"target {self.target!r} does not name {self.family} {self.version}")
+
+    @property
+    def of_rounds(self) -> bool:
+        """Whether the manager's key for federated rounds may have signed it."""
+        return self.target.startswith(f"models/{self.family}/rounds/")
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

@@ -16,12 +16,12 @@ import click
 from agent.errors import AgentError
 from fleet.cli import (
     bundling,
-    ceremony,
     devices,
     founding,
     promoting,
     repo,
     rollouts,
+    rounds_key,
     status,
     upkeep,
 )
@@ -29,6 +29,7 @@ from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
 from fleet.cli.output import tell
+from fleet.cli.simulating import simulate
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
@@ -60,7 +61,7 @@ for group in (
     founding.init,
     founding.serve,
     founding.broker,
-    ceremony.keys,
+    rounds_key.keys,
     devices.token,
     devices.device,
     bundling.model,
@@ -75,6 +76,7 @@ for group in (
     doctor,
 ):
     fieldfare.add_command(group)
+promoting.run.add_command(simulate)
 
 
 def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -> None:

@@ -66,6 +66,7 @@ def publish_described(
     signers: "Sequence[Signer]" = (),
     *,
     encrypt: bool | None = None,
+    rounds: bool = False,
 ) -> ReleaseView:
     """Build, sign, upload and publish one release.
 
@@ -76,6 +77,7 @@ def publish_described(
         version: Its name within the family; None takes ``v`` and the counter.
         signers: Keys that sign it; none takes the targets key of a development fleet.
         encrypt: As for ``sign_release``.
+        rounds: As for ``sign_release``.
 
     Raises:
         AdmissionError: The model cannot become a release.
@@ -93,7 +95,7 @@ def publish_described(
     targets = client.get("/targets", TargetsView)
     earlier = _earlier(client, targets.in_use.get(described.slot, ()))
     built, publication = sign_release(
-        described, targets, chosen, version=version, earlier=earlier, encrypt=encrypt
+        described, targets, chosen, version=version, earlier=earlier, encrypt=encrypt, rounds=rounds
     )
     for digest, content in built.artifacts.items():
         client.put(f"/artifacts/{digest}", content)

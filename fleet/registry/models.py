@@ -57,6 +57,12 @@ class Models:
             known = self.by_target(release.target)
             if known is not None and known.digest == digest:
                 return known
+            other = self.by_version(release.family, release.version)
+            if known is None and other is not None:
+                raise ConflictError(
+                    f"{release.family} {release.version} is published already, as "
+                    f"{other.release.target}"
+                )
             if known is not None:
                 raise ConflictError(f"{release.target} is published already with other bytes")
             if release.counter < self.next_counter(release.slot):
@@ -100,7 +106,8 @@ class Models:
 
     def by_version(self, family: str, version: str) -> Published | None:
         """Return a release by its name."""
-        return self.by_target(f"models/{family}/{version}.json")
+        places = (f"models/{family}/{part}{version}.json" for part in ("", "rounds/"))
+        return next((found for place in places if (found := self.by_target(place))), None)
 
     def by_target(self, target: str) -> Published | None:
         """Return a release by its TUF target name."""

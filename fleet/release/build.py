@@ -71,6 +71,7 @@ class Placement:
         states: Tensors that a recurrent model gives back to itself.
         accelerators: Other execution providers for the same file.
         golden_tolerance: Largest difference of a golden output; half precision needs more.
+        rounds: The manager's key for federated rounds signs it.
 
     """
 
@@ -87,6 +88,12 @@ class Placement:
     states: tuple[State, ...] = ()
     accelerators: tuple[Accelerator, ...] = ()
     golden_tolerance: float = GOLDEN_TOLERANCE
+    rounds: bool = False
+
+    @property
+    def target(self) -> str:
+        """The name under which it is signed."""
+        return f"models/{self.family}/{'rounds/' if self.rounds else ''}{self.version}.json"
 
 
 def find_head(model: bytes, file: str = "the model") -> Head | None:
@@ -199,7 +206,7 @@ def _describe(
     now_ms: int,
 ) -> Release:
     return Release(
-        target=f"models/{placement.family}/{placement.version}.json",
+        target=placement.target,
         family=placement.family,
         version=placement.version,
         slot=placement.slot,

@@ -166,6 +166,7 @@ def sign_release(
     version: str | None,
     earlier: Sequence[Earlier] = (),
     encrypt: bool | None = None,
+    rounds: bool = False,
     now: datetime | None = None,
 ) -> tuple[BuiltRelease, Publication]:
     """Build a release and sign the targets metadata that holds it.
@@ -178,6 +179,7 @@ def sign_release(
         earlier: What devices may have already; deltas are made from it.
         encrypt: Let only the devices that it is assigned to read it; None does as the slot's
             newest release did.
+        rounds: The signers are the manager's key for federated rounds.
         now: Aware datetime; None is the wall clock.
 
     Raises:
@@ -206,6 +208,7 @@ def sign_release(
             states=tuple(State(input=name, output=out) for name, out in text.states.items()),
             accelerators=text.accelerators,
             golden_tolerance=text.golden_tolerance,
+            rounds=rounds,
         ),
         golden_inputs=described.golden_inputs,
         metrics=text.metrics,

@@ -104,6 +104,38 @@ def family_role(family: str) -> str:
         raise SigningError(str(why)) from why
 
 
+def rounds_role(family: str) -> str:
+    """Return the name of the role that ``models/<family>/rounds/*`` is delegated to.
+
+    Raises:
+        SigningError: Not the name of a family.
+
+    """
+    return f"rounds-{family_role(family).removeprefix('models-')}"
+
+
+def delegate_rounds(
+    current: bytes, family: str, key: Key | None, *, signers: Sequence[Signer], now: datetime
+) -> bytes:
+    """Return the targets metadata that lets the manager sign what rounds make of a family.
+
+    Args:
+        current: The targets metadata in force.
+        family: Whose ``models/<family>/rounds/*`` it is about.
+        key: The manager's key for it, replacing that of before; None takes it back.
+        signers: Targets keys, as many as the threshold asks for.
+        now: Aware datetime; the expiry is counted from here.
+
+    Raises:
+        SigningError: There is nothing to take back.
+
+    """
+    role, keys = rounds_role(family), () if key is None else (key,)
+    targets = parse(Targets, current).signed
+    _delegate(targets, role, f"models/{family}/rounds/*", keys, threshold=1)
+    return _follow(targets, signers, now)
+
+
 def delegate_family(
     current: bytes,
     family: str,
@@ -130,23 +162,34 @@ def delegate_family(
 
     """
     targets, role = parse(Targets, current).signed, family_role(family)
-    held = targets.delegations or Delegations(keys={}, roles={})
-    roles = dict(held.roles or {})
-    if not owners and role not in roles:
-        raise SigningError(f"models/{family}/* is not delegated")
     if owners and not 1 <= threshold <= len({key.keyid for key in owners}):
         raise SigningError(f"{threshold} of {len(owners)} owner keys of {family} cannot sign")
+    _delegate(targets, role, f"models/{family}/*", owners, threshold=threshold)
+    return _follow(targets, signers, now)
+
+
+def _delegate(
+    targets: Targets, role: str, path: str, keys: Sequence[Key], *, threshold: int
+) -> None:
+    """Give a path to these keys, or to nobody where there are none."""
+    held = targets.delegations or Delegations(keys={}, roles={})
+    roles = dict(held.roles or {})
+    if not keys and role not in roles:
+        raise SigningError(f"{path} is not delegated")
     roles.pop(role, None)
-    if owners:
-        paths = [f"models/{family}/*"]
-        roles[role] = DelegatedRole(role, [], threshold, terminating=True, paths=paths)
+    if keys:
+        roles[role] = DelegatedRole(role, [], threshold, terminating=True, paths=[path])
     targets.delegations = Delegations(keys=dict(held.keys), roles=roles)
-    for key in owners:
+    for key in keys:
         targets.delegations.roles[role].keyids.append(key.keyid)  # type: ignore[index]
         targets.delegations.keys[key.keyid] = key
     named = {keyid for each in roles.values() for keyid in each.keyids}
     for keyid in set(targets.delegations.keys) - named:
         del targets.delegations.keys[keyid]
+
+
+def _follow(targets: Targets, signers: Sequence[Signer], now: datetime) -> bytes:
+    """Return targets metadata as the next version, signed."""
     targets.version += 1
     targets.expires = now + LIFETIMES["targets"]
     return _sign(targets, signers)

@@ -105,6 +105,11 @@ def _whose(held: Published, beginning: str) -> str:
     for role in ((delegations.roles if delegations else None) or {}).values():
         if any(_begins(held.targets.get_key(k), beginning) for k in role.keyids):
             family = (role.paths or [role.name])[0].split("/")[1]
+            if role.name.startswith("rounds-"):
+                return (
+                    f"the key that begins with {beginning} signs the rounds of {family}: say "
+                    f"'keys rounds revoke {family}'"
+                )
             return (
                 f"the key that begins with {beginning} is an owner's of {family}: name the "
                 f"owners that stay, 'keys delegate {family} --owner KEY', or none"

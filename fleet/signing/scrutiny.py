@@ -5,12 +5,14 @@ choose those freely chooses what the reader sees; so they have one form only.
 
 Rule 1: a key's id is the hash of the key. Otherwise another key could stand under an id
         that the reader knows, and the difference would be empty.
-Rule 2: the only delegation is ``models-<family>`` for ``models/<family>/*``, terminating,
-        and its owners delegate nothing on. python-tuf would follow any.
+Rule 2: the only delegations are ``models-<family>`` for ``models/<family>/*`` and
+        ``rounds-<family>`` for ``models/<family>/rounds/*``, terminating, and nobody
+        delegates on. python-tuf would follow any.
 Rule 3: names of targets obey ``TARGET_PATTERN``, and each has a SHA-256: they become paths,
         and are printed.
 Rule 4: what follows has the next version, so that the difference is one to what is in force.
-Rule 5: a key that a person keeps and a key that the manager keeps are never the same one.
+Rule 5: a key that a person keeps and a key that the manager keeps are never the same one,
+        and the manager's key for the rounds is none of its others.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -28,7 +30,7 @@ from agent.errors import ContractError
 from fleet.errors import SigningError
 
 OFFLINE: Final = ("root", "targets")
-_FAMILY: Final = "models-"
+_PATHS: Final = {"models-": "models/{}/*", "rounds-": "models/{}/rounds/*"}
 
 
 def scrutinise_root(root: Root) -> None:
@@ -52,7 +54,7 @@ def scrutinise_targets(role: str, targets: Targets) -> None:
         SigningError: Rule 1, 2 or 3 is broken.
 
     """
-    pattern = TARGET_PATTERN if role == "targets" else f"models/{_family(role)}/[^/]+"
+    pattern = TARGET_PATTERN if role == "targets" else _path(role).replace("*", "[^/]+")
     for name, file in targets.targets.items():
         if not fullmatch(TARGET_PATTERN, name):
             raise SigningError(f"target {name!a} has no acceptable name")
@@ -78,12 +80,17 @@ def scrutinise_owners(root: Root, targets: Targets, authority: Authority | None)
         SigningError: One key is kept by both.
 
     """
-    owners = targets.delegations.keys.values() if targets.delegations else ()
-    people = _publics(root, OFFLINE) | {str(key.keyval["public"]) for key in owners}
+    rounds = _delegates(targets, "rounds-")
+    people = _publics(root, OFFLINE) | _delegates(targets, "models-")
     machine = _publics(root, [name for name in root.roles if name not in OFFLINE])
     if authority is not None:
         machine |= {*authority.director_keys, *authority.enrolment_keys}
-    _require_apart(people, machine)
+    _require_apart(people, machine | rounds)
+    if machine & rounds:
+        raise SigningError(
+            f"key {_keyid(min(machine & rounds))} would sign rounds and is another of the "
+            "manager's keys: use two"
+        )
 
 
 def require_next(role: str, before: int, after: int) -> None:
@@ -114,15 +121,18 @@ def _require_own_ids(keys: Mapping[str, Key], roles: Iterable[Role]) -> None:
 
 
 def _require_family(role: DelegatedRole) -> None:
-    wanted = [f"models/{_family(role.name)}/*"]
+    wanted = [_path(role.name)]
     if role.paths != wanted or role.path_hash_prefixes or not role.terminating:
         raise SigningError(f"{role.name!a} is delegated more than {wanted[0]}, or not terminating")
 
 
-def _family(role: object) -> str:
-    name = role.removeprefix(_FAMILY) if isinstance(role, str) else ""
+def _path(role: object) -> str:
+    """Return the only path that may be delegated to a role of this name."""
+    text = role if isinstance(role, str) else ""
+    kind = next((kind for kind in _PATHS if text.startswith(kind)), "")
     try:
-        return require_name(name if role == f"{_FAMILY}{name}" else "", "family")
+        family = require_name(text.removeprefix(kind) if kind else "", "family")
+        return _PATHS[kind].format(family)
     except ContractError as why:
         raise SigningError(f"{role!a} is not a role of ours") from why
 
@@ -132,8 +142,21 @@ def _publics(root: Root, roles: Collection[str]) -> set[str]:
     return {str(root.keys[keyid].keyval["public"]) for keyid in keyids}
 
 
+def _delegates(targets: Targets, kind: str) -> set[str]:
+    """Return the public keys of the delegated roles of one kind."""
+    held = targets.delegations
+    roles = (held.roles if held else None) or {}
+    keyids = {k for name, role in roles.items() if name.startswith(kind) for k in role.keyids}
+    return {str(held.keys[k].keyval["public"]) for k in keyids if held and k in held.keys}
+
+
 def _require_apart(people: set[str], machine: set[str]) -> None:
     both = people & machine
     if both:
-        keyid = Ed25519Key.of(VerifyKey(bytes.fromhex(min(both)))).keyid[:16]
-        raise SigningError(f"key {keyid} would be kept by a person and by the manager: use two")
+        raise SigningError(
+            f"key {_keyid(min(both))} would be kept by a person and by the manager: use two"
+        )
+
+
+def _keyid(public: str) -> str:
+    return Ed25519Key.of(VerifyKey(bytes.fromhex(public))).keyid[:16]
