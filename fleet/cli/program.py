@@ -29,7 +29,6 @@ from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
 from fleet.cli.output import tell
-from fleet.cli.simulating import simulate
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
@@ -76,7 +75,6 @@ for group in (
     doctor,
 ):
     fieldfare.add_command(group)
-promoting.run.add_command(simulate)
 
 
 def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -> None:

@@ -162,5 +162,7 @@ def _publish(
 
 def _published(client: ManagerClient, run_id: str) -> ReleaseView | None:
     """Return the release that was made of a run: a promotion may be asked for again."""
-    made = [v for v in client.get("/releases", list[ReleaseView]) if v.run == run_id and not v.withdrawn]
+    made = [
+        v for v in client.get("/releases", list[ReleaseView]) if v.run == run_id and not v.withdrawn
+    ]
     return made[-1] if made else None
