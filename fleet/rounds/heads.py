@@ -18,7 +18,7 @@ from agent.contract.tensors import (
 from agent.errors import ContractError
 from fleet.errors import RefusedError
 from fleet.rounds.engine import node_of
-from fleet.rounds.events import RunPlan
+from fleet.rounds.events import ANCHOR_TO, RunPlan
 from fleet.rounds.pipe import Begin
 
 WEIGHT, BIAS = "weight", "bias"
@@ -56,11 +56,13 @@ def begin_word(plan: RunPlan, head: HeadArrays, nodes: tuple[int, ...]) -> Begin
             "learning-rate": float(training.learning_rate),
             "epochs": training.epochs,
             "anchor": float(training.anchor),
+            **({ANCHOR_TO: "running"} if training.anchor_to == "running" else {}),
         },
         arrays=encode_message(start),
         app=plan.app,
         app_folder=plan.app_folder,
         strategy=plan.strategy,
+        patience_seconds=plan.app_seconds,
     )
 
 
