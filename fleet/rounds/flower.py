@@ -16,6 +16,8 @@ on with ``FedAvg`` of flwr, unmodified (McMahan et al. 2017, arXiv 1602.05629).
 
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +39,9 @@ from fleet.rounds.project import read_project
 
 SERVER_NODE = 1
 NO_REPLY_CODE = 2
+KINDS = ("train", "evaluate")
+WAITS_SECONDS, WAITS_CALLS = 60.0, 20
+"""An app that looks so often and so long for devices, and sends nothing, waits for more."""
 Say = Callable[[Push], None]
 
 
@@ -51,10 +56,18 @@ def _set_identity(run_id: int) -> None:
 class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
     """Flower's Grid over the manager's pipe; ``send_and_receive`` waits for its replies."""
 
-    def __init__(self, begin: Begin, say: Say, hear: Callable[[], Any]) -> None:
-        self._begin = begin
+    def __init__(
+        self,
+        begin: Begin,
+        say: Say,
+        hear: Callable[[], Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._begin, self._clock = begin, clock
+        self._thread = threading.get_ident()
+        self._looks: list[float] = []
         self._say, self._hear = say, hear
-        self._ordinal = 0
+        self._ordinal = self._declined = 0
         self._waiting: dict[str, Message] = {}
         self._run: Any = None
 
@@ -80,14 +93,35 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the participants, fixed when the run started."""
-        return list(self._begin.nodes)
+        """Return the participants, fixed when the run started.
+
+        Raises:
+            ValueError: The app only waits for more of them.
+
+        """
+        nodes = list(self._begin.nodes)
+        if threading.get_ident() == self._thread:
+            self._looks.append(self._clock())
+            waited = self._looks[-1] - self._looks[0]
+            if len(self._looks) > WAITS_CALLS and waited > WAITS_SECONDS:
+                raise ValueError(
+                    f"it waits for more devices than the {len(nodes)} that take part; "
+                    "none joins a run that has begun"
+                )
+        return nodes
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages and wait for their replies, which ``pull_messages`` then returns."""
-        sent = list(messages)
-        if not sent:
-            return []
+        """Send messages and wait for their replies, which ``pull_messages`` then returns.
+
+        What is neither training nor evaluation is answered here: no device takes it.
+        """
+        everything = list(messages)
+        self._looks.clear()
+        declined = [self._decline(m) for m in everything if not _is_taken(m)]
+        sent = [m for m in everything if _is_taken(m)]
+        return [*declined, *self._ask(sent)] if sent else declined
+
+    def _ask(self, sent: list[Message]) -> list[str]:
         self._ordinal += 1
         by_node: dict[int, Message] = {}
         instructions = []
@@ -117,6 +151,15 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
             )
         return [m.metadata.message_id for m in by_node.values()]
 
+    def _decline(self, message: Message) -> str:
+        self._declined += 1
+        proto = message_to_proto(message)
+        proto.metadata.message_id = f"declined.{self._declined}"
+        asked, kind = message_from_proto(proto), message.metadata.message_type
+        why = f"no device takes {kind!r}: they take {' and '.join(KINDS)}"
+        self._waiting[asked.metadata.message_id] = _reply_message(asked, None, why)
+        return f"declined.{self._declined}"
+
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that came, once each."""
         return [self._waiting.pop(i) for i in list(message_ids) if i in self._waiting]
@@ -136,6 +179,10 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         if not isinstance(word, Replies) or word.ordinal != self._ordinal:
             raise ValueError(f"the manager answered something else than push {self._ordinal}")
         return word.replies
+
+
+def _is_taken(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] in KINDS
 
 
 def _reply_message(asked: Message, content: bytes | None, why: str) -> Message:

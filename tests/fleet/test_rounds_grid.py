@@ -21,12 +21,18 @@ class Manager:
     def __init__(self) -> None:
         self.pushed: list[Push] = []
         self.answers: deque[Replies | None] = deque()
+        self.seconds = 0.0
         self.grid = MqttGrid(
             begin_word(plan(participants=DEVICES), running_head(), NODES),
             self.pushed.append,
             self.answers.popleft,
+            lambda: self.seconds,
         )
         self.grid.set_run(None)
+
+    def look(self):
+        self.seconds += 1
+        return list(self.grid.get_node_ids())
 
     def push(self, nodes=NODES):
         content = RecordDict({"config": ConfigRecord({"round": 1})})
@@ -99,3 +105,49 @@ def test_the_same_pushes_of_a_restarted_program_are_the_same_bytes():
 def test_one_push_to_a_node_twice_is_refused():
     with pytest.raises(ValueError, match="same node"):
         Manager().push((NODES[0], NODES[0]))
+
+
+@pytest.mark.parametrize("kind", ["query", "query.what_have_you", "get_parameters"])
+def test_what_no_device_takes_is_answered_with_the_reason_and_asks_nobody(kind):
+    manager = Manager()
+    content = RecordDict({"config": ConfigRecord({"a": 1})})
+    sent = [manager.grid.create_message(content, kind, node, "") for node in NODES]
+    found = list(manager.grid.send_and_receive(sent))
+    assert not manager.pushed
+    assert [m.metadata.src_node_id for m in found] == list(NODES)
+    assert {m.error.reason for m in found} == {
+        f"no device takes '{kind}': they take train and evaluate"
+    }
+
+
+def test_a_query_between_rounds_changes_no_byte_of_the_next_round():
+    first, second = Manager(), Manager()
+    content = RecordDict({"config": ConfigRecord({"a": 1})})
+    query = [second.grid.create_message(content, "query", node, "") for node in NODES]
+    assert len(list(second.grid.send_and_receive(query))) == len(NODES)
+    assert asked(first) == asked(second)
+
+
+def test_training_of_another_name_is_asked_of_devices():
+    manager = Manager()
+    content = RecordDict({"config": ConfigRecord({"a": 1})})
+    manager.answers.append(None)
+    with pytest.raises(ManagerGoneError):
+        manager.grid.push_messages([manager.grid.create_message(content, "train.x", NODES[0], "")])
+    assert [i.kind for i in manager.pushed[0].instructions] == ["train.x"]
+
+
+def test_an_app_that_waits_for_more_devices_than_take_part_is_told_so():
+    manager = Manager()
+    for _ in range(61):
+        assert manager.look() == list(NODES)
+    with pytest.raises(ValueError, match="more devices than the 3 that take part"):
+        manager.look()
+
+
+def test_an_app_that_sends_between_its_looks_does_not_wait():
+    manager = Manager()
+    for _ in range(3):
+        for _ in range(50):
+            manager.look()
+        asked(manager)
