@@ -22,7 +22,7 @@ from agent.config_inference import (
     Seconds,
     Subscribed,
 )
-from agent.config_runtime import RuntimeConfig
+from agent.config_runtime import EnvironmentConfig, RuntimeConfig
 from agent.config_serving import ServeConfig
 from agent.contract.limits import NAME
 from agent.contract.proxy import NEVER, Proxy
@@ -31,6 +31,7 @@ from agent.errors import MalformedError
 Bytes = Annotated[int, Meta(gt=0, le=2**50)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
+OWN_ENVIRONMENT = "agent"
 DEFAULT_STATE_DIR = Path("/var/lib/fieldfare")
 DEFAULT_CONFIG_FILE = Path("/etc/fieldfare/agent.toml")
 
@@ -234,6 +235,9 @@ class LearnConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         cpu_seconds: Processor time of one task.
         memory_bytes: Address space of one task.
         nice: Added to its niceness, so that inference goes first.
+        cache_bytes: What models of rounds may take on the disk, so that none comes twice.
+        apps: Whether signed apps of the fleet's operator may train here.
+        environment: Pythons that they may run under, beside the agent's own.
 
     """
 
@@ -245,6 +249,17 @@ class LearnConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cpu_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 600
     memory_bytes: Bytes = 4 * 1024**3
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    cache_bytes: Bytes = 256 * 1024**2
+    apps: bool = False
+    environment: dict[str, EnvironmentConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.environment:
+            if not NAME.fullmatch(name) or name == OWN_ENVIRONMENT:
+                raise ValueError(
+                    f"environment {name!r} is not lower-case letters, digits and hyphens,"
+                    f" or is called {OWN_ENVIRONMENT!r} like the agent's own Python"
+                )
 
 
 _NOTHING_TO_TRAIN_ON = (

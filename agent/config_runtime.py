@@ -3,6 +3,7 @@
 The sections stand in the one configuration file, and its rules are those of ``config``.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -47,3 +48,20 @@ class RuntimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     memory_bytes: Annotated[int, Meta(ge=16_777_216, le=2**50)] | None = None
     nice: Annotated[int, Meta(ge=0, le=19)] = 0
     environment: Annotated[dict[Variable, str], Meta(max_length=64)] = field(default_factory=dict)
+
+
+class EnvironmentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[learn.environment.<name>]``: a Python that signed apps may run under.
+
+    It needs numpy, and is of version 3.10 or later. Nothing is ever installed into it. An
+    app runs under the first environment that has all it declares: the agent's own Python,
+    called ``agent``, then these by name.
+
+    Attributes:
+        python: Its program.
+        flwr: Whether its own flwr is used, where it is installed; else the light stand-in.
+
+    """
+
+    python: Path
+    flwr: bool = True

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from agent.contract.codec import Versioned, decode, encode
 from agent.contract.limits import MAX_MANIFEST_BYTES
@@ -85,7 +85,7 @@ class AppBundle(Versioned, frozen=True, kw_only=True):
             Requirement.parse(dependency)
 
 
-class WantedApp(Versioned, frozen=True, kw_only=True):
+class WantedApp(Struct, frozen=True, kw_only=True):
     """What a task in *app* mode says beside its message.
 
     Attributes:
@@ -169,19 +169,7 @@ def require_path(name: str) -> None:
 
 def encode_bundle(bundle: AppBundle) -> bytes:
     """Return the bytes that are signed: files in the order of their names."""
-    ordered = dict(sorted(bundle.files.items()))
-    settings = dict(sorted(bundle.settings.items()))
-    return encode(
-        AppBundle(
-            name=bundle.name,
-            version=bundle.version,
-            client=bundle.client,
-            server=bundle.server,
-            dependencies=bundle.dependencies,
-            settings=settings,
-            files=ordered,
-        )
-    )
+    return encode(bundle)
 
 
 def decode_bundle(content: bytes) -> AppBundle:

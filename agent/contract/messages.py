@@ -56,6 +56,15 @@ class Hosted(Struct, frozen=True, kw_only=True):
     worker: Annotated[str, Meta(max_length=64)] = ""
 
 
+class AppEnvironment(Struct, frozen=True, kw_only=True):
+    """A Python that signed apps may run under; ``why`` says why it cannot be used."""
+
+    name: Name
+    python: Text = ""
+    flwr: Text = ""
+    why: Text = ""
+
+
 class Inventory(Versioned, frozen=True, kw_only=True):
     """What the device is and can do; ``rev`` grows with every change.
 
@@ -64,6 +73,8 @@ class Inventory(Versioned, frozen=True, kw_only=True):
             kernel calls them.
         shares: Whether a task may leave records to the shared transfer, and ask for an
             upload of what does not fit into one message.
+        apps: Whether its operator lets signed apps train here.
+        environments: The Pythons that apps may run under.
 
     """
 
@@ -82,6 +93,8 @@ class Inventory(Versioned, frozen=True, kw_only=True):
     labelled_windows: Count = 0
     cpu_flags: tuple[Text, ...] = ()
     shares: bool = False
+    apps: bool = False
+    environments: tuple[AppEnvironment, ...] = ()
 
 
 class SlotReport(Struct, frozen=True, kw_only=True):

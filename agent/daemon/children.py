@@ -9,15 +9,19 @@ from collections.abc import Callable
 import msgspec
 
 from agent.config import Config
+from agent.contract.app_bundle import WantedApp
 from agent.contract.manifest import Artifact, Release, Source
 from agent.contract.messages import Hosted
 from agent.contract.rounds import Task
 from agent.daemon.host import event, log
 from agent.daemon.spool import bundle_name
 from agent.errors import AgentError
+from agent.learn.apps.environments import Environment
 from agent.update.seals import Seal
 from agent.update.trust import RefreshJob
 from agent.worker.jobs import (
+    AppCheckJob,
+    AppJob,
     CheckJob,
     Kind,
     LearnJob,
@@ -33,6 +37,9 @@ from agent.worker.start import Finished, Running, start
 
 REBUILD_MEMORY_BYTES = 1024**3
 """Address space; a patch of the largest kind touches some 100 MiB of it."""
+APP_CHECK_LIMITS = Limits(seconds=600.0, nice=10)
+"""Every Python is started twice at most; a large library takes half a minute on a small one."""
+APP_LAYS_OUT_SECONDS = 30.0
 _UNPACK_LIMITS = Limits(seconds=1800.0, memory_bytes=1024**3, nice=10)
 """Two gigabytes from and to one slow card."""
 
@@ -158,9 +165,54 @@ class Children:
             AgentError: This device has no labelled windows, or no child can be started.
 
         """
+        learn = self._config.learn
+        limits = Limits(
+            seconds=min(learn.seconds, float(task.lasts_seconds)),
+            memory_bytes=learn.memory_bytes,
+            cpu_seconds=learn.cpu_seconds,
+            nice=learn.nice,
+        )
+        self._start("learn", task.task, self._job_of(task, attachment), limits)
+
+    def check_app(self, ticket: str, app: str | None) -> None:
+        """Find a Python for an app that is kept, or tell which there are.
+
+        Raises:
+            PlatformError: No child can be started.
+
+        """
+        learn = self._config.learn
+        job = AppCheckJob(state_dir=self._state_dir, configured=learn.environment, app=app)
+        self._start("app-check", ticket, job, APP_CHECK_LIMITS)
+
+    def app(self, task: Task, app: WantedApp, attachment: bytes, environment: Environment) -> None:
+        """Let an app do one task of a federated round; the limits are those of the app.
+
+        Raises:
+            AgentError: This device has no labelled windows, or no child can be started.
+
+        """
+        learn = self._config.learn
+        seconds = min(learn.seconds, float(task.lasts_seconds))
+        job = AppJob(
+            app=app,
+            environment=environment,
+            learn=self._job_of(task, attachment),
+            limits=Limits(
+                seconds=seconds,
+                memory_bytes=learn.memory_bytes,
+                cpu_seconds=learn.cpu_seconds,
+                nice=learn.nice,
+            ),
+            run=task.run,
+            task=task.task,
+        )
+        self._start("app", task.task, job, Limits(seconds=seconds + APP_LAYS_OUT_SECONDS))
+
+    def _job_of(self, task: Task, attachment: bytes) -> LearnJob:
         if self.samples is None and self._kept is None:
             raise AgentError("this device has no labelled windows")
-        job = LearnJob(
+        return LearnJob(
             state_dir=self._state_dir,
             backbone=task.backbone,
             hardware=self._hardware,
@@ -170,14 +222,6 @@ class Children:
             kind=task.kind,
             message=attachment,
         )
-        learn = self._config.learn
-        limits = Limits(
-            seconds=min(learn.seconds, float(task.lasts_seconds)),
-            memory_bytes=learn.memory_bytes,
-            cpu_seconds=learn.cpu_seconds,
-            nice=learn.nice,
-        )
-        self._start("learn", task.task, job, limits)
 
     def ended(self, finished: Finished) -> None:
         """Forget a child that delivered its answer."""

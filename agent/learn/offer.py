@@ -4,7 +4,8 @@ Rule 1: a device may always say no; the sentence says why.
 Rule 2: *defer* is for conditions that pass by themselves, *decline* for all others.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from agent.contract.rounds import Task
 
@@ -23,6 +24,10 @@ class Conditions:
         updating: An update of the slot is being fetched or proven.
         busy_with: The task that the worker is doing now, if any.
         hot: Why nothing more should be begun on this device now; "" where it may.
+        unready: Why it cannot tell yet what it holds, as after its start; "" where it can.
+        apps: Whether signed apps may train here.
+        lacking: Why an app cannot run here, by its digest.
+        unfetched: Why an app is not here yet, by its digest.
 
     """
 
@@ -36,6 +41,10 @@ class Conditions:
     updating: bool = False
     busy_with: str | None = None
     hot: str = ""
+    unready: str = ""
+    apps: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    unfetched: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,11 @@ def decide(task: Task, conditions: Conditions) -> Decision:
     allowed = conditions.trains if task.kind == "train" else conditions.evaluates
     if not allowed:
         return Decline(f"this device's operator does not let it {task.kind}")
+    if conditions.unready:
+        return Defer(conditions.unready)
+    about_app = _decide_app(task, conditions)
+    if about_app is not None:
+        return about_app
     held, what = conditions.decide_windows, "decide"
     least = 1
     if task.kind == "train":
@@ -82,3 +96,15 @@ def decide(task: Task, conditions: Conditions) -> Decision:
     if conditions.busy_with is not None and conditions.busy_with != task.task:
         return Defer(f"task {conditions.busy_with} is being done")
     return Accept()
+
+
+def _decide_app(task: Task, conditions: Conditions) -> Decision | None:
+    """Return why the task's app cannot run here, or None where it can, or where there is none."""
+    if task.app is None:
+        return None
+    if not conditions.apps:
+        return Decline("this device's operator allows no apps: [learn] apps is not true")
+    digest = task.app.digest
+    if digest in conditions.lacking:
+        return Decline(conditions.lacking[digest])
+    return Defer(conditions.unfetched[digest]) if digest in conditions.unfetched else None

@@ -29,6 +29,8 @@ from agent.update.store import Store
 from agent.update.trust import RefreshAnswer, RefreshJob
 from agent.worker.jobs import (
     Answered,
+    AppCheckJob,
+    AppJob,
     CheckAnswer,
     CheckJob,
     Envelope,
@@ -101,6 +103,14 @@ def _answer(kind: Kind, job: bytes) -> msgspec.Struct:
             return probe(msgspec.json.decode(job, type=ProbeJob))
         case "learn":
             return learn(msgspec.json.decode(job, type=LearnJob))
+        case "app-check":
+            from agent.worker.apps import find_environment
+
+            return find_environment(msgspec.json.decode(job, type=AppCheckJob))
+        case "app":
+            from agent.worker.apps import answer_by_app
+
+            return answer_by_app(msgspec.json.decode(job, type=AppJob))
         case "rebuild":
             from agent.update.rebuild import rebuild
 

@@ -9,13 +9,17 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from agent.config_runtime import RuntimeConfig
+from agent.config_runtime import EnvironmentConfig, RuntimeConfig
+from agent.contract.app_bundle import WantedApp
 from agent.contract.manifest import Artifact, Source
 from agent.contract.messages import Finding, Hosted, Quality
+from agent.learn.apps.environments import Environment
 from agent.update.seals import Seal
 from agent.update.trust import RefreshAnswer
 
-Kind = Literal["refresh", "check", "probe", "learn", "rebuild", "unbundle", "unpack"]
+Kind = Literal[
+    "refresh", "check", "probe", "learn", "app", "app-check", "rebuild", "unbundle", "unpack"
+]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -281,13 +285,61 @@ class LearnJob(Struct, frozen=True, kw_only=True):
 
 
 class LearnAnswer(Struct, frozen=True, kw_only=True):
-    """The Flower reply and the figures that go into the ``TaskAnswer``."""
+    """The Flower reply and the figures that go into the ``TaskAnswer``; an app tells none."""
 
     reply: bytes
-    decide: Quality
-    withheld: Quality
+    decide: Quality | None = None
+    withheld: Quality | None = None
     decide_running: Quality | None = None
     withheld_running: Quality | None = None
+
+
+class AppCheckJob(Struct, frozen=True, kw_only=True):
+    """Find a Python for an app, or tell what Pythons there are.
+
+    Attributes:
+        configured: The operator's, by name.
+        app: Digest of an app that is kept, or none.
+
+    """
+
+    state_dir: str
+    configured: dict[str, EnvironmentConfig]
+    app: str | None = None
+
+
+class AppCheckAnswer(Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        found: Every Python, or the one that has all the app declares.
+        why: Why there is none for the app, or empty.
+
+    """
+
+    found: tuple[Environment, ...]
+    why: str = ""
+
+
+class AppJob(Struct, frozen=True, kw_only=True):
+    """One task of a federated round, for an app.
+
+    Attributes:
+        app: What the task asks for; its bytes are kept.
+        environment: Where it runs.
+        learn: Run, task, kind, message and windows.
+        limits: Of the app.
+        run: Whose state it goes on with.
+        task: For which task.
+
+    """
+
+    app: WantedApp
+    environment: Environment
+    learn: LearnJob
+    limits: Limits
+    run: str
+    task: str
 
 
 def answer_type(kind: Kind) -> type[Struct]:
@@ -297,6 +349,8 @@ def answer_type(kind: Kind) -> type[Struct]:
         "check": CheckAnswer,
         "probe": ProbeAnswer,
         "learn": LearnAnswer,
+        "app": LearnAnswer,
+        "app-check": AppCheckAnswer,
         "rebuild": RebuildAnswer,
         "unbundle": UnbundleAnswer,
         "unpack": UnpackAnswer,

@@ -9,9 +9,8 @@ import sys
 from types import ModuleType
 from typing import Any, Final
 
-from agent.learn.stand_in import client_app, legacy, messages, records
+from agent.learn.stand_in import STANDS_FOR, client_app, legacy, messages, records
 
-VERSION: Final = "1.41.0+fieldfare"
 _APP: Final = {
     "DEFAULT_TTL": messages.DEFAULT_TTL,
     "Array": records.Array,
@@ -60,7 +59,7 @@ def install() -> None:
     typing = {**_LEGACY, "Config": dict, "Metrics": dict, "NDArray": Any, "Properties": dict}
     app = {"ClientApp": client_app.ClientApp}
     found: dict[str, dict[str, Any]] = {
-        "flwr": {"__version__": VERSION},
+        "flwr": {"__version__": STANDS_FOR},
         "flwr.app": _APP,
         "flwr.clientapp": app,
         "flwr.clientapp.typing": {"ClientAppCallable": Any, "Mod": Any},
