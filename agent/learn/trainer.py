@@ -167,13 +167,13 @@ def train_head(
     found = _in_features(head, mean, deviation)
     still = found.copy() if towards is None else _in_features(towards, mean, deviation)
     wanted = np.eye(classes)[y]
-    for _ in range(training.epochs):
-        slope = (_softmax(features @ found.T) - wanted).T @ features / len(y)
-        found -= training.learning_rate * (slope + training.anchor * (found - still))
-    weight = found[:, :-1] / deviation
-    made = LinearHead(
-        weight=weight.astype(np.float32), bias=(found[:, -1] - weight @ mean).astype(np.float32)
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # what grows without bound is refused
+        for _ in range(training.epochs):
+            slope = (_softmax(features @ found.T) - wanted).T @ features / len(y)
+            found -= training.learning_rate * (slope + training.anchor * (found - still))
+        weight = found[:, :-1] / deviation
+        bias = found[:, -1] - weight @ mean
+        made = LinearHead(weight=weight.astype(np.float32), bias=bias.astype(np.float32))
     if not np.isfinite(made.weight).all() or not np.isfinite(made.bias).all():
         raise ModelError("training produced weights that are not finite")
     return made

@@ -15,6 +15,13 @@ ANCHORS: Final[dict[AnchorTo, float]] = {"running": 0.005, "received": 0.05}
 """The usual strength of each."""
 
 
+def usual_training() -> Training:
+    """Return how heads are trained under a built-in strategy where nothing is said."""
+    return training_of(
+        learning_rate=None, epochs=None, anchor=None, anchor_to=None, strategy=Strategy()
+    )
+
+
 def training_of(
     *,
     learning_rate: float | None,

@@ -104,6 +104,12 @@ def test_a_running_head_of_another_shape_is_no_anchor():
         answer_task(task_message(running=other), "train", mean_over_time, device_windows())
 
 
+def test_an_anchor_that_overshoots_ends_in_a_refusal_and_not_in_a_head():
+    x, y = blobs()
+    with pytest.raises(ModelError, match="not finite"):
+        train_head(zero_head(), x, y, HeadTraining(anchor=100, epochs=300))
+
+
 def test_training_follows_the_slope_of_its_own_loss():
     """Compared with finite differences of cross-entropy plus anchor, on raw embeddings."""
     x, y = blobs(30)
