@@ -151,8 +151,11 @@ class Conductor:
 
     def returned(self, device: str, now_ms: int) -> None:
         """Offer a device its open tasks again."""
-        mine = [t for t in self._open_tasks() if t.device == device]
-        self._asking.train(self._state, mine, now_ms)
+        send = self._state.underway
+        if send is not None:
+            task = engine.task_name(self._plan.run, send.ordinal, device)
+            mine = [send.by_name[task]] if send.is_open(task) else []
+            self._asking.train(self._state, mine, now_ms)
         if self._state.awaits(device):
             self._asking.judge(self._state, [device], now_ms)
 
