@@ -8,6 +8,7 @@ from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.judged import print_figures
 from fleet.cli.output import ago, show, table, tell, with_manager
 from fleet.cli.rounds_shown import print_rounds
+from fleet.cli.strategy_options import strategy_options
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
@@ -71,8 +72,9 @@ def run() -> None:
 @click.option("--learning-rate", type=float, help="Of the built-in head trainer.")
 @click.option("--epochs", type=int, help="Passes over a device's windows in each round.")
 @click.option("--anchor", type=float, help="How strongly a head is held near the one it got.")
+@strategy_options
 @click.option(
-    "--app", help="module:attribute of a Flower ServerApp instead of the built-in FedAvg."
+    "--app", help="module:attribute of a Flower ServerApp instead of the built-in strategies."
 )
 @click.option(
     "--app-folder",

@@ -19,6 +19,7 @@ from fleet.rounds.project import server_app_of
 from fleet.service.desk import Desk
 from fleet.service.run_doors import conductor_of, row_of
 from fleet.service.run_eligibility import eligible
+from fleet.service.run_strategy import bound_of, enough_replies, strategy_of
 from fleet.service.run_views import plan_of, view
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
@@ -37,6 +38,9 @@ def start(desk: Desk, wish: RunWish) -> RunView:
     """
     registry, now_ms = desk.registry, desk.now_ms()
     found = eligible(desk, wish)
+    app = bool(wish.app or wish.app_folder)
+    strategy = strategy_of(wish, app=app)
+    wanted = min(wish.clients or len(found.trainers), len(found.trainers))
     plan = RunPlan(
         run=f"run-{len(registry.runs.listing()) + 1}",
         slot=wish.slot,
@@ -45,7 +49,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         seed=wish.seed,
         started_ms=now_ms,
         deadline_seconds=wish.deadline_seconds or desk.config.task_seconds,
-        minimum_replies=_minimum(desk, wish, len(found.trainers)),
+        minimum_replies=enough_replies(strategy, _minimum(desk, wish, wanted), wanted),
         participants=found.trainers,
         evaluators=found.judges,
         clients=wish.clients,
@@ -53,6 +57,8 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         offers_per_second=min(desk.config.offers_per_second, MOST_OFFERS),
         elsewhere=found.elsewhere,
         training=_training(wish),
+        strategy=strategy,
+        max_norm=bound_of(wish, app=app),
         app=wish.app or (server_app_of(wish.app_folder) if wish.app_folder else None),
         app_folder=wish.app_folder,
         app_seconds=desk.config.app_seconds,
@@ -219,9 +225,8 @@ def _project(desk: Desk, run: str) -> None:
         del desk.conductors[run]
 
 
-def _minimum(desk: Desk, wish: RunWish, trainers: int) -> int:
+def _minimum(desk: Desk, wish: RunWish, wanted: int) -> int:
     """Return how many replies a round must have."""
-    wanted = min(wish.clients or trainers, trainers)
     if wish.minimum_replies is None:
         return min(desk.config.minimum_replies, wanted)
     if wish.minimum_replies > wanted:

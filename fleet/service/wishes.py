@@ -92,10 +92,14 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         guard: Devices that judge and do not train, wherever they are; empty names none
             beside the selected ones that only judge.
+        promote: ``auto`` lets the manager make a release of the candidate by itself.
         clients: How many good replies a round of training waits for; 0 is all it asks.
         over_selection_percent: Of ``clients``, how many devices a round asks.
         minimum_replies: Fewer end the run; None is the manager's setting.
         deadline_seconds: How long a round waits; None is the manager's setting.
+        strategy, server_learning_rate, momentum, trim, byzantine: As in
+            ``rounds.strategies``; None is the usual.
+        max_norm: How many times the round's median step an update may be as long; 0 for any.
 
     """
 
@@ -103,6 +107,7 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
     select: Text = "all"
     guard: Text = ""
+    promote: Annotated[str, Meta(pattern=r"^(|auto)$")] = ""
     clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 130
     minimum_replies: Annotated[int, Meta(ge=1, le=10_000)] | None = None
@@ -111,6 +116,12 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     learning_rate: float | None = None
     epochs: int | None = None
     anchor: float | None = None
+    strategy: Text | None = None
+    server_learning_rate: float | None = None
+    momentum: float | None = None
+    trim: float | None = None
+    byzantine: int | None = None
+    max_norm: float | None = None
     app: Text | None = None
     app_folder: Text | None = None
 
