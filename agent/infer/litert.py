@@ -31,7 +31,7 @@ from agent.infer.heap import trim
 from agent.infer.litert_ports import Port, describe, signature_names
 from agent.infer.mapped import map_model
 from agent.infer.runtime import Array, finite_weights, not_finite, require_names
-from agent.infer.tflite_file import keeps_state
+from agent.infer.tflite_file import keeps_state, stays_in_place
 
 NAME: Final = "tflite"
 LIBRARIES: Final = {
@@ -76,7 +76,7 @@ class LiteRtRuntime:
         # the public calls count references each time, and forbid that a method is kept
         wrapper = self._wrapper = self._interpreter._interpreter  # noqa: SLF001
         self._set: _Apply = wrapper.SetTensor
-        self._invoke: _Apply = _from_zero(wrapper) if _keeps_state(model) else wrapper.Invoke
+        self._invoke: _Apply = _from_zero(wrapper) if _ask(keeps_state, model) else wrapper.Invoke
         self._get: _Apply = wrapper.GetTensor
         ins, outs = self._describe_all()
         if self._allocate_first(ins):
@@ -89,7 +89,7 @@ class LiteRtRuntime:
         self.infer: Callable[[Array], tuple[Array, ...]] = self._infer
         self.infer_one: Callable[[Array, int], Array] = self._infer_one
         if self._is_plain():
-            self.infer, self.infer_one = self._plain(ins[0])
+            self.infer, self.infer_one = self._plain(ins[0], self._views(model))
 
     def infer_named(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any model; inputs and outputs by name."""
@@ -135,8 +135,17 @@ class LiteRtRuntime:
             and -1 not in self._ins[0].tensor.shape
         )
 
+    def _views(self, model: Path | bytes) -> list[Array]:
+        """Return the outputs where they lie, if they stay there; none where that is not known."""
+        if not _ask(stays_in_place, model):
+            return []
+        try:
+            return [self._wrapper.tensor(self._interpreter, place, 0) for place in self._places]
+        except (TypeError, *_FAILURES):  # one that has no place yet, or another library's call
+            return []
+
     def _plain(
-        self, port: Port
+        self, port: Port, views: Sequence[Array]
     ) -> tuple[Callable[[Array], tuple[Array, ...]], Callable[[Array, int], Array]]:
         index, tensor, shape = port.index, port.tensor, port.tensor.shape
         dtype = np.dtype(tensor.dtype)
@@ -160,21 +169,18 @@ class LiteRtRuntime:
             try:
                 set_tensor(index, x)
                 invoke()
-                answer = get(places[place], 0)
+                answer = views[place] if views else get(places[place], 0)
             except _FAILURES as why:
                 raise ModelError(f"the model failed: {_sentence(why)}") from why
             read = reads[place]
             return answer if read is None else read(answer)
 
         def infer(x: Array) -> tuple[Array, ...]:
-            first = infer_one(x, 0)
-            if len(places) == 1:
-                return (first,)
-            others = [
+            infer_one(x, 0)
+            return tuple(
                 get(place, 0) if read is None else read(get(place, 0))
-                for place, read in zip(places[1:], reads[1:], strict=True)
-            ]
-            return (first, *others)
+                for place, read in zip(places, reads, strict=True)
+            )
 
         return infer, infer_one
 
@@ -256,9 +262,9 @@ def _open_interpreter(module: Any, library: str, model: Path | bytes, what: str)
         ) from why
 
 
-def _keeps_state(model: Path | bytes) -> bool:
+def _ask(question: Callable[[memoryview], bool], model: Path | bytes) -> bool:
     view = memoryview(model) if isinstance(model, bytes) else map_model(model, model.name[:16])
-    return keeps_state(view)
+    return question(view)
 
 
 def _from_zero(wrapper: Any) -> _Apply:

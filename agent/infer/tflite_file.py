@@ -40,6 +40,15 @@ _CALL_ONCE, _COMPOSITE = 129, 206
 _CALLS: Final = {_CALL: (0,), _IF: (0, 1), _WHILE: (0, 1), _CALL_ONCE: (0,)}
 """By operator, the fields of its options that name graphs."""
 _COMPOSITE_GRAPH: Final = 1
+_SUMS, _LAYERS, _POOLS = (0, 18, 41, 42), (3, 4, 9), (1, 17, 40)
+_ACTIVATIONS, _SHAPES, _STEPS = (14, 19, 21, 25, 28, 54, 98, 117), (2, 22, 34, 39, 43, 70), (6, 114)
+_STEADY: Final = frozenset((*_SUMS, *_LAYERS, *_POOLS, *_ACTIVATIONS, *_SHAPES, *_STEPS))
+"""Operators whose outputs have sizes that follow from those of their inputs, and from the
+constants beside them: sums and products, layers, pools, activations, changes of shape, and
+to and from quantised steps."""
+_SIZED_BY: Final = {22: 1, 34: 1, 39: 1, 40: 1, 70: 1}
+"""By operator, the input that must be a constant for that (RESHAPE, PAD, TRANSPOSE, MEAN,
+EXPAND_DIMS)."""
 _BITS: Final = {
     kind: bits
     for bits, kinds in {
@@ -114,6 +123,31 @@ def keeps_state(view: memoryview) -> bool:
         )
     except MalformedError:
         return False
+
+
+def stays_in_place(view: memoryview) -> bool:
+    """Return whether no tensor of an examined file can move while it is run, whatever it is given.
+
+    Only where every operator is one of which that is known, and there is one graph.
+    """
+    try:
+        model = root(view, IDENTIFIER)
+        codes = [max(t.number(0, "b"), t.number(3, "i")) for t in model.tables(1, MAX_NODES)]
+        filled = [len(t.numbers(0, "B")) > 0 for t in model.tables(4, MAX_TENSORS)]
+        graphs = list(model.tables(2, MAX_GRAPHS))
+        return len(graphs) == 1 and _is_steady(graphs[0], codes, filled)
+    except (MalformedError, IndexError):
+        return False
+
+
+def _is_steady(graph: Table, codes: list[int], filled: list[bool]) -> bool:
+    constant = [filled[tensor.number(2, "I")] for tensor in graph.tables(0, MAX_TENSORS)]
+    for operator in graph.tables(3, MAX_NODES):
+        code = codes[operator.number(0, "I")]
+        inputs, place = operator.numbers(1, "i"), _SIZED_BY.get(code, -1)
+        if code not in _STEADY or (0 <= place < len(inputs) and not constant[inputs[place]]):
+            return False
+    return True
 
 
 class _Reader:

@@ -90,6 +90,17 @@ def test_an_answer_stays_what_it_was_after_the_next_inference(library):
         assert output.flags.writeable
 
 
+@pytest.mark.parametrize("make", [classifier, quantised, negative])
+def test_one_output_is_read_where_it_lies_or_copied_and_is_the_same(library, make):
+    runtime = LiteRtRuntime(make(), library)
+    for seed in range(3):
+        x = np.resize(window(seed), runtime.inputs[0].shape)
+        every = runtime.infer(x)
+        runtime.infer(np.zeros_like(x))
+        for place, wanted in enumerate(every):
+            np.testing.assert_array_equal(runtime.infer_one(x, place), wanted)
+
+
 def test_an_input_that_is_not_contiguous_is_answered_like_its_copy(library):
     runtime = LiteRtRuntime(classifier(), library)
     wanted = runtime.infer(window())[0]

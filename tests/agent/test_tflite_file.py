@@ -16,7 +16,7 @@ from agent.errors import (
     TensorSizeError,
     UnknownOperatorError,
 )
-from agent.infer.tflite_file import examine_content, examine_tflite
+from agent.infer.tflite_file import examine_content, examine_tflite, stays_in_place
 from scripts.base_model.tflite_graph import Operator, TfliteGraph
 from tests import small_tflite
 from tests.small_models import classifier as onnx_classifier
@@ -230,3 +230,34 @@ def test_files_are_read_where_they_lie(tmp_path: Path):
         examine_tflite(path)
     with pytest.raises(StoreError, match="cannot be read"):
         examine_tflite(tmp_path / "gone")
+
+
+def sized_by_an_input() -> bytes:
+    graph = TfliteGraph()
+    x, size, y = (
+        graph.tensor(n, (2,), t) for n, t in (("x", "float32"), ("s", "int32"), ("y", "float32"))
+    )
+    graph.operator(Operator.RESHAPE, [x, size], [y], schema.ReshapeOptionsT())
+    return graph.written([x, size], [y])
+
+
+@pytest.mark.parametrize(
+    ("content", "stays"),
+    [
+        pytest.param(small_tflite.classifier(), True, id="dense"),
+        pytest.param(small_tflite.quantised(), True, id="quantised"),
+        pytest.param(small_tflite.adder(), True, id="sums"),
+        pytest.param(small_tflite.summing(), False, id="an operator that is not known for it"),
+        pytest.param(sized_by_an_input(), False, id="sizes that come with the input"),
+        pytest.param(b"nothing", False, id="no model"),
+        pytest.param(small_tflite.classifier()[:200], False, id="cut off"),
+    ],
+)
+def test_outputs_stay_in_place_only_where_every_operator_is_known_for_it(content, stays):
+    assert stays_in_place(memoryview(content)) is stays
+
+
+@pytest.mark.parametrize("form", ["fp32", "int8"])
+def test_the_outputs_of_the_motion_model_stay_in_place(form):
+    path = Path(__file__).parents[2] / "scripts" / "base_model" / f"motion-{form}.tflite"
+    assert stays_in_place(memoryview(path.read_bytes()))
