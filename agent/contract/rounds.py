@@ -70,6 +70,8 @@ class Task(Versioned, frozen=True, kw_only=True):
         backbone: Manifest digest of the release whose embedding is used.
         digest: SHA-256 of the attachment.
         lasts_seconds: How long the answer is wanted.
+        spread_seconds: An answer is sent at a random moment of so many seconds from when it
+            is ready, so that ten thousand devices do not answer at once.
         shared: Records that were cut out of the attachment; ``digest`` is that of the whole.
         updates: How the arrays of a reply to ``train`` are to be sent.
         app: The ClientApp that answers it; without one the built-in trainer of heads does.
@@ -83,6 +85,7 @@ class Task(Versioned, frozen=True, kw_only=True):
     backbone: Digest
     digest: Digest
     lasts_seconds: Annotated[int, Meta(ge=1, le=86_400)]
+    spread_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 0
     shared: Annotated[tuple[SharedRecord, ...], Meta(max_length=MAX_SHARED_RECORDS)] = ()
     updates: Updates = "f32"
     app: WantedApp | None = None

@@ -19,7 +19,7 @@ from fleet.rounds.events import (
 from fleet.rounds.heads import HeadArrays, evaluation_message, read_final
 from fleet.rounds.offering import Offering
 from fleet.rounds.patience import Patience
-from fleet.rounds.sends import Send, lasts_ms, task_name
+from fleet.rounds.sends import Send, lasts_ms, spread_seconds, task_name
 from fleet.rounds.state import Driving, Evaluating, RunState
 
 
@@ -89,14 +89,18 @@ class Asking:
         match state.phase:
             case Evaluating() as phase if (candidate := self.candidate()) is not None:
                 left_ms = self._judging_due_ms(phase, now_ms) - now_ms
+                asked = len(self._plan.evaluators)
                 for task, device in ready:
                     content = evaluation_message(self._plan, task, device, candidate, self._head)
-                    self._send(device, task, "evaluate", content, left_ms)
+                    self._send(device, task, "evaluate", content, left_ms=left_ms, asked=asked)
             case Driving() if (send := state.underway) is not None:
                 left_ms = self._send_due_ms(send, now_ms) - now_ms
+                asked = len(send.tasks)
                 for task, device in ready:
                     kind = send.by_name[task].kind
-                    self._send(device, task, kind, self._messages[task], left_ms)
+                    self._send(
+                        device, task, kind, self._messages[task], left_ms=left_ms, asked=asked
+                    )
 
     def time_is_up(self, state: RunState, now_ms: int) -> TimedOut | EvaluationClosed | None:
         """Return the deadline that has passed."""
@@ -124,7 +128,9 @@ class Asking:
         lasts = lasts_ms(self._plan, len(self._plan.evaluators))
         return self._patience.due_ms(phase.deadline_ms, now_ms, lasts)
 
-    def _send(self, device: str, name: str, kind: str, content: bytes, left_ms: int) -> None:
+    def _send(
+        self, device: str, name: str, kind: str, content: bytes, *, left_ms: int, asked: int
+    ) -> None:
         task = Task(
             device=device,
             run=self._plan.run,
@@ -133,5 +139,6 @@ class Asking:
             backbone=self._plan.backbone,
             digest=sha256(content).hexdigest(),
             lasts_seconds=max(1, -(-left_ms // 1000)),
+            spread_seconds=spread_seconds(self._plan, asked),
         )
         self._doors.offer(task, content)

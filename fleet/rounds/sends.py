@@ -61,13 +61,17 @@ def choose(plan: RunPlan, ordinal: int, tasks: Sequence[Posted]) -> tuple[Posted
 
 
 def lasts_ms(plan: RunPlan, asked: int) -> int:
-    """Return how long a send waits: its deadline, counted from when the last offer is out."""
+    """Return how long a send waits: its deadline, beside what pace and spread take away."""
     pacing = asked * 1000 // plan.offers_per_second if plan.offers_per_second else 0
-    return min(plan.deadline_seconds * 1000 + pacing, MAX_LASTS_MS)
+    more_ms = pacing + spread_seconds(plan, asked) * 1000
+    return min(plan.deadline_seconds * 1000 + more_ms, MAX_LASTS_MS)
 
 
 def spread_seconds(plan: RunPlan, asked: int) -> int:
-    """Return within how many seconds devices answer at a moment of their choice."""
+    """Return within how many seconds a device sends its answer, at a random moment.
+
+    Nothing up to what is offered in a second, so that small fleets lose no time.
+    """
     pacing = asked // plan.offers_per_second if plan.offers_per_second else 0
     return min(pacing, plan.deadline_seconds // 4)
 

@@ -32,7 +32,7 @@ from fleet.rounds.events import (
 from fleet.rounds.offering import OFFER_AGAIN_MS, Offering
 from fleet.rounds.pages import Pages
 from fleet.rounds.pipe import Instruction, Push
-from fleet.rounds.sends import choose, lasts_ms
+from fleet.rounds.sends import choose, lasts_ms, spread_seconds
 from fleet.service.turnstile import Turnstile
 from tests.small_rounds import World, conductor, plan
 
@@ -167,7 +167,8 @@ def test_ten_thousand_devices_are_offered_at_a_pace_and_taken_without_a_square()
         seconds.append(len(world.offers) - sum(seconds))
     assert (len(seconds), set(seconds)) == (50, {200})
     assert {task.device for task, _ in world.offers} == set(MANY)
-    assert [t.lasts_seconds for t, _ in list(world.offers)[:: len(MANY) - 1]] == [110, 61]
+    assert {task.spread_seconds for task, _ in world.offers} == {15}
+    assert [t.lasts_seconds for t, _ in list(world.offers)[:: len(MANY) - 1]] == [125, 76]
 
     began = time.process_time()
     made = Counter(declines(run, device) for device in MANY)
@@ -192,10 +193,12 @@ def test_devices_that_come_back_all_at_once_are_offered_at_the_pace_too():
 
 def test_the_deadline_counts_from_the_last_offer():
     asked = plan(participants=MANY, deadline_seconds=60, offers_per_second=200)
-    assert lasts_ms(asked, 10_000) == 110_000
+    assert (spread_seconds(asked, 199), spread_seconds(asked, 400)) == (0, 2)
+    assert spread_seconds(asked, 10_000) == 15
+    assert lasts_ms(asked, 10_000) == 125_000
     assert lasts_ms(plan(deadline_seconds=60), 10_000) == 60_000
     state = engine.replay(asked, [pushed(asked, at_ms=1000)])
-    assert state.sends[0].deadline_ms == 111_000
+    assert state.sends[0].deadline_ms == 126_000
 
 
 def test_a_paused_run_offers_nothing_and_its_deadline_stands_still():
