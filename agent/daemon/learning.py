@@ -3,7 +3,9 @@
 Rule 1: whether a task is taken is ``learn.offer``'s decision; the answer says why not.
 Rule 2: an answer is on the medium before it is sent, and sent again when the same task is
         offered again: work that was done is never done twice.
-Rule 3: one task at a time. The broker is told that an offer is dealt with only when its
+Rule 3: arrays that a task shares with other devices are fetched before it is begun; where
+        they do not come, it is put off.
+Rule 4: one task at a time. The broker is told that an offer is dealt with only when its
         answer is kept, so that a device that dies in between gets the offer again.
 """
 
@@ -13,16 +15,20 @@ from hashlib import sha256
 
 from agent.contract.codec import encode
 from agent.contract.frames import pack_parcel
-from agent.contract.limits import MAX_PAYLOAD_BYTES
-from agent.contract.rounds import Task, TaskAnswer
+from agent.contract.rounds import Task, TaskAnswer, UploadRequest
 from agent.daemon.host import event, log
+from agent.daemon.round_answers import RoundAnswers, framed, shortened
+from agent.daemon.round_coding import CodedReply, code_reply, keep_residual
 from agent.disk import Disk
-from agent.errors import AgentError, StoreError
+from agent.errors import AgentError, CorruptError, LinkError, StoreError
 from agent.learn.offer import Accept, Conditions, Decline, Defer, decide
 from agent.worker.jobs import LearnAnswer
 
-FOLDER = "answers"
-MAX_KEPT_ANSWERS = 32
+Gathered = Callable[[bytes | AgentError], None]
+
+
+def _gather_nothing(task: Task, _frame: bytes, done: Gathered) -> None:
+    done(AgentError(f"this device cannot fetch what task {task.task} shares"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,8 @@ class Surroundings:
         answer: Publishes a parcel for a run; False when offline.
         alarm: (code, sentence).
         monotonic: Seconds.
+        chunk: Publishes a piece of an answer by the head of its digest; False when offline.
+        gather: Gets the message of a task that shares arrays whole, or the error why not.
 
     """
 
@@ -43,6 +51,8 @@ class Surroundings:
     answer: Callable[[str, bytes], bool]
     alarm: Callable[[str, str], None]
     monotonic: Callable[[], float]
+    chunk: Callable[[str, bytes], bool] = lambda _name, _piece: False
+    gather: Callable[[Task, bytes, Gathered], None] = _gather_nothing
 
 
 class Learning:
@@ -51,21 +61,32 @@ class Learning:
     def __init__(self, disk: Disk, around: Surroundings) -> None:
         self._disk = disk
         self._around = around
+        self._answers = RoundAnswers(disk, around.answer, around.chunk)
         self._task: Task | None = None
+        self._message = b""
         self._settle: Callable[[], None] = lambda: None
-        self._last: tuple[str, bytes, float] | None = None
+        self._last: tuple[Task, float] | None = None
 
     def connected(self) -> None:
         """Send the last answer again while it is wanted: the old connection may have lost it."""
-        if self._last is not None and self._around.monotonic() < self._last[2]:
-            self._around.answer(self._last[0], self._last[1])
+        self._answers.connected()
+        if self._last is not None and self._around.monotonic() < self._last[1]:
+            self._answers.send(self._last[0].run, self._last[0].task)
+
+    def upload_asked(self, run: str, wanted: UploadRequest) -> None:
+        """Send chunks of an answer that does not fit into one message.
+
+        Raises:
+            StoreError: The disk refuses.
+
+        """
+        self._answers.asked(run, wanted)
 
     def offered(self, task: Task, attachment: bytes, settle: Callable[[], None]) -> None:
         """Answer, do or refuse a believed task; ``settle`` when the offer is dealt with."""
-        known = self._disk.read(_place(task))
-        if known is not None:
+        if self._answers.has(task):
             log.info(event("task-answered-again", run=task.run, task=task.task))
-            self._around.answer(task.run, known)
+            self._answers.send(task.run, task.task)
             settle()
             return
         if self._task is not None and self._task.task == task.task:
@@ -89,61 +110,89 @@ class Learning:
         task, self._task = self._task, None
         if task is None:
             return
+        message, self._message = self._message, b""
         settle, self._settle = self._settle, lambda: None
-        match answer:
-            case LearnAnswer():
+        said, coded = self._answer_of(task, message, answer)
+        self._keep(task, said, coded)
+        log.info(event("task-done", run=task.run, task=task.task, size_bytes=len(coded.attachment)))
+        settle()
+
+    def _answer_of(
+        self, task: Task, message: bytes, answer: LearnAnswer | AgentError
+    ) -> tuple[TaskAnswer, CodedReply]:
+        """Return what is said of a task, and the reply as it is sent."""
+        if isinstance(answer, LearnAnswer):
+            try:
+                coded = code_reply(task, message, answer.reply, self._disk)
+            except AgentError as why:
+                answer = why
+            else:
                 said = TaskAnswer(
                     run=task.run,
                     task=task.task,
                     outcome="done",
-                    digest=sha256(answer.reply).hexdigest(),
+                    digest=sha256(coded.attachment).hexdigest(),
                     decide=answer.decide,
                     withheld=answer.withheld,
                     decide_running=answer.decide_running,
                     withheld_running=answer.withheld_running,
+                    sent=coded.sent,
                 )
-                parcel = pack_parcel(encode(said), answer.reply)
-            case AgentError():
-                self._around.alarm(answer.code, f"task {task.task}: {answer}")
-                parcel = _without_reply(task, "failed", str(answer))
-        if len(parcel) > MAX_PAYLOAD_BYTES:
-            why = f"the answer has {len(parcel)} bytes; one message holds {MAX_PAYLOAD_BYTES}"
-            parcel = _without_reply(task, "failed", why)
-        self._keep(task, parcel)
-        log.info(event("task-done", run=task.run, task=task.task, size_bytes=len(parcel)))
-        self._last = (task.run, parcel, self._around.monotonic() + task.lasts_seconds)
-        self._around.answer(task.run, parcel)
-        settle()
+                return said, coded
+        self._around.alarm(answer.code, f"task {task.task}: {answer}")
+        return _without_reply(task, "failed", str(answer)), CodedReply(sent=(), attachment=b"")
 
     def _begin(self, task: Task, attachment: bytes, settle: Callable[[], None]) -> None:
         log.info(event("task-taken", run=task.run, task=task.task, kind=task.kind))
-        try:
-            self._around.start(task, attachment)
-        except AgentError as why:
-            self._refuse(task, "failed", str(why))
-            settle()
-            return
         self._task, self._settle = task, settle
+        if task.shared:
+            self._around.gather(task, attachment, lambda found: self._gathered(task, found))
+        else:
+            self._start(task, attachment)
+
+    def _gathered(self, task: Task, found: bytes | AgentError) -> None:
+        """Begin a task whose message is whole, or put it off."""
+        if self._task is not task:
+            return
+        match found:
+            case bytes():
+                self._start(task, found)
+            case LinkError() | StoreError() | CorruptError():
+                self._give_up(task, "deferred", found)
+            case AgentError():
+                self._give_up(task, "failed", found)
+
+    def _start(self, task: Task, message: bytes) -> None:
+        try:
+            self._around.start(task, message)
+        except AgentError as why:
+            self._give_up(task, "failed", why)
+            return
+        self._message = message
+
+    def _give_up(self, task: Task, outcome: str, why: AgentError) -> None:
+        settle, self._settle = self._settle, lambda: None
+        self._task = None
+        self._refuse(task, outcome, str(why))
+        settle()
 
     def _refuse(self, task: Task, outcome: str, why: str) -> None:
         log.info(event("task-refused", run=task.run, task=task.task, outcome=outcome, why=why))
-        self._around.answer(task.run, _without_reply(task, outcome, why))
+        said = _without_reply(task, outcome, why)
+        self._around.answer(task.run, pack_parcel(encode(said), b""))
 
-    def _keep(self, task: Task, parcel: bytes) -> None:
+    def _keep(self, task: Task, said: TaskAnswer, coded: CodedReply) -> None:
+        """Keep an answer, then send it; one that cannot be kept is sent nevertheless."""
         try:
-            self._disk.replace(_place(task), parcel)
-            kept = [f"{FOLDER}/{name}" for name in self._disk.names(FOLDER)]
-            oldest = sorted(kept, key=lambda name: self._disk.path(name).stat().st_mtime)
-            for name in oldest[:-MAX_KEPT_ANSWERS]:
-                self._disk.remove(name)
+            self._answers.keep(said, coded.attachment)
+            if coded.residual is not None:
+                keep_residual(self._disk, task.run, coded.residual)
         except StoreError as why:
             self._around.alarm(why.code, f"the answer of task {task.task} is not kept: {why}")
+        self._last = task, self._around.monotonic() + task.lasts_seconds
+        if not self._answers.send(task.run, task.task) and not self._answers.has(task):
+            self._around.answer(task.run, shortened(framed(said, coded.attachment)))
 
 
-def _place(task: Task) -> str:
-    return f"{FOLDER}/{task.run}.{task.task}"
-
-
-def _without_reply(task: Task, outcome: str, why: str) -> bytes:
-    said = TaskAnswer(run=task.run, task=task.task, outcome=outcome, why=why[:500])
-    return pack_parcel(encode(said), b"")
+def _without_reply(task: Task, outcome: str, why: str) -> TaskAnswer:
+    return TaskAnswer(run=task.run, task=task.task, outcome=outcome, why=why[:500])

@@ -49,8 +49,11 @@ class Surroundings:
 class Listening:
     """Between what wants chunks and the link."""
 
-    def __init__(self, agenda: Agenda, around: Surroundings) -> None:
+    def __init__(
+        self, agenda: Agenda, around: Surroundings, *, appointment: str = "listening"
+    ) -> None:
         self._agenda = agenda
+        self._appointment = appointment
         self._around = around
         self._address: Address | None = None
         self._digest = ""
@@ -62,7 +65,7 @@ class Listening:
     def ask(self, request: ChunkRequest) -> bool:
         """Ask for chunks, unless they are just coming; False when offline."""
         now = self._around.monotonic()
-        self._agenda.at("listening", now + UNUSED_SECONDS, self.stop)
+        self._agenda.at(self._appointment, now + UNUSED_SECONDS, self.stop)
         if self._around.paced():
             self.stop()
             return self._around.ask(request)

@@ -42,6 +42,7 @@ from agent.contract.topics import (
     PRESENCE,
     REPORTED,
     ROUND_ANSWER,
+    ROUND_CHUNK,
     TELEMETRY,
     Address,
 )
@@ -145,6 +146,12 @@ class Reporting:
         return self._publish(
             self.signer.stamped(address, parcel, content_type="application/octet-stream")
         )
+
+    def round_chunk(self, name: str, piece: bytes) -> bool:
+        """Publish a piece of an answer that the manager asked for; False when offline."""
+        address = ROUND_CHUNK.at(self.signer.device, name)
+        content_type = "application/octet-stream"
+        return self._publish(Outgoing(address=address, payload=piece, content_type=content_type))
 
     def telemetry(self, telemetry: Telemetry) -> None:
         """Report windows.

@@ -87,7 +87,7 @@ class Ways:
         self._signing = signing
         self._reporting = reporting
         self._children = children
-        budget = Budget(
+        self.budget = budget = Budget(
             store.disk, config.budget, interface=default_interface, signed_ms=around.signed_ms
         )
         self.listening = listening.Listening(

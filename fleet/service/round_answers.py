@@ -50,8 +50,8 @@ def fetch(desk: Desk) -> None:
 
     """
     _ask(desk)
-    handed = [_hand_over(desk, uploaded) for uploaded in desk.uploads.finished()]
-    if handed:
+    for uploaded in desk.uploads.finished():
+        _hand_over(desk, uploaded)
         _ask(desk)
 
 
