@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.contract import wireformat as wire
-from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.limits import MAX_FLOWER_BYTES
 from agent.contract.records import (
     MAX_KEY_BYTES,
     ArrayRecord,
@@ -98,7 +98,7 @@ def encode_message(message: FlowerMessage) -> bytes:
             return head + wire.write_field(2, b"".join(items))
 
 
-def decode_message(payload: bytes, *, limit: int = MAX_PAYLOAD_BYTES) -> FlowerMessage:
+def decode_message(payload: bytes, *, limit: int = MAX_FLOWER_BYTES) -> FlowerMessage:
     """Read a message of at most ``limit`` bytes.
 
     Raises:

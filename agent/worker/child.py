@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from agent.infer.runtime import Runtime
 
 _PR_SET_PDEATHSIG = 1
-_MAX_JOB_BYTES = 64 * 1024 * 1024
+_MAX_JOB_BYTES = 96 * 1024 * 1024
 _NO_MEMORY = re.compile("bad_alloc|bad allocation|Failed to allocate memory")
 """How runtimes say that they got no memory; it speaks of this child's limit as well."""
 

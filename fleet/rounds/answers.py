@@ -7,15 +7,12 @@ Rule 2: what cannot be used is refused whole, with the sentence that ends up in 
 from collections.abc import Mapping
 from hashlib import sha256
 
-from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.limits import MAX_FLOWER_BYTES
 from agent.contract.rounds import TaskAnswer
 from fleet.errors import RefusedError
 from fleet.rounds import engine
 from fleet.rounds.events import Evaluated, NotEvaluated, Posted
 from fleet.rounds.pipe import Push
-
-MAX_MESSAGE_BYTES = MAX_PAYLOAD_BYTES - 8 * 1024
-"""A Flower message travels in one MQTT message, beside its signed task."""
 
 
 def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Posted, bytes]]:
@@ -35,11 +32,11 @@ def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Pos
         device, kind = devices.get(instruction.node), instruction.kind.partition(".")[0]
         content = instruction.content + push.shared
         size = len(content)
-        if device is None or kind not in ("train", "evaluate") or size > MAX_MESSAGE_BYTES:
+        if device is None or kind not in ("train", "evaluate") or size > MAX_FLOWER_BYTES:
             raise RefusedError(
                 f"the Flower app sends {size} bytes of {instruction.kind!r} to node "
                 f"{instruction.node}; devices take train and evaluate, "
-                f"at most {MAX_MESSAGE_BYTES} bytes"
+                f"at most {MAX_FLOWER_BYTES} bytes"
             )
         task = engine.task_name(run, push.ordinal, device)
         digest = sha256(content).hexdigest()

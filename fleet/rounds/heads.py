@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.contract.limits import MAX_PAYLOAD_BYTES
+from agent.contract.limits import MAX_FLOWER_BYTES
 from agent.contract.tensors import (
     ArrayRecord,
     Failure,
@@ -83,7 +83,7 @@ def read_final(content: bytes, head: HeadArrays) -> HeadArrays:
 
     """
     try:
-        message = decode_message(content, limit=MAX_PAYLOAD_BYTES)
+        message = decode_message(content, limit=MAX_FLOWER_BYTES)
     except ContractError as why:
         raise RefusedError(f"the aggregate does not parse: {why}") from why
     record = None if isinstance(message.content, Failure) else message.content.get("arrays")
