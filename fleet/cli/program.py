@@ -29,6 +29,7 @@ from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
 from fleet.cli.output import tell
+from fleet.cli.simulating import simulate
 from fleet.errors import FleetError
 
 _INTERRUPTED = 130
@@ -75,6 +76,7 @@ for group in (
     doctor,
 ):
     fieldfare.add_command(group)
+promoting.run.add_command(simulate)
 
 
 def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -> None:

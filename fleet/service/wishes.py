@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, field
 from agent.contract.limits import MAX_CONTENT_KEYS
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Hex64
+from fleet.rounds.events import AnchorTo
 
 Days = 86_400
 
@@ -116,6 +117,7 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     learning_rate: float | None = None
     epochs: int | None = None
     anchor: float | None = None
+    anchor_to: AnchorTo | None = None
     strategy: Text | None = None
     server_learning_rate: float | None = None
     momentum: float | None = None
