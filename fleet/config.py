@@ -18,6 +18,7 @@ from agent.contract.limits import NAME, PROTOCOL
 from agent.contract.proxy import NEVER, Proxies, Proxy
 from agent.errors import MalformedError
 from fleet.config_home import HomeAssistantConfig
+from fleet.config_promotion import PromotionConfig
 from fleet.errors import ConfigError, NewerStateError
 from fleet.settings_file import section, settings, toml_text
 
@@ -174,6 +175,7 @@ class FleetConfig:
         downloads: See ``DownloadsConfig``.
         retention: See ``RetentionConfig``.
         home_assistant: See ``config_home``.
+        promotion: See ``config_promotion``.
         assignment_seconds: How long a signed assignment is valid (7 days).
         tick_seconds: How often rollouts and runs look at the clock.
         task_seconds: How long devices may work on one task of a round.
@@ -193,6 +195,7 @@ class FleetConfig:
     downloads: DownloadsConfig = DownloadsConfig()
     retention: RetentionConfig = RetentionConfig()
     home_assistant: HomeAssistantConfig = field(default_factory=HomeAssistantConfig)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
     assignment_seconds: int = 7 * _DAY_SECONDS
     tick_seconds: float = 1.0
     task_seconds: int = 120
@@ -317,6 +320,7 @@ class FleetConfig:
                 downloads=section(DownloadsConfig, table, "downloads", path),
                 retention=section(RetentionConfig, table, "retention", path),
                 home_assistant=section(HomeAssistantConfig, table, "home_assistant", path),
+                promotion=section(PromotionConfig, table, "promotion", path),
                 **settings(cls, table, "", path),
             )
         except TypeError as why:
@@ -335,7 +339,7 @@ class FleetConfig:
             value = getattr(self.broker, f.name)
             if value != "":
                 lines.append(f"{f.name} = {toml_text(value)}")
-        for table in ("downloads", "retention", "home_assistant"):
+        for table in ("downloads", "retention", "home_assistant", "promotion"):
             held = getattr(self, table)
             chosen = [f for f in fields(held) if getattr(held, f.name) != f.default]
             if chosen:

@@ -324,7 +324,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "fleet-settings": lambda: "\n\n".join(
         settings(ROOT / f"fleet/{module}.py", lambda name: name.endswith("Config"))
-        for module in ("config", "config_home")
+        for module in ("config", "config_home", "config_promotion")
     ),
     "agent-commands": _agent_commands,
     "fleet-commands": _fleet_commands,

@@ -1,9 +1,10 @@
 """A development manager in whose registry a federated run has just finished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from securesystemslib.signer import Signer
 
 from agent.contract.codec import encode
 from agent.contract.envelope import Boot
@@ -49,12 +50,12 @@ FLEET = {
 }
 
 
-def publish_motion(desk: Desk) -> ReleaseView:
-    """Put the motion model into force, signed by the development fleet's targets key."""
+def publish_motion(desk: Desk, signers: Sequence[Signer] = ()) -> ReleaseView:
+    """Put the motion model into force; a development fleet's own targets key signs it."""
     built, made = publication.sign_release(
         publication.read_described(MODEL, MODEL.with_suffix(".json")),
         releases.targets(desk),
-        load_targets_keys(desk.config.keys, "", dev=True)[:1],
+        signers or load_targets_keys(desk.config.keys, "", dev=True)[:1],
         version=None,
     )
     for content in built.artifacts.values():
@@ -92,9 +93,14 @@ def final_weights(head: HeadArrays) -> bytes:
     return encode_message(FlowerMessage(metadata=metadata, content={"arrays": record}))
 
 
-def finish_run(desk: Desk, members: Mapping[str, Member] = FLEET, **asked: object) -> ReleaseView:
+def finish_run(
+    desk: Desk,
+    members: Mapping[str, Member] = FLEET,
+    signers: Sequence[Signer] = (),
+    **asked: object,
+) -> ReleaseView:
     """Publish a model, let devices run it, and record a run that finished on them."""
-    parent = publish_motion(desk)
+    parent = publish_motion(desk, signers)
     add_members(desk, parent.digest, members)
     record_run(desk, parent.digest, members, **asked)
     return parent

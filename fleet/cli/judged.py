@@ -1,7 +1,7 @@
 """What devices and cohorts make of a candidate, in tables for people."""
 
 from agent.contract.messages import Quality
-from fleet.cli.output import table
+from fleet.cli.output import table, tell
 from fleet.service.judged_views import CohortView, FiguresView, MeasuredView
 from fleet.service.views import RunView
 
@@ -26,6 +26,13 @@ def print_figures(view: RunView) -> None:
         table(_DEVICES, rows, "")
     if view.cohorts:
         table(_COHORTS, [row for c in view.cohorts for row in _rows(c)], "")
+    if view.held_out:
+        before, after, change, _ = _told(view.held_out.figures)
+        windows = view.held_out.figures.before.windows
+        tell(f"  held-out set of {windows} windows: {before} → {after}, {change}; decides nothing")
+    if view.promotion:
+        release = view.promotion.release
+        tell(f"  {f'released as {release}' if release else 'not released'}: {view.promotion.why}")
 
 
 def _rows(cohort: CohortView) -> list[tuple[object, ...]]:

@@ -33,7 +33,7 @@ def rounds_group() -> None:
 def create(
     family: str, online_passphrase_file: Path | None, held: "Published", settle: Settle
 ) -> None:
-    """Let the manager sign models/FAMILY/rounds/* by itself, for 'run promote --rounds-key'.
+    """Let the manager sign models/FAMILY/rounds/* by itself, for 'run start --promote auto'.
 
     Makes the key in HOME/keys/online, where the manager keeps its own, and proposes that the
     offline keys delegate that path to it. Whoever steals it, and the director's key beside

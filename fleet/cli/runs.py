@@ -38,6 +38,13 @@ def run() -> None:
     "stand for everybody who was not asked. Every selected device that only judges guards too.",
 )
 @click.option(
+    "--promote",
+    type=click.Choice(["auto"]),
+    callback=lambda _context, _option, value: value or "",
+    help="auto: the manager signs the candidate with its own key and rolls it out in waves, "
+    "by [promotion] in fleet.toml; it needs 'keys rounds create'. Default: 'run promote'.",
+)
+@click.option(
     "--clients",
     type=click.IntRange(1, 100_000),
     default=None,

@@ -72,6 +72,27 @@ class Runs:
         )
         return [_row(row) for row in rows]
 
+    def ended_since(self, at_ms: int) -> list[RunRow]:
+        """Return the runs that ended at this moment or later, oldest first."""
+        rows = self._database.rows(
+            "SELECT * FROM runs WHERE active = 0 AND changed_ms >= ? ORDER BY rowid", at_ms
+        )
+        return [_row(row) for row in rows]
+
+    def note(self, run: str, event: bytes) -> None:
+        """Journal what came of a run that has ended; it ended when it did."""
+        row = self.find(run)
+        if row is None or row.active:
+            raise ConflictError(f"run {run} has not ended")
+        self.advance(
+            run,
+            events=[event],
+            state=row.state,
+            status=row.status,
+            active=False,
+            at_ms=row.changed_ms,
+        )
+
     def advance(
         self,
         run: str,

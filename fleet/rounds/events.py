@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.contract.app_bundle import WantedApp
 from agent.contract.codec import Versioned
 from agent.contract.limits import MAX_ANCHOR, MAX_EPOCHS, MAX_LEARNING_RATE
 from agent.contract.manifest import Digest, Name, Text
@@ -66,6 +67,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         over_selection_percent: Of ``clients``, how many devices a round asks.
         offers_per_second: How fast offers go out, which lengthens deadlines; 0 is at once.
         elsewhere: Devices left out at the start because they take part in another run.
+        promote: ``auto`` where the manager makes a release of the candidate by itself.
         app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
             built-in strategy over heads.
         app_folder: Where that module lies.
@@ -74,6 +76,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
             choice, which Flower's own FedAvg averages.
         max_norm: An update this many times longer than the round's median one is left out;
             None for no bound.
+        client_app: The signed app that devices train with; None for the built-in trainer.
 
     """
 
@@ -91,12 +94,14 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 100
     offers_per_second: Annotated[int, Meta(ge=0, le=MOST_OFFERS)] = 0
     elsewhere: Count = 0
+    promote: Annotated[str, Meta(pattern=r"^(|auto)$")] = ""
     training: Training = Training()
     app: Text | None = None
     app_folder: Text | None = None
     app_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 3600
     strategy: Strategy | None = None
     max_norm: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    client_app: WantedApp | None = None
 
 
 class Posted(Struct, frozen=True, kw_only=True):
@@ -199,6 +204,26 @@ class Stopped(Struct, frozen=True, kw_only=True, tag="stopped"):
     at_ms: Count
 
 
+class Promoted(Struct, frozen=True, kw_only=True, tag="promoted"):
+    """The manager promoted the candidate by itself, or could not; the run had ended."""
+
+    release: Digest | None = None
+    why: Text
+    at_ms: Count
+
+
+class HeldOut(Struct, frozen=True, kw_only=True, tag="held-out"):
+    """Running release and candidate on labelled windows of the operator's own; it decides nothing.
+
+    ``digest`` is the SHA-256 of the file.
+    """
+
+    digest: Digest
+    running: Quality
+    candidate: Quality
+    at_ms: Count
+
+
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     """The run cannot go on."""
 
@@ -218,6 +243,8 @@ RunEvent = (
     | Paused
     | Resumed
     | Stopped
+    | Promoted
+    | HeldOut
     | Failed
 )
 FINAL = "final"

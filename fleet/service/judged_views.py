@@ -57,6 +57,22 @@ class CohortView(Struct, frozen=True, kw_only=True):
     withheld: FiguresView | None
 
 
+class PromotionView(Struct, frozen=True, kw_only=True):
+    """What came of a candidate that the manager promoted by itself; ``release`` is its name."""
+
+    release: str | None
+    why: str
+    at_ms: int
+
+
+class HeldOutView(Struct, frozen=True, kw_only=True):
+    """Running release and candidate on labelled windows of the operator's own."""
+
+    digest: str
+    figures: FiguresView
+    at_ms: int
+
+
 class JudgedView(Struct, frozen=True, kw_only=True):
     """One device's figures for the candidate, and whether it would receive it.
 

@@ -43,6 +43,7 @@ from fleet.service.desk import Desk, Withdrawal, open_desk
 from fleet.service.downloads import open_downloads
 from fleet.service.errands import ErrandRunner
 from fleet.service.occupancy import occupy
+from fleet.service.promoting import Promoter
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -80,6 +81,7 @@ class RunningManager:
         self._bridge = home_views.open_bridge(config)
         self._link = reaching.open_link(self._desk)
         self._errands = ErrandRunner(lambda: reaching.open_accounts(self._desk), self.post)
+        self._promoter = Promoter(config, passphrase)
         self._unsignable: dict[str, float] = {}
         self._ticked = self._checked_metadata = self._prune_next = self._show_next = 0.0
         self._failed = ""
@@ -209,6 +211,7 @@ class RunningManager:
                 self._downloads.renew(self._desk.repository.authority())
             rollouts.tick(self._desk)
             runs.tick(self._desk)
+            self._promoter.tick(self._desk)
             self._fetch_answers()
             overview.forget_old(self._desk)
             if not self._errands.alive:
@@ -320,6 +323,7 @@ class RunningManager:
 
     def _close(self) -> None:
         runs.put_down(self._desk)
+        self._promoter.close()
         if self._downloads is not None:
             self._downloads.stop()
         if self._bridge is not None:

@@ -13,7 +13,7 @@ from agent.contract.manifest import decode_release
 from fleet.errors import NotFoundError, RefusedError
 from fleet.registry.artifacts import Artifacts
 from fleet.registry.models import Published
-from fleet.service import contents
+from fleet.service import contents, promoting
 from fleet.service.desk import Desk
 from fleet.service.views import ReleaseView, TargetsView, VariantView
 from fleet.service.wishes import Publication
@@ -78,6 +78,8 @@ def publish(desk: Desk, publication: Publication) -> ReleaseView:
     missing = [a.digest for a in release.files if not desk.artifacts.has(a.digest)]
     if missing:
         raise RefusedError(f"artifact {missing[0]} of {release.target} was not uploaded")
+    if release.of_rounds and publication.role != "targets":
+        promoting.require_of_a_run(desk, release)
     contents.take_in(desk, release, publication)
     desk.artifacts.put(publication.manifest)
     now = datetime.fromtimestamp(desk.now_ms() / 1000, UTC)

@@ -10,7 +10,7 @@ from fleet.rollout.events import AbortAsked, PauseAsked, ResumeAsked
 from fleet.rollout.gate import Gate
 from fleet.rollout.plan import make_plan, parse_size
 from fleet.rollout.selector import Clause, Selector, parse_selector
-from fleet.service import releases
+from fleet.service import promoting, releases
 from fleet.service.desk import Desk
 from fleet.service.overview import name_of
 from fleet.service.views import RolloutDeviceView, RolloutView
@@ -52,6 +52,7 @@ def create(desk: Desk, wish: RolloutWish) -> RolloutView:
         ),
         one_way=wish.one_way,
     )
+    promoting.require_cohort(desk, published.release, plan)
     with registry.transaction():
         journal.begin(registry, plan, at_ms=now_ms)
     LOG.info("rollout id=%s release=%s waves=%s", plan.id, published.release.target, plan.waves)

@@ -8,15 +8,17 @@ from fleet.registry.runs import RunRow
 from fleet.rounds.cohort import better, cohorts_of, hold_back, judge_cohort
 from fleet.rounds.conduct import Conductor
 from fleet.rounds.engine import RunPlan, RunState, replay
-from fleet.rounds.events import decode_event
+from fleet.rounds.events import HeldOut, Promoted, RunEvent, decode_event
 from fleet.rounds.intervals import Pair, change_of, is_sound, mean_accuracy, worst_decile
 from fleet.service.desk import Desk
 from fleet.service.judged_views import (
     ChangeView,
     CohortView,
     FiguresView,
+    HeldOutView,
     JudgedView,
     MeasuredView,
+    PromotionView,
 )
 from fleet.service.overview import name_of
 from fleet.service.round_views import rounds_of
@@ -36,10 +38,12 @@ def view(desk: Desk, row: RunRow, conductor: Conductor | None) -> RunView:
     An ended one is told from its journal alone: what it was made of may be gone.
     """
     plan = plan_of(row)
+    steps: list[RunEvent] = []
     if conductor is not None:
         state = conductor.state
     else:
-        state = replay(plan, map(decode_event, desk.registry.runs.journal(row.id)))
+        steps = [decode_event(step) for step in desk.registry.runs.journal(row.id)]
+        state = replay(plan, steps)
     groups = desk.registry.devices.groups() if state.figures else {}
     judged, cohorts = judge(plan, state, groups)
     return RunView(
@@ -56,11 +60,29 @@ def view(desk: Desk, row: RunRow, conductor: Conductor | None) -> RunView:
         refused=state.refused,
         judged=judged,
         cohorts=cohorts,
+        promotion=_promotion(desk, steps),
+        held_out=_held_out(steps),
         latest=rounds_of(state, conductor.put_off if conductor else {}),
         elsewhere=plan.elsewhere,
         started_ms=plan.started_ms,
         ended_ms=None if state.active else row.changed_ms,
     )
+
+
+def _promotion(desk: Desk, steps: Sequence[RunEvent]) -> PromotionView | None:
+    told = next((step for step in reversed(steps) if isinstance(step, Promoted)), None)
+    if told is None:
+        return None
+    release = None if told.release is None else name_of(desk, told.release)
+    return PromotionView(release=release, why=told.why, at_ms=told.at_ms)
+
+
+def _held_out(steps: Sequence[RunEvent]) -> HeldOutView | None:
+    told = next((step for step in reversed(steps) if isinstance(step, HeldOut)), None)
+    figures = None if told is None else _figures([(told.running, told.candidate)])
+    if told is None or figures is None:
+        return None
+    return HeldOutView(digest=told.digest, figures=figures, at_ms=told.at_ms)
 
 
 def judge(

@@ -17,6 +17,7 @@ from fleet.rounds.engine import RunPlan, Training
 from fleet.rounds.events import MOST_OFFERS
 from fleet.rounds.project import server_app_of
 from fleet.service.desk import Desk
+from fleet.service.promoting import require_key
 from fleet.service.run_doors import conductor_of, row_of
 from fleet.service.run_eligibility import eligible
 from fleet.service.run_strategy import bound_of, enough_replies, strategy_of
@@ -33,11 +34,14 @@ def start(desk: Desk, wish: RunWish) -> RunView:
 
     Raises:
         RefusedError: Nobody can train, the release has no trainable head, a round could never
-            have the replies that it must have, or the app's folder names no server app.
+            have the replies that it must have, the app's folder names no server app, or only
+            a person could promote its candidate.
 
     """
     registry, now_ms = desk.registry, desk.now_ms()
     found = eligible(desk, wish)
+    if wish.promote:
+        require_key(desk, found.backbone.release.family)
     app = bool(wish.app or wish.app_folder)
     strategy = strategy_of(wish, app=app)
     wanted = min(wish.clients or len(found.trainers), len(found.trainers))
@@ -56,6 +60,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         over_selection_percent=wish.over_selection_percent,
         offers_per_second=min(desk.config.offers_per_second, MOST_OFFERS),
         elsewhere=found.elsewhere,
+        promote=wish.promote,
         training=_training(wish),
         strategy=strategy,
         max_norm=bound_of(wish, app=app),

@@ -10,7 +10,7 @@ from agent.contract.manifest import Digest
 from agent.contract.messages import Count, Finding, Hosted, Quality
 from agent.contract.telemetry import Health
 from fleet.service.behaviour_views import BehaviourView
-from fleet.service.judged_views import CohortView, JudgedView
+from fleet.service.judged_views import CohortView, HeldOutView, JudgedView, PromotionView
 from fleet.service.round_views import RoundView
 
 
@@ -268,6 +268,8 @@ class RunView(Struct, frozen=True, kw_only=True):
     refused: Count = 0
     judged: tuple[JudgedView, ...] = ()
     cohorts: tuple[CohortView, ...] = ()
+    promotion: PromotionView | None = None
+    held_out: HeldOutView | None = None
     latest: tuple[RoundView, ...] = ()
     elsewhere: Count = 0
     started_ms: int = 0

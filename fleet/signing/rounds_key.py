@@ -13,7 +13,6 @@ from pathlib import Path
 
 from securesystemslib.signer import Key, Signer
 
-from agent.contract.keys import Ed25519Signer
 from fleet.errors import SigningError
 from fleet.signing import keys
 from fleet.signing.metadata import delegate_rounds, rounds_role
@@ -72,10 +71,20 @@ def propose_rounds(held: Published, family: str, key: Key | None, *, now: dateti
     )
 
 
-def is_delegated(held: Published, family: str, ring: dict[str, Ed25519Signer]) -> bool:
-    """Return whether one of these keys is the one that signs the rounds of a family now."""
+def why_not(held: Published, keys_dir: Path, family: str) -> str:
+    """Return why the manager cannot sign what rounds make of a family; "" where it can.
+
+    Raises:
+        SigningError: Its key file is not in order.
+
+    """
+    path, create = key_file(keys_dir, family), f"'fieldfare keys rounds create {family}'"
     delegations = held.targets.delegations
     role = ((delegations.roles if delegations else None) or {}).get(rounds_role(family))
     if role is None or delegations is None:
-        return False
-    return any(str(delegations.keys[k].keyval["public"]) in ring for k in role.keyids)
+        return f"models/{family}/rounds/* is delegated to nobody: {create} first"
+    if not path.exists():
+        return f"{path} is missing, the key that signs models/{family}/rounds/*: {create}"
+    if public_key_of(f"file:{path}").keyid not in role.keyids:
+        return f"{path} is not the key that models/{family}/rounds/* is delegated to: {create}"
+    return ""

@@ -1,0 +1,225 @@
+"""A run's candidate becomes a signed release without a person, where an operator chose so.
+
+    finished ──▶ fieldfare run promote RUN --rounds-key ──▶ release ──▶ rollout in waves
+
+Rule 1: off unless the run was started with ``--promote auto``, and only with the key that
+        the offline keys delegated for it (``keys rounds create``).
+Rule 2: it is the operator's own command, in a child: the manager goes on meanwhile, and
+        there is one way from a candidate to a release.
+Rule 3: what was signed with that key is of a run of this manager, at most so many a day,
+        and goes to that run's devices only; whoever asks, through any door.
+Rule 4: what came of it is journalled; it is tried once.
+"""
+
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from agent.contract.manifest import Release
+from fleet.config import FleetConfig
+from fleet.errors import RefusedError
+from fleet.registry.runs import RunRow
+from fleet.rollout.plan import Plan
+from fleet.rounds.events import Promoted, RunPlan, decode_event, encode_event
+from fleet.service.desk import Desk
+from fleet.service.run_views import plan_of
+from fleet.signing.rounds_key import why_not
+
+LOG = logging.getLogger(__name__)
+DAY_MS: Final = 86_400_000
+SECONDS: Final = 900.0
+"""Building, checking and signing a release may take so long."""
+_TOLD_CHARACTERS: Final = 400
+
+
+class Promoter:
+    """Promotes one run after the other; owned by the manager's thread.
+
+    Args:
+        config: The manager's settings.
+        passphrase: Opens its keys.
+
+    """
+
+    def __init__(self, config: FleetConfig, passphrase: str) -> None:
+        self._config, self._passphrase = config, passphrase
+        self._run: str | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._until = 0.0
+
+    def tick(self, desk: Desk) -> None:
+        """Begin what is due, or note what came of what was begun."""
+        if self._child is not None and self._run is not None:
+            overdue = time.monotonic() > self._until
+            if self._child.poll() is None and not overdue:
+                return
+            why = self._ended(overdue=overdue)
+            note(desk, self._run, why)
+            self._run = None
+            return
+        row = next(
+            (
+                row
+                for row in desk.registry.runs.ended_since(desk.now_ms() - DAY_MS)
+                if _is_due(desk, row)
+            ),
+            None,
+        )
+        if row is None:
+            return
+        if _is_rolled_out(desk, row.id):
+            note(desk, row.id, "")
+        else:
+            self._begin(row.id)
+
+    def close(self) -> None:
+        """End a promotion that is under way; it is begun again at the next start."""
+        if self._child is not None:
+            self._child.kill()
+            self._ended(overdue=True)
+
+    def _begin(self, run: str) -> None:
+        promotion = self._config.promotion
+        words = [
+            *("run", "promote", run, "--rounds-key", "--home", str(self._config.home)),
+            *("--canary", promotion.canary, "--soak", str(promotion.soak_seconds)),
+        ]
+        if self._passphrase:
+            words += ["--passphrase-file", "/dev/stdin"]
+        self._folder = tempfile.TemporaryDirectory(prefix="fieldfare-promote-")
+        with Path(self._folder.name, "errors.txt").open("wb") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-m", "fleet", *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        if child.stdin is not None:
+            with child.stdin as secret:
+                secret.write(self._passphrase.encode() + b"\n")
+        self._run, self._child, self._until = run, child, time.monotonic() + SECONDS
+        LOG.info("promotion run=%s begun", run)
+
+    def _ended(self, *, overdue: bool) -> str:
+        """Return why the child failed; "" where it did not."""
+        child, folder = self._child, self._folder
+        self._child = self._folder = None
+        if child is None or folder is None:
+            return ""
+        if overdue:
+            child.kill()
+        status = child.wait()
+        with folder:
+            told = Path(folder.name, "errors.txt").read_text(errors="replace").strip()
+        if not status:
+            return ""
+        return told.rpartition("\n")[2][:_TOLD_CHARACTERS] or f"it ended with status {status}"
+
+
+def require_key(desk: Desk, family: str) -> None:
+    """Return if the manager may sign what rounds make of a family.
+
+    Raises:
+        RefusedError: It may not; says what to do.
+
+    """
+    why = why_not(desk.repository.published(), desk.config.keys, family)
+    if why:
+        raise RefusedError(f"a run cannot be promoted without a person: {why}")
+
+
+def require_of_a_run(desk: Desk, release: Release) -> None:
+    """Return if a release of the rounds' key is one that a run of this manager made, in time.
+
+    Raises:
+        RefusedError: It is not; says why.
+
+    """
+    plan = _plan_behind(desk, release)
+    parent = desk.registry.models.require(plan.backbone).release
+    if (parent.family, parent.slot) != (release.family, release.slot):
+        raise RefusedError(
+            f"{release.target} is for slot {release.slot}; {plan.run} was of {parent.family} in "
+            f"slot {parent.slot}"
+        )
+    counter = desk.registry.models.next_counter(release.slot)
+    if release.counter > counter:
+        raise RefusedError(
+            f"{release.target} has counter {release.counter}; the key of the rounds may sign the "
+            f"next one, {counter}, and leaves none out"
+        )
+    since = desk.now_ms() - DAY_MS
+    made = [
+        found.release
+        for found in desk.registry.models.listing(release.slot)
+        if found.release.of_rounds and found.added_ms > since
+    ]
+    of_family = [found for found in made if found.family == release.family]
+    most = desk.config.promotion.per_day
+    if len(of_family) >= most and release.target not in {found.target for found in of_family}:
+        raise RefusedError(
+            f"{len(of_family)} releases of {release.family} were signed with the key of the "
+            f"rounds in 24 hours; at most {most} may be (promotion.per_day)"
+        )
+
+
+def require_cohort(desk: Desk, release: Release, plan: Plan) -> None:
+    """Return if a rollout of a release of the rounds' key stays with the devices of its run.
+
+    Raises:
+        RefusedError: It goes further.
+
+    """
+    if not release.of_rounds:
+        return
+    run = _plan_behind(desk, release)
+    strangers = sorted(set(plan.devices) - {*run.participants, *run.evaluators})
+    if strangers:
+        raise RefusedError(
+            f"{release.target} is signed with the key of the rounds and goes to the devices of "
+            f"{run.run} only, not to {strangers[0]}; sign it with a person's key to go further"
+        )
+
+
+def note(desk: Desk, run: str, why: str) -> None:
+    """Journal what came of a promotion; ``why`` is why it failed, "" where it did not."""
+    release = None if why else _release_of(desk, run)
+    event = Promoted(release=release, why=why or "promoted by the manager", at_ms=desk.now_ms())
+    desk.registry.runs.note(run, encode_event(event))
+    LOG.info("promotion run=%s release=%s why=%s", run, release, why)
+
+
+def _is_due(desk: Desk, row: RunRow) -> bool:
+    if row.status != "finished" or plan_of(row).promote != "auto":
+        return False
+    steps = map(decode_event, desk.registry.runs.journal(row.id))
+    return not any(isinstance(step, Promoted) for step in steps)
+
+
+def _release_of(desk: Desk, run: str) -> str | None:
+    made = [p for p in desk.registry.models.listing() if p.release.lineage.run == run]
+    return made[-1].digest if made else None
+
+
+def _is_rolled_out(desk: Desk, run: str) -> bool:
+    """Return whether a promotion was done before its end could be noted."""
+    release = _release_of(desk, run)
+    rows = desk.registry.rollouts.listing()
+    return release is not None and any(row.release == release for row in rows)
+
+
+def _plan_behind(desk: Desk, release: Release) -> RunPlan:
+    run = release.lineage.run or ""
+    row = desk.registry.runs.find(run)
+    if row is None or row.status != "finished":
+        raise RefusedError(f"{release.target} is of {run or 'no run'}, which finished nowhere here")
+    plan = plan_of(row)
+    if plan.backbone not in release.lineage.parents:
+        raise RefusedError(f"{release.target} does not descend from the release that {run} trained")
+    return plan
