@@ -27,6 +27,10 @@ from agent.worker.jobs import LearnAnswer
 Gathered = Callable[[bytes | AgentError], None]
 
 
+def _at_once(_task: Task, act: Callable[[], None]) -> None:
+    act()
+
+
 def _gather_nothing(task: Task, _frame: bytes, done: Gathered) -> None:
     done(AgentError(f"this device cannot fetch what task {task.task} shares"))
 
@@ -43,6 +47,7 @@ class Surroundings:
         monotonic: Seconds.
         chunk: Publishes a piece of an answer by the head of its digest; False when offline.
         gather: Gets the message of a task that shares arrays whole, or the error why not.
+        postpone: Does something within the task's ``spread_seconds``, at a random moment.
 
     """
 
@@ -53,6 +58,7 @@ class Surroundings:
     monotonic: Callable[[], float]
     chunk: Callable[[str, bytes], bool] = lambda _name, _piece: False
     gather: Callable[[Task, bytes, Gathered], None] = _gather_nothing
+    postpone: Callable[[Task, Callable[[], None]], None] = _at_once
 
 
 class Learning:
@@ -71,7 +77,8 @@ class Learning:
         """Send the last answer again while it is wanted: the old connection may have lost it."""
         self._answers.connected()
         if self._last is not None and self._around.monotonic() < self._last[1]:
-            self._answers.send(self._last[0].run, self._last[0].task)
+            task = self._last[0]
+            self._around.postpone(task, lambda: self._send(task, None))
 
     def upload_asked(self, run: str, wanted: UploadRequest) -> None:
         """Send chunks of an answer that does not fit into one message.
@@ -190,8 +197,14 @@ class Learning:
         except StoreError as why:
             self._around.alarm(why.code, f"the answer of task {task.task} is not kept: {why}")
         self._last = task, self._around.monotonic() + task.lasts_seconds
-        if not self._answers.send(task.run, task.task) and not self._answers.has(task):
-            self._around.answer(task.run, shortened(framed(said, coded.attachment)))
+        unkept = None if self._answers.has(task) else shortened(framed(said, coded.attachment))
+        self._around.postpone(task, lambda: self._send(task, unkept))
+
+    def _send(self, task: Task, unkept: bytes | None) -> None:
+        if unkept is None:
+            self._answers.send(task.run, task.task)
+        else:
+            self._around.answer(task.run, unkept)
 
 
 def _without_reply(task: Task, outcome: str, why: str) -> TaskAnswer:

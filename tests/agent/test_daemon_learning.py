@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Device:
     sent: list[tuple[TaskAnswer, bytes]] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    postponed: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.learning = self.boot()
@@ -56,8 +58,16 @@ class Device:
             answer=self.answer,
             alarm=lambda code, _: self.alarms.append(code),
             monotonic=lambda: self.now,
+            postpone=self.postpone,
         )
         return Learning(Disk(self.folder), around)
+
+    def postpone(self, task: Task, act: Callable[[], None]) -> None:
+        """Send at once, or with a spread when the test says so."""
+        if task.spread_seconds:
+            self.postponed[task.task] = act
+        else:
+            act()
 
     def conditions(self, busy_with: str | None) -> Conditions:
         return Conditions(
@@ -166,6 +176,28 @@ def test_an_answer_that_fell_into_an_outage_is_sent_after_it(tmp_path):
     device.now = 61.0  # nobody wants it any more
     device.learning.connected()
     assert len(device.sent) == 1
+
+
+def test_an_answer_with_a_spread_is_kept_at_once_and_sent_at_its_moment(tmp_path):
+    device = Device(tmp_path)
+    spread = task(spread_seconds=30)
+    device.offer(spread)
+    device.learning.finished(DONE)
+    assert (device.sent, device.settled) == ([], ["t1"])
+    device.learning.connected()
+    assert (device.sent, list(device.postponed)) == ([], ["t1"])
+    device.postponed.pop("t1")()
+    assert [(said.task, reply) for said, reply in device.sent] == [("t1", b"new head")]
+
+
+def test_an_answer_with_a_spread_that_no_disk_takes_is_sent_at_its_moment_too(tmp_path):
+    device = Device(tmp_path)
+    (tmp_path / "answers").write_text("a file where the folder should be")
+    device.offer(task(spread_seconds=30))
+    device.learning.finished(DONE)
+    device.postponed.pop("t1")()
+    assert [said.outcome for said, _ in device.sent] == ["done"]
+    assert device.alarms
 
 
 def test_one_child_measures_at_a_time_and_what_it_found_is_kept():
