@@ -27,8 +27,10 @@ LOG = logging.getLogger(__name__)
 def offer(desk: Desk, task: Task, message: bytes, *, updates_asked: str = updates.LOSSLESS) -> None:
     """Sign a task for its device and publish it, its larger arrays beside it.
 
+    A device whose agent is of before this, and takes no more than one message holds, is not
+    asked for more: it is silent in this round.
+
     Raises:
-        RefusedError: The device takes one message only, and this is more.
         ContractError: It is not a Flower message.
         RegistryError: The disk refuses.
 
@@ -45,10 +47,14 @@ def offer(desk: Desk, task: Task, message: bytes, *, updates_asked: str = update
     authority = desk.repository.authority()
     payload = sign_task(desk.keys.director, task, frame, authority=authority)
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise RefusedError(
-            f"a message of {len(message)} bytes does not fit into one for {task.device}, whose "
-            "agent takes no larger ones: update it, or leave it out of the run"
+        LOG.warning(
+            "unoffered device=%s run=%s bytes=%d why=%s",
+            task.device,
+            task.run,
+            len(message),
+            "its agent takes one message only: update it, or leave it out of the run",
         )
+        return
     desk.send(ROUND_OFFER.at(task.device, task.run), payload)
 
 
