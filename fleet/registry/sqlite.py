@@ -19,6 +19,7 @@ from fleet.registry.reports import Reports
 from fleet.registry.rollouts import Rollouts
 from fleet.registry.runs import Runs
 from fleet.registry.schema import migrate, refuse_newer, version_of
+from fleet.registry.standings import Standings
 from fleet.registry.tokens import Tokens
 
 
@@ -36,6 +37,7 @@ class Registry:
         self.reports = Reports(database, self.events)
         self.rollouts = Rollouts(database, self.events)
         self.runs = Runs(database, self.events)
+        self.standings = Standings(database, self.events)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

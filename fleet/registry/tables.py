@@ -10,6 +10,8 @@ from typing import Final
 
 from sqlite_utils import Database as Tables
 
+from fleet.registry.tables_learning import add_standings
+
 Step = Callable[[Tables], None]
 
 
@@ -334,4 +336,12 @@ def _sixth(tables: Tables) -> None:
     )
 
 
-STEPS: Final[tuple[Step, ...]] = (_first, _second, _third, _fourth, _fifth, _sixth)
+STEPS: Final[tuple[Step, ...]] = (
+    _first,
+    _second,
+    _third,
+    _fourth,
+    _fifth,
+    _sixth,
+    add_standings,
+)

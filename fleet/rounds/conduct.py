@@ -88,6 +88,11 @@ class Conductor:
         self._left: dict[str, str] = {}
 
     @property
+    def plan(self) -> RunPlan:
+        """What was asked for."""
+        return self._plan
+
+    @property
     def state(self) -> engine.RunState:
         """Where the run is."""
         return self._state

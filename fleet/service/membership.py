@@ -17,6 +17,7 @@ from fleet.service import certificates, rollouts, runs
 from fleet.service.behaviour import behaviour
 from fleet.service.desk import Desk, Grant, Withdrawal
 from fleet.service.overview import alarms, in_the_field, name_of, updates
+from fleet.service.standing import standing_of
 from fleet.service.turnstile import EVERYBODY
 from fleet.service.views import DeviceView, SlotView, TokenView
 from fleet.service.wishes import TokenWish
@@ -102,6 +103,7 @@ def device(desk: Desk, device_id: str) -> DeviceView:
         in_the_field=in_the_field(desk, view.id),
         health=desk.registry.machines.of_device(view.id),
         behaviour=behaviour(desk, view.id),
+        learning=standing_of(desk, view.id),
     )
 
 

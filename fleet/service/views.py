@@ -12,6 +12,7 @@ from agent.contract.telemetry import Health
 from fleet.service.behaviour_views import BehaviourView
 from fleet.service.judged_views import CohortView, HeldOutView, JudgedView, PromotionView
 from fleet.service.round_views import RoundView
+from fleet.service.standing_views import StandingView
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
@@ -82,6 +83,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
             device is asked for.
         health, behaviour: Its machine when it last said so, and what its slots did lately; only
             where one device is asked for.
+        learning: What became of its updates in rounds; None without any, and in listings.
 
     """
 
@@ -110,6 +112,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     in_the_field: tuple[FieldView, ...] = ()
     health: Health | None = None
     behaviour: tuple[BehaviourView, ...] = ()
+    learning: StandingView | None = None
 
 
 class EvaluationView(Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from tests.small_fleet import NOW, add_device, device_id, new_registry
 FROZEN = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7])
 def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version):
     path = tmp_path / "registry.db"
     shutil.copy(FROZEN / f"registry-v{version}.db", path)
@@ -67,6 +67,9 @@ def test_the_frozen_registry_of_each_version_is_read_for_ever(tmp_path, version)
     assert labels == ([Quality(right=30, windows=40)] if version >= 5 else [])
     health = registry.machines.of_device("d-0000")
     assert (health.celsius if health else None) == ({"cpu-thermal": 61.4} if version >= 6 else None)
+    assert (list(registry.standings.left_out()), registry.standings.counted("run-1")) == (
+        (["d-0001"], 3) if version >= 7 else ([], 0)
+    )
 
 
 def test_a_registry_of_a_newer_version_is_refused_untouched(tmp_path):
