@@ -42,7 +42,15 @@ from fleet.service import (
 )
 from fleet.service.desk import Ask, Desk
 from fleet.service.views import Problem
-from fleet.service.wishes import BundleWish, PruneWish, Publication, RolloutWish, RunWish, TokenWish
+from fleet.service.wishes import (
+    BundleWish,
+    HeldOutWish,
+    PruneWish,
+    Publication,
+    RolloutWish,
+    RunWish,
+    TokenWish,
+)
 
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -210,6 +218,12 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
     @app.get("/api/v1/runs/{run}/candidate")
     async def candidate(run: str) -> Response:
         return await _answer(ask, lambda desk: run_candidates.candidate(desk, run))
+
+
+    @app.post("/api/v1/runs/{run}/held-out")
+    async def held_out(run: str, request: Request) -> Response:
+        wish = await _body(request, HeldOutWish)
+        return await _answer(ask, lambda desk: run_candidates.held_out(desk, run, wish))
 
 
 def _add_trust(app: FastAPI, ask: Ask) -> None:

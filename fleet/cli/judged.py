@@ -26,13 +26,22 @@ def print_figures(view: RunView) -> None:
         table(_DEVICES, rows, "")
     if view.cohorts:
         table(_COHORTS, [row for c in view.cohorts for row in _rows(c)], "")
-    if view.held_out:
-        before, after, change, _ = _told(view.held_out.figures)
-        windows = view.held_out.figures.before.windows
-        tell(f"  held-out set of {windows} windows: {before} → {after}, {change}; decides nothing")
+    print_held_out(view)
     if view.promotion:
         release = view.promotion.release
         tell(f"  {f'released as {release}' if release else 'not released'}: {view.promotion.why}")
+
+
+def print_held_out(view: RunView) -> None:
+    """Print what came of the operator's own labelled windows, where there were any."""
+    if view.held_out is None:
+        return
+    if view.held_out.figures is None:
+        tell(f"  held-out set: {view.held_out.why}")
+        return
+    before, after, change, _ = _told(view.held_out.figures)
+    windows = view.held_out.figures.before.windows
+    tell(f"  held-out set of {windows} windows: {before} → {after}, {change}; decides nothing")
 
 
 def _rows(cohort: CohortView) -> list[tuple[object, ...]]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleet.cli.client import ManagerClient, path_of
+from fleet.cli.evaluating import run
 from fleet.cli.keyring import ADDRESS_HELP, open_signers, passphrase_option, read_passphrase
 from fleet.cli.output import client_of, home_option, output_option, show, tell
 from fleet.cli.publishing import publish_described
-from fleet.cli.runs import run
 from fleet.config import FleetConfig
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import CandidateView, ReleaseView, RolloutView

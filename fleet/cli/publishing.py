@@ -159,8 +159,8 @@ def _earlier(client: ManagerClient, in_use: tuple[str, ...]) -> "tuple[Earlier, 
             models = {v.model.digest: (v.runtime, v.model) for v in release.variants}
             found.append(
                 Earlier(
-                    models=tuple((kind, _contents(client, m)) for kind, m in models.values()),
-                    golden=_contents(client, release.golden),
+                    models=tuple((kind, artifact_bytes(client, m)) for kind, m in models.values()),
+                    golden=artifact_bytes(client, release.golden),
                 )
             )
         except RefusedByManagerError as why:
@@ -169,8 +169,14 @@ def _earlier(client: ManagerClient, in_use: tuple[str, ...]) -> "tuple[Earlier, 
     return tuple(found)
 
 
-def _contents(client: ManagerClient, artifact: Artifact) -> bytes:
-    """Return the bytes of an artifact, opened here where it is encrypted."""
+def artifact_bytes(client: ManagerClient, artifact: Artifact) -> bytes:
+    """Return the bytes of an artifact, opened here where it is encrypted.
+
+    Raises:
+        RefusedError: The manager's bytes are others.
+        RefusedByManagerError: It has none.
+
+    """
     if not artifact.encrypted:
         return _bytes(client, artifact.digest)
     from agent.contract.expand import expand_source

@@ -38,6 +38,11 @@ def run() -> None:
     "stand for everybody who was not asked. Every selected device that only judges guards too.",
 )
 @click.option(
+    "--held-out",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="Labelled windows of your own (.npz with x and y), measured at the end; see 'evaluate'.",
+)
+@click.option(
     "--promote",
     type=click.Choice(["auto"]),
     callback=lambda _context, _option, value: value or "",

@@ -67,6 +67,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         over_selection_percent: Of ``clients``, how many devices a round asks.
         offers_per_second: How fast offers go out, which lengthens deadlines; 0 is at once.
         elsewhere: Devices left out at the start because they take part in another run.
+        held_out: File of labelled windows of the operator's own, measured at the end.
         promote: ``auto`` where the manager makes a release of the candidate by itself.
         app: ``module:attribute`` of an operator's Flower ServerApp, or None for the
             built-in strategy over heads.
@@ -94,6 +95,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 100
     offers_per_second: Annotated[int, Meta(ge=0, le=MOST_OFFERS)] = 0
     elsewhere: Count = 0
+    held_out: Text | None = None
     promote: Annotated[str, Meta(pattern=r"^(|auto)$")] = ""
     training: Training = Training()
     app: Text | None = None
@@ -215,12 +217,13 @@ class Promoted(Struct, frozen=True, kw_only=True, tag="promoted"):
 class HeldOut(Struct, frozen=True, kw_only=True, tag="held-out"):
     """Running release and candidate on labelled windows of the operator's own; it decides nothing.
 
-    ``digest`` is the SHA-256 of the file.
+    ``digest`` is the SHA-256 of the file. Without figures, ``why`` says why there are none.
     """
 
-    digest: Digest
-    running: Quality
-    candidate: Quality
+    digest: Digest | None = None
+    running: Quality | None = None
+    candidate: Quality | None = None
+    why: Text = ""
     at_ms: Count
 
 

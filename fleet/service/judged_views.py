@@ -66,10 +66,17 @@ class PromotionView(Struct, frozen=True, kw_only=True):
 
 
 class HeldOutView(Struct, frozen=True, kw_only=True):
-    """Running release and candidate on labelled windows of the operator's own."""
+    """Running release and candidate on labelled windows of the operator's own.
 
-    digest: str
-    figures: FiguresView
+    Attributes:
+        digest: SHA-256 of the file; None where it could not be read.
+        why: Why there are no figures.
+
+    """
+
+    digest: str | None
+    figures: FiguresView | None
+    why: str
     at_ms: int
 
 

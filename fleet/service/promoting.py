@@ -1,11 +1,12 @@
-"""A run's candidate becomes a signed release without a person, where an operator chose so.
+"""What a run asked for at its end, done without a person where an operator chose so.
 
-    finished ──▶ fieldfare run promote RUN --rounds-key ──▶ release ──▶ rollout in waves
+    finished ──▶ fieldfare run evaluate RUN FILE             ──▶ figures of a held-out set
+             ──▶ fieldfare run promote RUN --rounds-key      ──▶ release, rollout in waves
 
-Rule 1: off unless the run was started with ``--promote auto``, and only with the key that
-        the offline keys delegated for it (``keys rounds create``).
-Rule 2: it is the operator's own command, in a child: the manager goes on meanwhile, and
-        there is one way from a candidate to a release.
+Rule 1: promotion is off unless the run was started with ``--promote auto``, and only with
+        the key that the offline keys delegated for it (``keys rounds create``).
+Rule 2: these are the operator's own commands, in a child: the manager goes on meanwhile,
+        and there is one way from a candidate to a release.
 Rule 3: what was signed with that key is of a run of this manager, at most so many a day,
         and goes to that run's devices only; whoever asks, through any door.
 Rule 4: what came of it is journalled; it is tried once.
@@ -16,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from agent.contract.manifest import Release
 from fleet.config import FleetConfig
 from fleet.errors import RefusedError
 from fleet.registry.runs import RunRow
 from fleet.rollout.plan import Plan
-from fleet.rounds.events import Promoted, RunPlan, decode_event, encode_event
+from fleet.rounds.events import HeldOut, Promoted, RunPlan, decode_event, encode_event
 from fleet.service.desk import Desk
 from fleet.service.run_views import plan_of
 from fleet.signing.rounds_key import why_not
@@ -36,8 +38,26 @@ SECONDS: Final = 900.0
 _TOLD_CHARACTERS: Final = 400
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Running release and candidate are to be measured on an operator's file."""
+
+    run: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """The candidate is to be released."""
+
+    run: str
+
+
+Job = Measurement | Promotion
+
+
 class Promoter:
-    """Promotes one run after the other; owned by the manager's thread.
+    """Does what ended runs asked for, one after the other; owned by the manager's thread.
 
     Args:
         config: The manager's settings.
@@ -47,35 +67,29 @@ class Promoter:
 
     def __init__(self, config: FleetConfig, passphrase: str) -> None:
         self._config, self._passphrase = config, passphrase
-        self._run: str | None = None
+        self._job: Job | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._until = 0.0
 
     def tick(self, desk: Desk) -> None:
         """Begin what is due, or note what came of what was begun."""
-        if self._child is not None and self._run is not None:
+        if self._job is not None:
             overdue = time.monotonic() > self._until
-            if self._child.poll() is None and not overdue:
+            if self._child is not None and self._child.poll() is None and not overdue:
                 return
-            why = self._ended(overdue=overdue)
-            note(desk, self._run, why)
-            self._run = None
+            job, self._job = self._job, None
+            _note(desk, job, self._ended(overdue=overdue))
             return
-        row = next(
-            (
-                row
-                for row in desk.registry.runs.ended_since(desk.now_ms() - DAY_MS)
-                if _is_due(desk, row)
-            ),
-            None,
-        )
-        if row is None:
-            return
-        if _is_rolled_out(desk, row.id):
-            note(desk, row.id, "")
-        else:
-            self._begin(row.id)
+        rows = desk.registry.runs.ended_since(desk.now_ms() - DAY_MS)
+        job = next((job for row in rows if (job := _due(desk, row))), None)
+        match job:
+            case None:
+                pass
+            case Promotion(run=run) if _is_rolled_out(desk, run):
+                _note(desk, job, "")
+            case _:
+                self._begin(job)
 
     def close(self) -> None:
         """End a promotion that is under way; it is begun again at the next start."""
@@ -83,14 +97,19 @@ class Promoter:
             self._child.kill()
             self._ended(overdue=True)
 
-    def _begin(self, run: str) -> None:
-        promotion = self._config.promotion
-        words = [
-            *("run", "promote", run, "--rounds-key", "--home", str(self._config.home)),
-            *("--canary", promotion.canary, "--soak", str(promotion.soak_seconds)),
-        ]
-        if self._passphrase:
-            words += ["--passphrase-file", "/dev/stdin"]
+    def _begin(self, job: Job) -> None:
+        match job:
+            case Measurement(run=run, file=file):
+                words = ["run", "evaluate", run, file]
+            case Promotion(run=run):
+                promotion = self._config.promotion
+                words = ["run", "promote", run, "--rounds-key", "--canary", promotion.canary]
+                words += ["--soak", str(promotion.soak_seconds)]
+                if self._passphrase:
+                    words += ["--passphrase-file", "/dev/stdin"]
+            case _ as never:
+                assert_never(never)
+        words += ["--home", str(self._config.home)]
         self._folder = tempfile.TemporaryDirectory(prefix="fieldfare-promote-")
         with Path(self._folder.name, "errors.txt").open("wb") as errors:
             child = subprocess.Popen(
@@ -103,8 +122,8 @@ class Promoter:
         if child.stdin is not None:
             with child.stdin as secret:
                 secret.write(self._passphrase.encode() + b"\n")
-        self._run, self._child, self._until = run, child, time.monotonic() + SECONDS
-        LOG.info("promotion run=%s begun", run)
+        self._job, self._child, self._until = job, child, time.monotonic() + SECONDS
+        LOG.info("run id=%s begun=%s", run, words[1])
 
     def _ended(self, *, overdue: bool) -> str:
         """Return why the child failed; "" where it did not."""
@@ -187,19 +206,36 @@ def require_cohort(desk: Desk, release: Release, plan: Plan) -> None:
         )
 
 
-def note(desk: Desk, run: str, why: str) -> None:
-    """Journal what came of a promotion; ``why`` is why it failed, "" where it did not."""
-    release = None if why else _release_of(desk, run)
-    event = Promoted(release=release, why=why or "promoted by the manager", at_ms=desk.now_ms())
-    desk.registry.runs.note(run, encode_event(event))
-    LOG.info("promotion run=%s release=%s why=%s", run, release, why)
+def _note(desk: Desk, job: Job, why: str) -> None:
+    """Journal what came of a job; ``why`` is why it failed, "" where it did not."""
+    now_ms, event = desk.now_ms(), None
+    match job:
+        case Promotion(run=run):
+            release = None if why else _release_of(desk, run)
+            told = why or "promoted by the manager"
+            event = encode_event(Promoted(release=release, why=told, at_ms=now_ms))
+        case Measurement(run=run) if why:
+            event = encode_event(HeldOut(why=why, at_ms=now_ms))
+        case Measurement(run=run):
+            pass  # the command has told its figures
+        case _ as never:
+            assert_never(never)
+    if event is not None:
+        desk.registry.runs.note(run, event)
+    LOG.info("run id=%s done=%s why=%s", run, type(job).__name__.lower(), why)
 
 
-def _is_due(desk: Desk, row: RunRow) -> bool:
-    if row.status != "finished" or plan_of(row).promote != "auto":
-        return False
-    steps = map(decode_event, desk.registry.runs.journal(row.id))
-    return not any(isinstance(step, Promoted) for step in steps)
+def _due(desk: Desk, row: RunRow) -> Job | None:
+    """Return what an ended run asked for and was not done."""
+    if row.status != "finished":
+        return None
+    plan = plan_of(row)
+    if not plan.held_out and not plan.promote:
+        return None
+    done = {type(decode_event(step)) for step in desk.registry.runs.journal(row.id)}
+    if plan.held_out and HeldOut not in done:
+        return Measurement(run=row.id, file=plan.held_out)
+    return Promotion(run=row.id) if plan.promote and Promoted not in done else None
 
 
 def _release_of(desk: Desk, run: str) -> str | None:

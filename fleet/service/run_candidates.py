@@ -3,17 +3,20 @@
 Rule 1: whether a device receives it is decided by the device's *decide* windows alone.
 """
 
-from fleet.errors import ConflictError
+from fleet.errors import ConflictError, RefusedError
 from fleet.registry.runs import RunRow
 from fleet.release.candidate import with_head
 from fleet.rounds.conduct import Conductor
 from fleet.rounds.engine import FINAL
+from fleet.rounds.events import HeldOut, encode_event
+from fleet.rounds.intervals import is_sound
 from fleet.service import contents
 from fleet.service.desk import Desk
 from fleet.service.run_doors import conductor_of, head_of, row_of
 from fleet.service.run_views import plan_of
 from fleet.service.runs import show
-from fleet.service.views import CandidateView
+from fleet.service.views import CandidateView, RunView
+from fleet.service.wishes import HeldOutWish
 
 
 def candidate(desk: Desk, run: str) -> CandidateView:
@@ -53,6 +56,26 @@ def candidate(desk: Desk, run: str) -> CandidateView:
         judged=shown.judged,
         cohorts=shown.cohorts,
     )
+
+
+def held_out(desk: Desk, run: str, wish: HeldOutWish) -> RunView:
+    """Note what running release and candidate made of an operator's labelled windows.
+
+    Raises:
+        NotFoundError: There is none with this id.
+        ConflictError: The run has no candidate.
+        RefusedError: The figures cannot be.
+
+    """
+    if show(desk, run).status != "finished":
+        raise ConflictError(f"{run} has no candidate to be measured")
+    if not is_sound((wish.running, wish.candidate)):
+        raise RefusedError("these figures are not of the same windows, or right more often")
+    event = HeldOut(
+        digest=wish.digest, running=wish.running, candidate=wish.candidate, at_ms=desk.now_ms()
+    )
+    desk.registry.runs.note(run, encode_event(event))
+    return show(desk, run)
 
 
 def _find_conductor(desk: Desk, row: RunRow) -> Conductor:

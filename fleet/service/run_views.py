@@ -79,10 +79,11 @@ def _promotion(desk: Desk, steps: Sequence[RunEvent]) -> PromotionView | None:
 
 def _held_out(steps: Sequence[RunEvent]) -> HeldOutView | None:
     told = next((step for step in reversed(steps) if isinstance(step, HeldOut)), None)
-    figures = None if told is None else _figures([(told.running, told.candidate)])
-    if told is None or figures is None:
+    if told is None:
         return None
-    return HeldOutView(digest=told.digest, figures=figures, at_ms=told.at_ms)
+    both = told.running and told.candidate
+    figures = _figures([(told.running, told.candidate)]) if both else None
+    return HeldOutView(digest=told.digest, figures=figures, why=told.why, at_ms=told.at_ms)
 
 
 def judge(

@@ -60,6 +60,7 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         over_selection_percent=wish.over_selection_percent,
         offers_per_second=min(desk.config.offers_per_second, MOST_OFFERS),
         elsewhere=found.elsewhere,
+        held_out=wish.held_out,
         promote=wish.promote,
         training=_training(wish),
         strategy=strategy,

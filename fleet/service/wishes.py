@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 
 from agent.contract.limits import MAX_CONTENT_KEYS
 from agent.contract.manifest import Digest, Name, Text
-from agent.contract.messages import Hex64
+from agent.contract.messages import Hex64, Quality
 from fleet.rounds.events import AnchorTo
 
 Days = 86_400
@@ -93,6 +93,7 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         guard: Devices that judge and do not train, wherever they are; empty names none
             beside the selected ones that only judge.
+        held_out: File of labelled windows, on the manager's machine, measured at the end.
         promote: ``auto`` lets the manager make a release of the candidate by itself.
         clients: How many good replies a round of training waits for; 0 is all it asks.
         over_selection_percent: Of ``clients``, how many devices a round asks.
@@ -108,6 +109,7 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 3
     select: Text = "all"
     guard: Text = ""
+    held_out: Text | None = None
     promote: Annotated[str, Meta(pattern=r"^(|auto)$")] = ""
     clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 130
@@ -126,6 +128,14 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_norm: float | None = None
     app: Text | None = None
     app_folder: Text | None = None
+
+
+class HeldOutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tells what running release and candidate made of labelled windows; see ``HeldOut``."""
+
+    digest: Digest
+    running: Quality
+    candidate: Quality
 
 
 class PruneWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,5 @@
 """The manager promotes a candidate by itself: within its limits, through the operator's command."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from fleet.signing.rounds_key import make_key, open_key
 from tests.ceremonies import PASSPHRASE, Person, found_fleet, running
 from tests.finished_runs import FLEET, Member, add_members, finish_run, publish_motion, record_run
 from tests.manager_home import make_desk
+from tests.waiting import wait_for_run
 
 
 @pytest.fixture
@@ -151,17 +151,6 @@ def test_settings_that_make_no_sense_are_refused(setting, why):
         PromotionConfig(**setting)
 
 
-def wait_for(manager, found, seconds: float = 120.0):
-    """Return what the manager comes to say of run-1."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        view = manager.ask(lambda desk: runs.show(desk, "run-1"))
-        if found(view):
-            return view
-        time.sleep(0.1)
-    raise AssertionError(view)
-
-
 @pytest.mark.slow
 def test_a_finished_run_becomes_a_release_and_a_rollout_without_a_person(person):
     """Keys with passphrases: the manager's own opens the rounds' key too, in its child."""
@@ -177,7 +166,7 @@ def test_a_finished_run_becomes_a_release_and_a_rollout_without_a_person(person)
         assert oct((config.keys / "online" / "rounds-motion.json").stat().st_mode)[-3:] == "600"
         signer = [signer_of(offline)]
         manager.ask(lambda desk: finish_run(desk, promote="auto", signers=signer))
-        view = wait_for(manager, lambda view: view.promotion)
+        view = wait_for_run(manager, lambda view: view.promotion)
         assert view.promotion.release == "motion v2", view.promotion
         (rollout,) = manager.ask(rollouts.listing)
         assert {d.device for d in rollout.devices} == set(FLEET)
@@ -192,7 +181,7 @@ def test_a_promotion_that_may_not_be_is_noted_with_its_reason_and_not_tried_agai
     worse = {d: replace(m, after=m.before) for d, m in FLEET.items()}
     with running(home) as manager:
         manager.ask(lambda desk: finish_run(desk, worse, promote="auto", signers=[offline]))
-        view = wait_for(manager, lambda view: view.promotion)
+        view = wait_for_run(manager, lambda view: view.promotion)
         assert view.promotion.release is None
         assert "better on no device's decide windows" in view.promotion.why
         assert len(manager.ask(releases.listing)) == 1
