@@ -5,6 +5,7 @@ Rule 2: what cannot be used is refused whole, with the sentence that ends up in 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 
 from agent.contract.limits import MAX_FLOWER_BYTES
@@ -15,7 +16,31 @@ from fleet.rounds.events import Evaluated, NotEvaluated, Posted
 from fleet.rounds.pipe import Push
 
 
-def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Posted, bytes]]:
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A Flower message to one device, whose greater part all devices of a send share."""
+
+    own: bytes
+    shared: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole message."""
+        return len(self.own) + len(self.shared)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole message."""
+        hashed = sha256(self.own)
+        hashed.update(self.shared)
+        return hashed.hexdigest()
+
+    def whole(self) -> bytes:
+        """Return the message."""
+        return self.own + self.shared if self.shared else self.own
+
+
+def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Posted, Wording]]:
     """Return the tasks that a push asks for, each with its Flower message.
 
     Args:
@@ -30,8 +55,8 @@ def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Pos
     tasks = []
     for instruction in push.instructions:
         device, kind = devices.get(instruction.node), instruction.kind.partition(".")[0]
-        content = instruction.content + push.shared
-        size = len(content)
+        wording = Wording(instruction.content, push.shared)
+        size = wording.size
         if device is None or kind not in ("train", "evaluate") or size > MAX_FLOWER_BYTES:
             raise RefusedError(
                 f"the Flower app sends {size} bytes of {instruction.kind!r} to node "
@@ -39,9 +64,8 @@ def tasks_of(run: str, push: Push, devices: Mapping[int, str]) -> list[tuple[Pos
                 f"at most {MAX_FLOWER_BYTES} bytes"
             )
         task = engine.task_name(run, push.ordinal, device)
-        digest = sha256(content).hexdigest()
-        posted = Posted(task=task, device=device, kind=kind, digest=digest)
-        tasks.append((posted, content))
+        posted = Posted(task=task, device=device, kind=kind, digest=wording.digest)
+        tasks.append((posted, wording))
     return tasks
 
 

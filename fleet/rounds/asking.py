@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from agent.contract.rounds import Task
+from fleet.rounds.answers import Wording
+from fleet.rounds.buffered import open_tasks
 from fleet.rounds.doors import Doors
 from fleet.rounds.events import (
     FINAL,
@@ -37,20 +39,27 @@ class Asking:
         self._plan, self._head, self._doors = plan, head, doors
         self._offering = Offering(doors.may_offer)
         self._patience = Patience()
-        self._messages: dict[str, bytes] = {}
+        self._messages: dict[str, Wording] = {}
 
     @property
     def put_off(self) -> Mapping[str, str]:
         """Why a device wants a task later, by task."""
         return self._offering.put_off
 
-    def take_messages(self, messages: Mapping[str, bytes]) -> None:
-        """Take the Flower messages of a send, by task; those before are forgotten."""
-        self._messages = dict(messages)
+    def take_messages(self, state: RunState, messages: Mapping[str, Wording]) -> None:
+        """Take the Flower messages of a send, by task; those that nobody needs are forgotten."""
+        still = {task.task for task in open_tasks(state)}
+        kept = {task: message for task, message in self._messages.items() if task in still}
+        self._messages = {**kept, **messages}
 
     def message(self, task: str) -> bytes | None:
         """Return what a task asks; None before a restarted child has come this far again."""
-        return self._messages.get(task)
+        wording = self._messages.get(task)
+        return None if wording is None else wording.whole()
+
+    def knows(self, task: str) -> bool:
+        """Return whether a restarted child has come as far as this task again."""
+        return task in self._messages
 
     def candidate(self) -> HeadArrays | None:
         """Return the aggregated head once there is one."""
@@ -97,9 +106,14 @@ class Asking:
                 left_ms = self._send_due_ms(send, now_ms) - now_ms
                 asked = len(send.tasks)
                 for task, device in ready:
-                    kind = send.by_name[task].kind
+                    kind = (state.find(task) or send).by_name[task].kind
                     self._send(
-                        device, task, kind, self._messages[task], left_ms=left_ms, asked=asked
+                        device,
+                        task,
+                        kind,
+                        self._messages[task].whole(),
+                        left_ms=left_ms,
+                        asked=asked,
                     )
 
     def time_is_up(self, state: RunState, now_ms: int) -> TimedOut | EvaluationClosed | None:
@@ -117,7 +131,7 @@ class Asking:
     def _makes_sense(self, state: RunState, task: str, device: str) -> bool:
         if isinstance(state.phase, Evaluating):
             return state.awaits(device) and task == task_name(self._plan.run, 0, device)
-        send = state.underway
+        send = state.find(task)
         return send is not None and send.is_open(task) and task in self._messages
 
     def _send_due_ms(self, send: Send, now_ms: int) -> int:

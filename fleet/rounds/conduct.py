@@ -27,7 +27,8 @@ from fleet.errors import RefusedError
 from fleet.rounds import engine
 from fleet.rounds.answers import judgement_of, tasks_of
 from fleet.rounds.asking import Asking
-from fleet.rounds.delivery import fetched, replies_of
+from fleet.rounds.buffered import open_tasks, open_tasks_of, whom_to_ask
+from fleet.rounds.delivery import fetched, folded_of, replies_of
 from fleet.rounds.doors import Doors
 from fleet.rounds.events import (
     FINAL,
@@ -51,7 +52,7 @@ from fleet.rounds.host import Child, FlowerChild, Put
 from fleet.rounds.pipe import Begin, Crashed, Done, Fetch, Gone, Push
 from fleet.rounds.program import Program
 from fleet.rounds.screen import screen_reply
-from fleet.rounds.sends import Send, choose
+from fleet.rounds.sends import Send
 
 __all__ = ["Conductor", "Doors", "HeadArrays"]
 
@@ -137,12 +138,12 @@ class Conductor:
         posted = None if send is None else send.by_name[answer.task]
         if send is None or posted is None or posted.device != device:
             return "unknown"
-        if self._state.underway is not send or not send.is_open(answer.task):
+        if not isinstance(self._state.phase, engine.Driving) or not send.is_open(answer.task):
             return self._came_in_vain(send, answer, now_ms)
         if answer.outcome == "deferred":
             self._asking.later(answer.task, device, now_ms, answer.why)
             return "deferred"
-        if answer.outcome == "done" and self._asking.message(answer.task) is None:
+        if answer.outcome == "done" and not self._asking.knows(answer.task):
             return "early"  # a restarted child asks for it soon, and the device sends it again
         outcome, why, norm = answer.outcome, answer.why, None
         if outcome == "done":
@@ -156,11 +157,8 @@ class Conductor:
 
     def returned(self, device: str, now_ms: int) -> None:
         """Offer a device its open tasks again."""
-        send = self._state.underway
-        if send is not None:
-            task = engine.task_name(self._plan.run, send.ordinal, device)
-            mine = [send.by_name[task]] if send.is_open(task) else []
-            self._asking.train(self._state, mine, now_ms)
+        mine = open_tasks_of(self._plan.run, self._state, device)
+        self._asking.train(self._state, mine, now_ms)
         if self._state.awaits(device):
             self._asking.judge(self._state, [device], now_ms)
 
@@ -235,9 +233,10 @@ class Conductor:
         except RefusedError as why:
             self.fail(str(why), now_ms)
             return
-        tasks = choose(self._plan, push.ordinal, [posted for posted, _ in named])
-        asked = {posted.task for posted in tasks}
-        self._asking.take_messages({t.task: m for t, m in named if t.task in asked})
+        posted = [task for task, _ in named]
+        tasks = whom_to_ask(self._plan, self._state, push.ordinal, posted)
+        asked = {task.task for task in tasks}
+        self._asking.take_messages(self._state, {t.task: m for t, m in named if t.task in asked})
         self._program.asks(push.ordinal)
         event = Pushed(ordinal=push.ordinal, tasks=tasks, named=len(named), at_ms=now_ms)
         self._happen(event, now_ms)
@@ -246,7 +245,7 @@ class Conductor:
     def _answer_for_the_gone(self, now_ms: int) -> None:
         if not self._left:
             return
-        for posted in self._open_tasks():
+        for posted in tuple(open_tasks(self._state)):
             if why := self._left.get(posted.device):
                 event = Answered(task=posted.task, outcome="declined", why=why, at_ms=now_ms)
                 self._happen(event, now_ms)
@@ -272,16 +271,16 @@ class Conductor:
         elif isinstance(self._state.phase, engine.Driving):
             self._start_child()
 
-    def _open_tasks(self) -> tuple[Posted, ...]:
-        send = self._state.underway
-        return () if send is None else send.open_tasks
-
     def _deliver(self, ordinal: int) -> None:
         if not self._program.waits_for(ordinal):
             return  # a restarted child asks again, and is then answered at once
         send = self._state.sends[ordinal - 1]
         large = self._head.weight.nbytes + self._head.bias.nbytes
-        self._program.reply(ordinal, replies_of(self._plan, send, large, self._doors.read))
+        if self._plan.buffer:
+            told = folded_of(self._state, send, large, self._doors.read)
+        else:
+            told = replies_of(self._plan, send, large, self._doors.read)
+        self._program.reply(ordinal, told)
 
     def _spool(
         self, posted: Posted, answer: TaskAnswer, attachment: bytes
