@@ -9,6 +9,7 @@ Rule 3: where a signature stands before a parser, the fuzzed bytes are signed, o
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 import zstandard
 from nacl.signing import SigningKey
+from numpy.typing import NDArray
 from securesystemslib.formats import encode_canonical
 
 from agent.contract import records
@@ -55,15 +57,23 @@ from agent.contract.sealing import (
     wrap_key,
 )
 from agent.contract.sources import FULL, SEALED
-from agent.contract.tensors import FlowerMessage, Metadata, decode_message, encode_message
+from agent.contract.tensors import (
+    Failure,
+    FlowerMessage,
+    Metadata,
+    decode_message,
+    encode_message,
+)
 from agent.contract.topics import ACK, ASSIGNMENT, FRESH, ROUND_OFFER, Topics
 from agent.contract.vectors import read_vectors
 from agent.errors import ContractError, ModelError, TrustError
 from agent.infer import litert, onnx_file, tflite_file
 from agent.infer.arrays import read_npz, write_npz
 from agent.infer.onnx import PROBE_MODEL
+from agent.learn.stand_in.messages import read_message, write_message
 from agent.update.refresh import refresh
 from agent.update.trust import RefreshJob, RefreshResult, TrustState, pin
+from fleet.rounds.screen import screen_reply
 from tests.signed_fleet import SignedFleet
 
 VECTORS = Path(__file__).resolve().parents[1] / "tests" / "vectors"
@@ -288,7 +298,7 @@ def topics() -> tuple[Parser, list[bytes]]:
 
 
 def tensors() -> tuple[Parser, list[bytes]]:
-    """Flower messages with their records and arrays."""
+    """Flower messages with their records and arrays, and what is made of a device's reply."""
     arrays = ArrayRecord({"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.int64)})
     message = FlowerMessage(
         metadata=Metadata(
@@ -300,14 +310,41 @@ def tensors() -> tuple[Parser, list[bytes]]:
             "config": ConfigRecord({"rate": 0.1, "name": "x", "raw": b"\0", "on": True}),
         },
     )
+    asked = replace(
+        message, content={"arrays": arrays, "config": ConfigRecord({"none": (), "far": 2**64 - 1})}
+    )
+    reply = replace(
+        message,
+        metadata=replace(message.metadata, reply_to_message_id="m", group_id="ä"),
+        content={"arrays": arrays, "metrics": MetricRecord({"num-examples": 3, "none": ()})},
+    )
+    seeds = [
+        *(encode_message(one) for one in (message, asked, reply)),
+        encode_message(replace(message, content=Failure(-1, "why"))),
+        records.encode_record("arrays", arrays),
+        records.encode_record("fitres.parameters", arrays).replace(b"\x0a\x07float32", b""),
+        encode_message(
+            replace(message, content={"a": ArrayRecord({"0": np.array(1.0), "f": _fortran()})})
+        ),
+    ]
+
+    def written_again(content: bytes) -> None:
+        written = encode_message(decode_message(content))
+        assert encode_message(decode_message(written)) == written
 
     def parse(content: bytes) -> None:
         each(
-            lambda: decode_message(content),
+            lambda: written_again(content),
             lambda: records.decode_record(memoryview(content)),
+            lambda: screen_reply(content, seeds[1]),
+            lambda: write_message(read_message(content)),
         )
 
-    return parse, [encode_message(message), records.encode_record("arrays", arrays)]
+    return parse, seeds
+
+
+def _fortran() -> NDArray[np.float16]:
+    return np.asfortranarray(np.ones((2, 2), np.float16))
 
 
 def models() -> tuple[Parser, list[bytes]]:

@@ -8,7 +8,8 @@ The wire schema of ``flwr.proto.recorddict_pb2``::
 
 Rule 1: an array's text, shape, header and length must agree before it is an array, which
         is then a read-only view; no header is evaluated as Python.
-Rule 2: a list is a tuple here; an empty one counts as doubles, as in flwr.
+Rule 2: a list is a tuple here; an empty one counts as doubles among metrics and as
+        truths among settings, as in flwr.
 Rule 3: an array of an app older than Flower's Message API has neither text nor shape: its
         header alone says what it is, and both stand where it is written again.
 
@@ -33,6 +34,8 @@ MAX_ITEMS: Final = 65_536
 MAX_DIMENSIONS: Final = 16
 MAX_KEY_BYTES: Final = 1024
 MAX_TEXT_BYTES: Final = 1 << 20
+MAX_VALUES_BYTES: Final = 4 << 20
+"""Metrics and settings of one message: a list takes many times its bytes in memory."""
 DTYPES: Final = frozenset(
     {"float16", "float32", "float64", "bool"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -87,7 +90,7 @@ def encode_record(key: str, record: Record) -> bytes:
         case MetricRecord(items=values):
             content = wire.write_field(3, _encode_items(values, _encode_value))
         case ConfigRecord(items=values):
-            content = wire.write_field(4, _encode_items(values, _encode_value))
+            content = wire.write_field(4, _encode_items(values, _encode_setting))
     return wire.write_text(1, key) + content
 
 
@@ -107,12 +110,21 @@ def decode_record(item: memoryview) -> tuple[str, Record]:
             case 2:
                 record = ArrayRecord(_decode_items(wire.read_bytes(value), _decode_array))
             case 3:
-                record = MetricRecord(_decode_items(wire.read_bytes(value), _decode_value))
+                record = MetricRecord(_decode_items(_values(value), _decode_value))
             case 4:
-                record = ConfigRecord(_decode_items(wire.read_bytes(value), _decode_value))
+                record = ConfigRecord(_decode_items(_values(value), _decode_value))
     if record is None:
         raise MalformedError(f"Flower record {key[:80]!r} is of no known kind")
     return key, record
+
+
+def _values(value: int | memoryview) -> memoryview:
+    content = wire.read_bytes(value)
+    if len(content) > MAX_VALUES_BYTES:
+        raise MalformedError(
+            f"a record of {len(content)} bytes of values is over {MAX_VALUES_BYTES}"
+        )
+    return content
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,6 +253,10 @@ def _dtype(text: bytes) -> np.dtype[Any] | None:
         return np.dtype(text.decode())
     except TypeError:
         return None
+
+
+def _encode_setting(value: Value) -> bytes:
+    return wire.write_field(24, b"") if value == () else _encode_value(value)
 
 
 def _encode_value(value: Value) -> bytes:

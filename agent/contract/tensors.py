@@ -21,6 +21,7 @@ from agent.contract import wireformat as wire
 from agent.contract.limits import MAX_FLOWER_BYTES
 from agent.contract.records import (
     MAX_KEY_BYTES,
+    MAX_VALUES_BYTES,
     ArrayRecord,
     ConfigRecord,
     MetricRecord,
@@ -183,11 +184,17 @@ def _decode_failure(content: memoryview) -> Failure:
 
 def _decode_content(content: memoryview) -> dict[str, Record]:
     records: dict[str, Record] = {}
+    values_bytes = 0
     for number, item in wire.read_fields(content):
         if number != 1:
             continue
         if len(records) >= MAX_RECORDS:
             raise MalformedError(f"Flower message of more than {MAX_RECORDS} records")
-        key, record = decode_record(wire.read_bytes(item))
+        raw = wire.read_bytes(item)
+        key, record = decode_record(raw)
+        if not isinstance(record, ArrayRecord):
+            values_bytes += len(raw)
+            if values_bytes > MAX_VALUES_BYTES + MAX_RECORDS * MAX_KEY_BYTES:
+                raise MalformedError(f"Flower message of over {MAX_VALUES_BYTES} bytes of values")
         records[key] = record
     return records
