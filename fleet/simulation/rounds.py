@@ -70,7 +70,14 @@ class Settings:
 def simulate(
     head: HeadArrays, windows: Mapping[str, LabelledWindows], settings: Settings
 ) -> SimulatedRun:
-    """Return what a run gives.
+    """Return what a run gives; arguments and errors as of ``train``."""
+    return train(head, windows, settings)[1]
+
+
+def train(
+    head: HeadArrays, windows: Mapping[str, LabelledWindows], settings: Settings
+) -> tuple[HeadArrays, SimulatedRun]:
+    """Return the head that a run ends with, and its figures.
 
     Args:
         head: The running release's.
@@ -95,7 +102,7 @@ def simulate(
         final, why = world.model, str(failed)
     if not why:
         world.note(final)
-    return SimulatedRun(
+    return final, SimulatedRun(
         seed=settings.seed,
         rounds=tuple(world.rounds),
         devices=world.judged(final),

@@ -1,7 +1,7 @@
 """Trains the motion network on people 1 to 4 and writes its weights, batch norms folded.
 
-The only program that uses PyTorch; it runs in an environment of its own (see ``train``).
-Nothing of people 5 to 8 is read here.
+Usage: network.py WEIGHTS.npz [SEED]. The only program that uses PyTorch; it runs in an
+environment of its own (see ``train``). Nothing of people 5 to 8 is read here.
 """
 
 import sys
@@ -49,12 +49,12 @@ class Motion(nn.Module):
         return self.head(self.drop(x.mean(-1)))
 
 
-def train() -> Motion:
-    """Train with fixed seeds on one thread, so that two runs give the same weights."""
-    torch.manual_seed(SEED)
+def train(seed: int = SEED) -> Motion:
+    """Train with a fixed seed on one thread, so that two runs give the same weights."""
+    torch.manual_seed(seed)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
-    chance = torch.Generator().manual_seed(SEED)
+    chance = torch.Generator().manual_seed(seed)
     chosen = [r for r in read_recordings() if r.person in PEOPLE]
     parts = [(windows_of(r.samples, TRAIN_HOP), r.label) for r in chosen]
     x = torch.tensor(np.concatenate([w for w, _ in parts]))
@@ -98,4 +98,4 @@ def folded(network: Motion) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez(Path(sys.argv[1]), **folded(train()))
+    np.savez(Path(sys.argv[1]), **folded(train(int(sys.argv[2]) if sys.argv[2:] else SEED)))
