@@ -31,6 +31,7 @@ from agent.contract.tensors import (
 from fleet.errors import RefusedError
 from fleet.rounds.aggregate import Arrays, Delta, Mean, require_floats
 from fleet.rounds.events import ANCHOR_TO
+from fleet.rounds.fedbuff import Versions
 from fleet.rounds.pipe import (
     MAX_FRAME_BYTES,
     Begin,
@@ -58,11 +59,15 @@ Hear = Callable[[], ToChild | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What one node learned: its arrays, views of the reply's bytes, and how much they weigh."""
+    """What one node learned: its arrays, views of the reply's bytes, and how much they weigh.
+
+    ``asked`` is the push whose model it started from.
+    """
 
     arrays: Arrays
     examples: float
     metrics: dict[str, float]
+    asked: int
 
 
 @dataclass(slots=True)
@@ -97,12 +102,16 @@ def run_builtin(begin: Begin, strategy: Strategy, say: Say, hear: Hear) -> Done:
     model = _first_model(begin)
     require_floats(model)
     first = model if begin.settings.get(ANCHOR_TO) == "running" else None
-    optimiser = ServerStep(strategy)
+    optimiser, versions = ServerStep(strategy), Versions()
     means: dict[str, float] = {}
     for ordinal in range(1, begin.rounds + 1):
         say(_push(begin, ordinal, model, first))
         updates = _updates(ordinal, say, hear)
-        delta, means = _aggregate(strategy, model, updates)
+        if begin.buffer:
+            versions.keep(ordinal, model)
+            delta, means = _buffered(versions, ordinal, updates)
+        else:
+            delta, means = _aggregate(strategy, model, updates)
         model = optimiser.take(model, delta)
         del delta
     last = FlowerMessage(
@@ -126,6 +135,19 @@ def _aggregate(
             mean.fold(update.arrays, update.examples)
             figures.add(update)
         return mean.step(), figures.means()
+
+
+def _buffered(
+    versions: Versions, ordinal: int, updates: Iterator[Update]
+) -> tuple[Delta, dict[str, float]]:
+    figures = Figures()
+
+    def each() -> Iterator[tuple[int, Arrays]]:
+        for update in updates:
+            figures.add(update)
+            yield update.asked, update.arrays
+
+    return versions.step(ordinal, each()), figures.means()
 
 
 def _push(begin: Begin, ordinal: int, model: Arrays, anchor: Arrays | None) -> Push:
@@ -160,12 +182,13 @@ def _updates(ordinal: int, say: Say, hear: Hear) -> Iterator[Update]:
         raise ManagerGoneError
     if not isinstance(word, Replies) or word.ordinal != ordinal:
         raise ValueError(f"the manager answered something else than push {ordinal}")
-    for reply in sorted(word.replies, key=lambda r: r.node):
+    for reply in sorted(word.replies, key=lambda r: (r.node, r.asked)):
+        asked = reply.asked or ordinal
         if reply.spooled:
-            say(Fetch(ordinal=ordinal, node=reply.node))
-            yield _update(_fetched(ordinal, reply.node, hear()))
+            say(Fetch(ordinal=asked, node=reply.node))
+            yield _update(_fetched(asked, reply.node, hear()), asked)
         elif reply.content is not None:
-            yield _update(reply.content)
+            yield _update(reply.content, asked)
 
 
 def _fetched(ordinal: int, node: int, word: ToChild | None) -> bytes:
@@ -176,7 +199,7 @@ def _fetched(ordinal: int, node: int, word: ToChild | None) -> bytes:
     return word.content
 
 
-def _update(reply: bytes) -> Update:
+def _update(reply: bytes, asked: int) -> Update:
     """Return what a reply holds, which the manager has screened."""
     content = decode_message(reply, limit=MAX_FRAME_BYTES).content
     if isinstance(content, Failure):
@@ -193,6 +216,7 @@ def _update(reply: bytes) -> Update:
             for k, v in metrics.items()
             if isinstance(v, int | float) and k != WEIGHT_KEY
         },
+        asked=asked,
     )
 
 

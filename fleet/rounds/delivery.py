@@ -13,6 +13,7 @@ from fleet.errors import RefusedError
 from fleet.rounds.events import RunPlan
 from fleet.rounds.pipe import Fetch, Fetched, Reply
 from fleet.rounds.sends import Send, node_of
+from fleet.rounds.state import RunState
 
 TOGETHER_BYTES: Final = 1024 * 1024
 Read = Callable[[str], bytes | None]
@@ -43,6 +44,29 @@ def replies_of(plan: RunPlan, send: Send, model_bytes: int, read: Read) -> tuple
         else:
             replies.append(Reply(node=node, content=read(posted.task), why=why))
     return tuple(replies)
+
+
+def folded_of(state: RunState, send: Send, model_bytes: int, read: Read) -> tuple[Reply, ...]:
+    """Return what the program of a buffered run hears of a closed send: what it folds.
+
+    Args:
+        state: Where the run is: answers to older versions count too.
+        send: The send that was closed.
+        model_bytes: How large an update is, about.
+        read: Returns a spooled answer by its task.
+
+    """
+    spooled = len(send.folded) * model_bytes > TOGETHER_BYTES
+    replies = []
+    for task in send.folded:
+        asked = state.find(task)
+        if asked is None or task in send.outliers:
+            continue
+        node = node_of(asked.by_name[task].device)
+        content = None if spooled else read(task)
+        reply = Reply(node=node, asked=asked.ordinal, content=content, spooled=spooled)
+        replies.append(reply)
+    return tuple(sorted(replies, key=lambda r: (r.node, r.asked)))
 
 
 def fetched(sends: tuple[Send, ...], asked: Fetch, read: Read) -> Fetched:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from fleet.rounds.buffered import end_all, fold, is_full, let_in, open_tasks
 from fleet.rounds.events import (
     FINAL,
     Answered,
@@ -191,7 +192,8 @@ def _pushed(plan: RunPlan, state: RunState, event: Pushed) -> Step:
         if send.tasks != event.tasks:
             why = f"the Flower program diverged from its journal at send {event.ordinal}"
             return _end(state, "failed", why)
-        return state, (Deliver(send.ordinal),) if send.closed else (Offer(send.open_tasks),)
+        offer = (Offer(send.open_tasks),) if send.open_count or not send.closed else ()
+        return state, (*offer, Deliver(send.ordinal)) if send.closed else offer
     if event.ordinal != known + 1 or (known and not state.sends[-1].closed):
         why = f"the Flower program made send {event.ordinal} after send {known}"
         return _end(state, "failed", why)
@@ -202,25 +204,31 @@ def _pushed(plan: RunPlan, state: RunState, event: Pushed) -> Step:
         named=max(event.named, len(event.tasks)),
         wanted=wanted_of(plan, event.tasks),
         deadline_ms=_clock(state, event.at_ms) + lasts_ms(plan, len(event.tasks)),
+        lingers=plan.buffer > 0,
     )
-    return replace(state, sends=(*state.sends, send)), (Offer(send.tasks),)
+    state, offer = let_in(plan, state, send), (Offer(send.tasks),)
+    if not plan.buffer or not is_full(plan, state):
+        return state, offer
+    state, effects = _close(plan, state)
+    return state, (*offer, *effects)
 
 
 def _answered(plan: RunPlan, state: RunState, event: Answered) -> Step:
-    if not state.sends or not state.sends[-1].is_open(event.task):
+    send = state.find(event.task)
+    if send is None or not send.is_open(event.task):
         return state, ()
-    send = state.sends[-1].answered(event)
-    state = replace(state, sends=(*state.sends[:-1], send))
-    return _close(plan, state) if send.satisfied else (state, ())
+    state = _with(state, send.answered(event))
+    if plan.buffer and event.outcome == "done":
+        state = replace(state, buffer=(*state.buffer, event.task))
+    done = state.underway is not None and is_full(plan, state)
+    return _close(plan, state) if done else (state, ())
 
 
 def _surplus(state: RunState, event: Surplus) -> Step:
     send = state.find(event.task)
     if send is None or event.task in send.surplus or send.is_open(event.task):
         return state, ()
-    noted = replace(send, surplus=send.surplus.plus(event.task, event.how))
-    place = send.ordinal - 1
-    return replace(state, sends=(*state.sends[:place], noted, *state.sends[place + 1 :])), ()
+    return _with(state, replace(send, surplus=send.surplus.plus(event.task, event.how))), ()
 
 
 def _timed_out(plan: RunPlan, state: RunState, event: TimedOut) -> Step:
@@ -230,14 +238,15 @@ def _timed_out(plan: RunPlan, state: RunState, event: TimedOut) -> Step:
 
 
 def _close(plan: RunPlan, state: RunState) -> Step:
-    send = state.sends[-1].close(plan.max_norm)
-    state = replace(state, sends=(*state.sends[:-1], send))
-    if send.good < plan.minimum_replies:
+    state = fold(plan, state)
+    send = state.sends[-1]
+    good = len(send.folded) - len(send.outliers) if plan.buffer else send.good
+    if good < plan.minimum_replies:
         told = (*(a.why for a in send.answers.values()), *send.outliers.values())
         reasons = sorted({why for why in told if why})
         because = f" ({'; '.join(reasons)[:200]})" if reasons else ""
         why = (
-            f"{send.good} of {len(send.tasks)} devices answered send {send.ordinal}; "
+            f"{good} of {len(send.tasks)} devices answered send {send.ordinal}; "
             f"at least {plan.minimum_replies} must{because}"
         )
         return _end(state, "failed", why)
@@ -248,7 +257,7 @@ def _finished(plan: RunPlan, state: RunState, event: ChildFinished) -> Step:
     if state.rounds_completed < 1:
         return _end(state, "failed", "the Flower program ended without a round of training")
     until_ms = _clock(state, event.at_ms) + lasts_ms(plan, len(plan.evaluators))
-    state = replace(state, phase=Evaluating(until_ms, frozenset(plan.evaluators)))
+    state = replace(end_all(state), phase=Evaluating(until_ms, frozenset(plan.evaluators)))
     judged, effects = _judged(plan, state)
     return judged, effects or (Conclude(), AskEvaluation(plan.evaluators))
 
@@ -272,9 +281,15 @@ def _resumed(plan: RunPlan, state: RunState, at_ms: int) -> Step:
             return state, (AskEvaluation(awaited(plan, state)),)
         case Driving() if state.sends and not state.sends[-1].closed:
             send = replace(state.sends[-1], deadline_ms=state.sends[-1].deadline_ms + stood_ms)
-            return replace(state, sends=(*state.sends[:-1], send)), (Offer(send.open_tasks),)
+            state = _with(state, send)
+            return state, (Offer(tuple(open_tasks(state))),)
         case _:
             return state, ()
+
+
+def _with(state: RunState, send: Send) -> RunState:
+    place = send.ordinal - 1
+    return replace(state, sends=(*state.sends[:place], send, *state.sends[place + 1 :]))
 
 
 def _is_held(state: RunState) -> bool:

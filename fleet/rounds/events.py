@@ -15,6 +15,7 @@ from agent.contract.codec import Versioned
 from agent.contract.limits import MAX_ANCHOR, MAX_EPOCHS, MAX_LEARNING_RATE
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Count, Quality
+from agent.contract.rounds import Updates
 from fleet.errors import NewerStateError, RefusedError, RegistryError
 from fleet.rounds.strategies import Strategy
 
@@ -66,6 +67,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         clients: How many good answers a round of training waits for; 0 is all it asks.
         over_selection_percent: Of ``clients``, how many devices a round asks.
         offers_per_second: How fast offers go out, which lengthens deadlines; 0 is at once.
+        buffer: How many good answers, of whichever version, make the next one; 0 is rounds.
         elsewhere: Devices left out at the start because they take part in another run.
         held_out: File of labelled windows of the operator's own, measured at the end.
         promote: ``auto`` where the manager makes a release of the candidate by itself.
@@ -75,6 +77,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
         app_seconds: How long the app may work between two sends.
         strategy: The built-in one; None beside an app, and in runs of before there was a
             choice, which Flower's own FedAvg averages.
+        updates: How devices send what they learned, see ``contract.updates``.
         max_norm: An update this many times longer than the round's median one is left out;
             None for no bound.
         client_app: The signed app that devices train with; None for the built-in trainer.
@@ -94,6 +97,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     clients: Annotated[int, Meta(ge=0, le=100_000)] = 0
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 100
     offers_per_second: Annotated[int, Meta(ge=0, le=MOST_OFFERS)] = 0
+    buffer: Annotated[int, Meta(ge=0, le=10_000)] = 0
     elsewhere: Count = 0
     held_out: Text | None = None
     promote: Annotated[str, Meta(pattern=r"^(|auto)$")] = ""
@@ -103,6 +107,7 @@ class RunPlan(Versioned, frozen=True, kw_only=True):
     app_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 3600
     strategy: Strategy | None = None
     max_norm: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    updates: Updates = "f32"
     client_app: WantedApp | None = None
 
 

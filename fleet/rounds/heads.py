@@ -62,6 +62,7 @@ def begin_word(plan: RunPlan, head: HeadArrays, nodes: tuple[int, ...]) -> Begin
         app=plan.app,
         app_folder=plan.app_folder,
         strategy=plan.strategy,
+        buffer=plan.buffer,
         patience_seconds=plan.app_seconds,
     )
 

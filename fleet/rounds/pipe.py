@@ -35,6 +35,7 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
         strategy: The built-in one; None of runs that were started before there was a
             choice, which Flower's own FedAvg averages.
         patience_seconds: How long the child may work between two words.
+        buffer: How many updates make a version of a buffered run; 0 is rounds.
 
     """
 
@@ -50,6 +51,7 @@ class Begin(Struct, frozen=True, kw_only=True, tag="begin"):
     app_folder: str | None = None
     strategy: Strategy | None = None
     patience_seconds: int = 3600
+    buffer: int = 0
 
 
 class Instruction(Struct, frozen=True, kw_only=True):
@@ -82,12 +84,16 @@ class Fetch(Struct, frozen=True, kw_only=True, tag="fetch"):
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """One node's reply: a Flower message, or that it is spooled, or why there is none."""
+    """One node's reply: a Flower message, or that it is spooled, or why there is none.
+
+    ``asked`` is the push that it answers, where that is an earlier one.
+    """
 
     node: int
     content: bytes | None = None
     why: str = ""
     spooled: bool = False
+    asked: int = 0
 
 
 class Replies(Struct, frozen=True, kw_only=True, tag="replies"):

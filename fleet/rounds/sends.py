@@ -37,6 +37,8 @@ def is_training(tasks: Sequence[Posted]) -> bool:
 
 def wanted_of(plan: RunPlan, tasks: Sequence[Posted]) -> int:
     """Return how many good answers end a send before its deadline."""
+    if plan.buffer:
+        return plan.buffer
     return min(plan.clients or len(tasks), len(tasks)) if is_training(tasks) else len(tasks)
 
 
@@ -50,13 +52,18 @@ def choose(plan: RunPlan, ordinal: int, tasks: Sequence[Posted]) -> tuple[Posted
 
     """
     asked = -(-wanted_of(plan, tasks) * plan.over_selection_percent // 100)
-    if asked >= len(tasks):
+    return draw(plan, ordinal, tasks, asked)
+
+
+def draw(plan: RunPlan, ordinal: int, tasks: Sequence[Posted], count: int) -> tuple[Posted, ...]:
+    """Return so many tasks of a send, in the given order, drawn from the run's seed."""
+    if count >= len(tasks):
         return tuple(tasks)
 
     def drawn(task: Posted) -> bytes:
         return blake2b(f"{plan.seed}/{plan.run}/{ordinal}/{task.device}".encode()).digest()
 
-    chosen = {t.task for t in sorted(tasks, key=drawn)[:asked]}
+    chosen = {t.task for t in sorted(tasks, key=drawn)[:count]}
     return tuple(t for t in tasks if t.task in chosen)
 
 
@@ -90,6 +97,8 @@ class Send:
         surplus: ``late`` or ``again`` by task.
         good: How many answers carry a result.
         outliers: Once it is closed, why an answer with a result is left out, by task.
+        lingers: Its tasks may be answered when it is closed (``rounds.buffered``).
+        folded: What a closed one of a buffered run takes to the program, by task.
 
     """
 
@@ -104,11 +113,19 @@ class Send:
     good: int = 0
     closed: bool = False
     outliers: Mapping[str, str] = field(default_factory=dict)
+    lingers: bool = False
+    folded: tuple[str, ...] = ()
 
     @property
     def open_tasks(self) -> tuple[Posted, ...]:
         """Tasks that may still be answered."""
-        return () if self.closed else tuple(t for t in self.tasks if t.task not in self.answers)
+        return tuple(t for t in self.tasks if t.task not in self.answers) if self.open_count else ()
+
+    @property
+    def open_count(self) -> int:
+        """How many tasks may still be answered."""
+        ended = self.closed and not self.lingers
+        return 0 if ended else len(self.tasks) - len(self.answers)
 
     @property
     def satisfied(self) -> bool:
@@ -118,11 +135,12 @@ class Send:
     @property
     def trains(self) -> bool:
         """Whether this send is a round of training."""
-        return any(t.kind == "train" for t in self.tasks)
+        return any(t.kind == "train" for t in self.tasks) or bool(self.folded)
 
     def is_open(self, task: str) -> bool:
         """Return whether a task may still be answered."""
-        return not self.closed and task in self.by_name and task not in self.answers
+        may_be = not self.closed or self.lingers
+        return may_be and task in self.by_name and task not in self.answers
 
     def answered(self, answer: Answered) -> Self:
         """Return the send with one more answer."""

@@ -36,6 +36,7 @@ class RunState:
 
     Attributes:
         sends: Every send so far, in order.
+        buffer: Tasks with good answers that wait to be folded, of a buffered run.
         figures: What devices measured of the candidate, by device.
         silent: Evaluators without figures, with the reason.
         paused_ms: Wall clock since which an operator holds the run, or None.
@@ -45,6 +46,7 @@ class RunState:
 
     phase: Phase = field(default_factory=Driving)
     sends: tuple[Send, ...] = ()
+    buffer: tuple[str, ...] = ()
     figures: Pages[Evaluated] = field(default_factory=Pages)
     silent: Pages[str] = field(default_factory=Pages)
     paused_ms: int | None = None
