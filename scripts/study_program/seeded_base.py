@@ -1,6 +1,6 @@
 """From trained weights to an int8 base model, calibrated on people 1 to 4, as the demo's is.
 
-Usage: python -m scripts.study_program.base WEIGHTS.npz MODEL.onnx
+Usage: python -m scripts.study_program.seeded_base WEIGHTS.npz MODEL.onnx
 """
 
 import logging
