@@ -57,6 +57,7 @@ def test_a_bystander_evaluates_but_does_not_train():
         (task("evaluate"), {"decide_windows": 0}, Decline, "0 decide windows"),
         (task(backbone="ef" * 32), {}, Decline, "not running here"),
         (task(), {"updating": True}, Defer, "update"),
+        (task(), {"unready": "not counted yet", "train_windows": 0}, Defer, "not counted"),
         (task(), {"busy_with": "t-9"}, Defer, "t-9"),
     ],
 )
