@@ -15,7 +15,15 @@ from fleet.rounds.screen import screen_reply
 from fleet.rounds.sends import node_of
 from fleet.rounds.strategies import Strategy
 from fleet.rounds.usual import training_of
-from tests.small_rounds import DEVICES, SmallDevice, plan, running_head
+from tests.small_rounds import (
+    DEVICES,
+    SmallDevice,
+    World,
+    conductor,
+    drive,
+    plan,
+    running_head,
+)
 
 
 def ran(rounds, **training):
@@ -102,3 +110,20 @@ def test_what_nobody_says_is_as_the_study_found_best(given, strategy, expected):
 def test_an_anchor_at_nothing_that_is_known_is_refused():
     with pytest.raises(RefusedError, match="anchor_to"):
         Training(anchor_to="elsewhere")
+
+
+def test_a_conducted_run_ends_with_the_same_head_as_its_program_alone():
+    world = World()
+    devices = {name: SmallDevice(seed) for seed, name in enumerate(DEVICES)}
+    asked = plan(
+        rounds=3,
+        participants=DEVICES,
+        strategy=Strategy(),
+        training=Training(anchor=0.3, anchor_to="running"),
+    )
+    run = conductor(world, asked, head=running_head())
+    state = drive(run, world, devices)
+    alone, _ = ran(3, anchor=0.3, anchor_to="running")
+    assert state.rounds_completed == 3
+    assert np.array_equal(run.candidate().weight, alone.weight)
+    assert np.array_equal(run.candidate().bias, alone.bias)
