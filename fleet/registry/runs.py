@@ -72,12 +72,12 @@ class Runs:
         )
         return [_row(row) for row in rows]
 
-    def ended_since(self, at_ms: int) -> list[RunRow]:
-        """Return the runs that ended at this moment or later, oldest first."""
+    def ended_since(self, at_ms: int) -> list[str]:
+        """Return the ids of runs that ended at this moment or later, oldest first."""
         rows = self._database.rows(
-            "SELECT * FROM runs WHERE active = 0 AND changed_ms >= ? ORDER BY rowid", at_ms
+            "SELECT id FROM runs WHERE active = 0 AND changed_ms >= ? ORDER BY rowid", at_ms
         )
-        return [_row(row) for row in rows]
+        return [row["id"] for row in rows]
 
     def note(self, run: str, event: bytes) -> None:
         """Journal what came of a run that has ended; it ended when it did."""

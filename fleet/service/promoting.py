@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
@@ -70,6 +71,7 @@ class Promoter:
         self._job: Job | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._settled: set[str] = set()
         self._until = 0.0
 
     def tick(self, desk: Desk) -> None:
@@ -78,18 +80,19 @@ class Promoter:
             overdue = time.monotonic() > self._until
             if self._child is not None and self._child.poll() is None and not overdue:
                 return
-            job, self._job = self._job, None
-            _note(desk, job, self._ended(overdue=overdue))
+            done, self._job = self._job, None
+            _note(desk, done, self._ended(overdue=overdue))
             return
-        rows = desk.registry.runs.ended_since(desk.now_ms() - DAY_MS)
-        job = next((job for row in rows if (job := _due(desk, row))), None)
-        match job:
-            case None:
-                pass
-            case Promotion(run=run) if _is_rolled_out(desk, run):
-                _note(desk, job, "")
-            case _:
-                self._begin(job)
+        job = self._next(desk)
+        if job is None:
+            return
+        if isinstance(job, Promotion) and _is_rolled_out(desk, job.run):
+            _note(desk, job, "")
+            return
+        try:
+            self._begin(job)
+        except OSError as why:
+            _note(desk, job, f"it cannot be started: {why.strerror or why}")
 
     def close(self) -> None:
         """End a promotion that is under way; it is begun again at the next start."""
@@ -97,19 +100,30 @@ class Promoter:
             self._child.kill()
             self._ended(overdue=True)
 
+    def _next(self, desk: Desk) -> Job | None:
+        """Return what is to be done; a run that has nothing left to do is not read again."""
+        for run in desk.registry.runs.ended_since(desk.now_ms() - DAY_MS):
+            row = None if run in self._settled else desk.registry.runs.find(run)
+            job = row and _due(desk, row)
+            if job:
+                return job
+            self._settled.add(run)
+        return None
+
     def _begin(self, job: Job) -> None:
+        home = ["--home", str(self._config.home)]
         match job:
             case Measurement(run=run, file=file):
-                words = ["run", "evaluate", run, file]
+                words = ["run", "evaluate", *home, "--", run, file]
             case Promotion(run=run):
                 promotion = self._config.promotion
-                words = ["run", "promote", run, "--rounds-key", "--canary", promotion.canary]
+                words = ["run", "promote", *home, "--rounds-key", "--canary", promotion.canary]
                 words += ["--soak", str(promotion.soak_seconds)]
                 if self._passphrase:
                     words += ["--passphrase-file", "/dev/stdin"]
+                words += ["--", run]
             case _ as never:
                 assert_never(never)
-        words += ["--home", str(self._config.home)]
         self._folder = tempfile.TemporaryDirectory(prefix="fieldfare-promote-")
         with Path(self._folder.name, "errors.txt").open("wb") as errors:
             child = subprocess.Popen(
@@ -120,7 +134,7 @@ class Promoter:
                 start_new_session=True,
             )
         if child.stdin is not None:
-            with child.stdin as secret:
+            with suppress(BrokenPipeError), child.stdin as secret:
                 secret.write(self._passphrase.encode() + b"\n")
         self._job, self._child, self._until = job, child, time.monotonic() + SECONDS
         LOG.info("run id=%s begun=%s", run, words[1])

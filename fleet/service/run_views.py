@@ -81,8 +81,9 @@ def _held_out(steps: Sequence[RunEvent]) -> HeldOutView | None:
     told = next((step for step in reversed(steps) if isinstance(step, HeldOut)), None)
     if told is None:
         return None
-    both = told.running and told.candidate
-    figures = _figures([(told.running, told.candidate)]) if both else None
+    figures = None
+    if told.running is not None and told.candidate is not None:
+        figures = _figures([(told.running, told.candidate)])
     return HeldOutView(digest=told.digest, figures=figures, why=told.why, at_ms=told.at_ms)
 
 
