@@ -87,15 +87,16 @@ def fold(plan: RunPlan, state: RunState) -> RunState:
     last = state.sends[-1]
     if not plan.buffer:
         return replace(state, sends=(*state.sends[:-1], last.close(plan.max_norm)))
-    norms = {}
-    for task in state.buffer:
+    norms, folded = {}, state.buffer[: plan.buffer]
+    for task in folded:
         send = state.find(task)
         norm = None if send is None else send.answers[task].norm
         if norm is not None:
             norms[task] = norm
     outliers = {} if plan.max_norm is None else too_long(norms, plan.max_norm)
-    closed = replace(last, closed=True, folded=state.buffer, outliers=outliers)
-    return replace(state, sends=(*state.sends[:-1], closed), buffer=())
+    closed = replace(last, closed=True, folded=folded, outliers=outliers)
+    rest = state.buffer[plan.buffer :]
+    return replace(state, sends=(*state.sends[:-1], closed), buffer=rest)
 
 
 def end_all(state: RunState) -> RunState:
