@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.apps.strategies_app import STRATEGIES
-from tests.manager_home import ROOT
 from tests.small_rounds import (
     DEVICES,
     ThreadChild,
@@ -21,7 +20,8 @@ from tests.small_rounds import (
 
 pytestmark = pytest.mark.slow
 
-APPS = Path(__file__).resolve().parents[1] / "apps"
+ROOT = Path(__file__).resolve().parents[2]
+APPS = ROOT / "tests" / "apps"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
