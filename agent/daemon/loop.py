@@ -16,6 +16,7 @@ from agent.config import Config
 from agent.contract.codec import decode
 from agent.contract.frames import Piece
 from agent.contract.messages import ChunkRefusal, ManagerPresence
+from agent.contract.rounds import UploadRequest
 from agent.contract.topics import (
     ACK,
     ARTIFACT,
@@ -28,6 +29,7 @@ from agent.contract.topics import (
     MANAGER_PRESENCE,
     META,
     ROUND_OFFER,
+    UPLOAD_REQUEST,
 )
 from agent.daemon.agenda import Agenda
 from agent.daemon.host import ServiceNotifier, event, log
@@ -132,7 +134,7 @@ class Loop:
             if believed is None:
                 settle()
             else:
-                rooms.learning.offered(*believed, settle)
+                rooms.apps.offered(*believed, settle)
             return
         try:
             self._act_on(message)
@@ -153,11 +155,20 @@ class Loop:
             case channel if channel is META:
                 rooms.desired.take_piece(Piece.decode(message.payload))
             case channel if channel is ARTIFACT:
-                rooms.ways.transfers.take(Piece.decode(message.payload))
+                piece = Piece.decode(message.payload)
+                if not rooms.round_models.take(piece):
+                    rooms.ways.transfers.take(piece)
             case channel if channel is ARTIFACT_CAST:
-                rooms.ways.heard(message.address, Piece.decode(message.payload))
+                piece = Piece.decode(message.payload)
+                if not rooms.round_models.heard(message.address, piece):
+                    rooms.ways.heard(message.address, piece)
             case channel if channel is ARTIFACT_REFUSAL:
-                rooms.ways.transfers.refused(decode(ChunkRefusal, message.payload))
+                refusal = decode(ChunkRefusal, message.payload)
+                if not rooms.round_models.refused(refusal):
+                    rooms.ways.transfers.refused(refusal)
+            case channel if channel is UPLOAD_REQUEST and message.address.name is not None:
+                wanted = decode(UploadRequest, message.payload)
+                rooms.learning.upload_asked(message.address.name, wanted)
             case channel if channel is GRANT:
                 rooms.ways.downloading.granted(message.payload)
             case channel if channel is MANAGER_PRESENCE:

@@ -8,12 +8,14 @@ Rule 3: nothing is wished of a slot before the runtimes were probed and what ran
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from agent.config import Config
 from agent.contract.messages import Assigned, FreshRequest, MetaRequest
-from agent.daemon import certifying, desired, finding, learning, probing, ways
+from agent.contract.rounds import Task
+from agent.daemon import apps, certifying, desired, finding, learning, probing, ways
 from agent.daemon.agenda import Agenda
 from agent.daemon.answering import Answering
 from agent.daemon.children import Children
@@ -21,6 +23,7 @@ from agent.daemon.host import event, log
 from agent.daemon.moments import awake_seconds, wall_ms
 from agent.daemon.opening import Opened, open_link
 from agent.daemon.releases import Releases
+from agent.daemon.round_models import open_round_models
 from agent.daemon.state import StateTeller, conditions_of, inventory_of, reported_of
 from agent.daemon.ways import Ways
 from agent.errors import AgentError, StoreError
@@ -31,6 +34,7 @@ from agent.observe.resources import Machine, describe_machine
 from agent.update import machine
 from agent.update.store import Store
 from agent.worker.jobs import (
+    AppCheckAnswer,
     CheckAnswer,
     LearnAnswer,
     ProbeAnswer,
@@ -128,7 +132,16 @@ class Rooms:
             jitter_seconds=config.link.state_jitter_seconds,
         )
         self.desired = self._open_desired(opened)
+        self.round_models = open_round_models(
+            config,
+            opened.disk,
+            self.agenda,
+            ways=self.ways,
+            broker=self.broker,
+            reporting=self.reporting,
+        )
         self.learning = learning.Learning(opened.disk, self._around_learning())
+        self.apps = apps.Apps(config, opened.disk, self._around_apps())
 
     def start(self) -> None:
         """Start what needs no answer yet: the connections, and the probe of the runtimes."""
@@ -165,8 +178,10 @@ class Rooms:
                 self.releases.measures.answered(finished.ticket, answer)
             case "probe", ProbeAnswer() | AgentError() as answer:
                 self.probing.answered(finished.ticket, answer)
-            case "learn", LearnAnswer() | AgentError() as answer:
+            case "learn" | "app", LearnAnswer() | AgentError() as answer:
                 self.learning.finished(answer)
+            case "app-check", AppCheckAnswer() | AgentError() as answer:
+                self.apps.checked(finished.ticket, answer)
             case "unbundle", UnbundleAnswer() | AgentError() as answer:
                 self.releases.bundles.opened(finished.ticket, answer)
             case "unpack", UnpackAnswer() | AgentError() as answer:
@@ -196,7 +211,10 @@ class Rooms:
         """Send inventory and reported state where they differ from what was sent last."""
         if (probed := self.answering.counted(self._probed)) is not None:
             learn, slots = self.config.learn, self.inference.slots
-            self._state.tell(inventory_of(learn, self.machine, probed, slots=slots))
+            pythons = self.apps.environments
+            self._state.tell(
+                inventory_of(learn, self.machine, probed, slots=slots, environments=pythons)
+            )
             self._state.tell(
                 reported_of(
                     self.desired.accepted,
@@ -257,6 +275,7 @@ class Rooms:
         self.desired.raise_wishes()
         self.tell_state()
         self.releases.bundles.start()
+        self.apps.begin()
 
     def _wish(self, slot: str, assigned: Assigned | None) -> None:
         if self._probed is not None:
@@ -276,6 +295,8 @@ class Rooms:
             slot=self.releases.updating.states.get(slot) if slot else None,
             busy_with=busy_with,
             hot=self.answering.health.why_busy,
+            lacking=self.apps.lacking,
+            unfetched=self.apps.unfetched,
         )
 
     def _ask_fresh(self) -> None:
@@ -306,8 +327,8 @@ class Rooms:
                 answered=self.finding.answered,
                 trusted=self._trusted,
                 wish=self._wish,
-                manifest=self.releases.updating.manifest_arrived,
-                manifest_failed=self.releases.updating.manifest_failed,
+                manifest=self._manifest_arrived,
+                manifest_failed=self._manifest_failed,
                 alarm=self.reporting.alarm,
                 monotonic=time.monotonic,
             ),
@@ -334,6 +355,24 @@ class Rooms:
             ),
         )
 
+    def _manifest_arrived(self, assigned: Assigned, content: bytes) -> None:
+        if apps.is_app(assigned):
+            self.apps.arrived(assigned, content)
+        else:
+            self.releases.updating.manifest_arrived(assigned, content)
+
+    def _manifest_failed(self, assigned: Assigned, why: AgentError) -> None:
+        if apps.is_app(assigned):
+            self.apps.failed(assigned, why)
+        else:
+            self.releases.updating.manifest_failed(assigned, why)
+
+    def _start_task(self, task: Task, attachment: bytes) -> None:
+        if task.app is None:
+            self.children.learn(task, attachment)
+        else:
+            self.apps.start(task, task.app, attachment)
+
     def _trusted(self) -> None:
         self.finding.listed(self.desired.endpoints)
         self.tell_state()
@@ -353,8 +392,30 @@ class Rooms:
     def _around_learning(self) -> learning.Surroundings:
         return learning.Surroundings(
             conditions=self._conditions,
-            start=self.children.learn,
+            start=self._start_task,
             answer=self.reporting.answer_task,
+            chunk=self.reporting.round_chunk,
+            gather=self.round_models.gather,
+            postpone=self._within_spread,
             alarm=self.reporting.alarm,
             monotonic=time.monotonic,
+        )
+
+    def _within_spread(self, task: Task, act: Callable[[], None]) -> None:
+        """Do something at a random moment, so that devices that were asked together do not."""
+        wait = SystemRandom().uniform(0, task.spread_seconds)
+        if wait:
+            self.agenda.at(f"answer-{task.task}", time.monotonic() + wait, act)
+        else:
+            act()
+
+    def _around_apps(self) -> apps.Surroundings:
+        return apps.Surroundings(
+            want=self.desired.want_manifest,
+            vouches=self.desired.vouches,
+            check=self.children.check_app,
+            start=self.children.app,
+            offered=self.learning.offered,
+            changed=self.tell_state,
+            alarm=self.reporting.alarm,
         )

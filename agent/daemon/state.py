@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agent.config import LearnConfig
 from agent.contract.endpoints import EndpointReport
-from agent.contract.messages import Assigned, Inventory, Reported, SlotReport
+from agent.contract.messages import AppEnvironment, Assigned, Inventory, Reported, SlotReport
 from agent.daemon.accepted import AcceptedAssignment
 from agent.daemon.host import AGENT_VERSION
 from agent.learn.offer import Conditions
@@ -68,7 +68,12 @@ def _digest(assigned: Assigned | None) -> str | None:
 
 
 def inventory_of(
-    learn: LearnConfig, machine: Machine, probed: ProbeAnswer, *, slots: tuple[str, ...]
+    learn: LearnConfig,
+    machine: Machine,
+    probed: ProbeAnswer,
+    *,
+    slots: tuple[str, ...],
+    environments: tuple[AppEnvironment, ...] = (),
 ) -> Inventory:
     """Return what this device is and can do, without revision and time."""
     return Inventory(
@@ -86,6 +91,9 @@ def inventory_of(
         evaluates=learn.evaluate and probed.decide > 0,
         labelled_windows=probed.train + probed.decide + probed.withheld,
         cpu_flags=machine.cpu_flags,
+        apps=learn.apps,
+        environments=environments,
+        shares=True,
     )
 
 
@@ -130,6 +138,8 @@ def conditions_of(
     slot: State | None,
     busy_with: str | None,
     hot: str,
+    lacking: Mapping[str, str],
+    unfetched: Mapping[str, str],
 ) -> Conditions:
     """Return what the decision on an offer needs to know; ``slot`` has the labelled windows."""
     pointers = (slot.current, slot.last_good) if slot else ()
@@ -143,4 +153,8 @@ def conditions_of(
         updating=slot is not None and not isinstance(slot.phase, Idle),
         busy_with=busy_with,
         hot=hot,
+        unready="" if probed else "its runtimes and labelled windows are not counted yet",
+        apps=learn.apps,
+        lacking=lacking,
+        unfetched=unfetched,
     )
