@@ -34,7 +34,7 @@ class Rooms(SimpleNamespace):
             settle_again=lambda: None,
             broker=SimpleNamespace(settle=lambda _: self.order.append("settled")),
             reporting=SimpleNamespace(alarm=lambda code, _: self.alarms.append(code)),
-            learning=SimpleNamespace(offered=self.offered),
+            apps=SimpleNamespace(offered=self.offered),
             desired=SimpleNamespace(
                 take_assignment=self.act,
                 take_fresh=self.act,
