@@ -26,6 +26,9 @@ POINTS = (
     ("broker", Kill("train is offered", 2)),
     ("broker", Kill("after Answered", 3)),
     ("broker", Kill("evaluate is offered")),
+    ("device", Kill("train is offered", 2)),
+    ("device", Kill("after Answered", 1)),
+    ("device", Kill("evaluate is offered", 2)),
 )
 
 
