@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, field
 from agent.contract.limits import MAX_CONTENT_KEYS
 from agent.contract.manifest import Digest, Name, Text
 from agent.contract.messages import Hex64, Quality
+from agent.contract.rounds import Updates
 from fleet.rounds.events import AnchorTo
 
 Days = 86_400
@@ -99,9 +100,12 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         over_selection_percent: Of ``clients``, how many devices a round asks.
         minimum_replies: Fewer end the run; None is the manager's setting.
         deadline_seconds: How long a round waits; None is the manager's setting.
+        mode: ``sync`` is rounds, ``async`` versions of which each is made of ``buffer`` answers.
         strategy, server_learning_rate, momentum, trim, byzantine: As in
             ``rounds.strategies``; None is the usual.
+        updates: How devices send what they learned, see ``contract.updates``.
         max_norm: How many times the round's median step an update may be as long; 0 for any.
+        client_app: ``name`` or ``name/number`` of the signed app that devices train with.
 
     """
 
@@ -115,6 +119,8 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     over_selection_percent: Annotated[int, Meta(ge=100, le=1000)] = 130
     minimum_replies: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     deadline_seconds: Annotated[int, Meta(ge=1, le=Days)] | None = None
+    mode: Annotated[str, Meta(pattern=r"^(sync|async)$")] = "sync"
+    buffer: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1
     learning_rate: float | None = None
     epochs: int | None = None
@@ -126,8 +132,10 @@ class RunWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trim: float | None = None
     byzantine: int | None = None
     max_norm: float | None = None
+    updates: Updates = "f32"
     app: Text | None = None
     app_folder: Text | None = None
+    client_app: Text | None = None
 
 
 class HeldOutWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
