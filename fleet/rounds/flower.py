@@ -36,6 +36,7 @@ from flwr.supercore.run import Run  # isort: skip
 from fleet.rounds.legacy import OldApps
 from fleet.rounds.pipe import Begin, Done, Instruction, ManagerGoneError, Push, Replies
 from fleet.rounds.project import read_project
+from fleet.rounds.widths import Widths
 
 SERVER_NODE = 1
 NO_REPLY_CODE = 2
@@ -70,6 +71,7 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         self._ordinal = self._declined = 0
         self._waiting: dict[str, Message] = {}
         self._run: Any = None
+        self.widths = Widths()
 
     def set_run(self, run: Any) -> None:
         """Take the run that messages belong to."""
@@ -125,8 +127,9 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         self._ordinal += 1
         by_node: dict[int, Message] = {}
         instructions = []
+        self.widths.new_push()
         for message in sent:
-            proto = message_to_proto(message)
+            proto = self._proto(message)
             node = message.metadata.dst_node_id
             name = f"{self._ordinal}.{node}"
             proto.metadata.run_id = self._begin.run_id
@@ -150,6 +153,14 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
                 asked, reply.content, reply.why
             )
         return [m.metadata.message_id for m in by_node.values()]
+
+    def _proto(self, message: Message) -> Any:
+        own = message.content
+        message.content = self.widths.narrow(own)
+        try:
+            return message_to_proto(message)
+        finally:
+            message.content = own
 
     def _decline(self, message: Message) -> str:
         self._declined += 1
@@ -231,7 +242,8 @@ def _run_app(begin: Begin, grid: MqttGrid) -> Done:
     arrays, metrics = results[-1].arrays, results[-1].train_metrics_clientapp
     if not arrays:
         raise ValueError("its strategy made no arrays in any round")
-    proto = message_to_proto(Message(RecordDict({"arrays": arrays}), SERVER_NODE, "train"))
+    final = RecordDict({"arrays": grid.widths.record(arrays)})
+    proto = message_to_proto(Message(final, SERVER_NODE, "train"))
     proto.metadata.created_at = begin.started_ms / 1000
     last = metrics[max(metrics)] if metrics else {}
     return Done(
