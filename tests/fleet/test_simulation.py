@@ -12,8 +12,18 @@ from fleet.rounds.heads import HeadArrays
 from fleet.rounds.strategies import Strategy
 from fleet.simulation.devices import deal, embedded, read_devices
 from fleet.simulation.figures import summarise
-from fleet.simulation.rounds import Settings, simulate
-from tests.small_rounds import CLASSES, WIDTH, running_head
+from fleet.simulation.rounds import Settings, simulate, train
+from tests.small_rounds import (
+    CLASSES,
+    DEVICES,
+    WIDTH,
+    SmallDevice,
+    World,
+    conductor,
+    drive,
+    plan,
+    running_head,
+)
 
 
 def labelled(seed, count=120, shift=0.0):
@@ -185,3 +195,28 @@ def test_figures_are_plain_json():
     run = simulate(poor_head(), people(3), Settings(rounds=1))
     told = json.loads(msgspec.json.encode(run))
     assert told["devices"][0]["withheld_after"]["windows"] == 39
+
+
+def test_a_simulation_ends_with_the_head_of_the_run_that_it_simulates():
+    settings = Settings(rounds=3, max_norm=None)
+    devices = {name: SmallDevice(seed) for seed, name in enumerate(DEVICES)}
+    crowd = {n: embedded(d.samples, d.embed(d.samples.x)) for n, d in devices.items()}
+    final, simulated = train(running_head(), crowd, settings)
+    world = World()
+    asked = plan(
+        rounds=3,
+        participants=DEVICES,
+        strategy=settings.strategy,
+        training=settings.training,
+    )
+    run = conductor(world, asked)
+    state = drive(run, world, devices)
+    assert np.array_equal(run.candidate().weight, final.weight)
+    assert np.array_equal(run.candidate().bias, final.bias)
+    for figures in simulated.devices:
+        told = state.figures[figures.device]
+        assert (told.withheld_running, told.withheld) == (
+            figures.withheld_before,
+            figures.withheld_after,
+        )
+        assert (told.decide_running, told.decide) == (figures.decide_before, figures.decide_after)
