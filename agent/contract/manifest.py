@@ -225,13 +225,21 @@ class Head(Struct, frozen=True, kw_only=True):
 
 
 class Lineage(Struct, frozen=True, kw_only=True):
-    """Where a release comes from."""
+    """Where a release comes from.
+
+    Attributes:
+        strategy: How the updates of the run became one model; "" where nobody says.
+        seed: Of every random choice of the run.
+
+    """
 
     parents: tuple[Digest, ...] = ()
     run: Name | None = None
     rounds: Annotated[int, Meta(ge=0, le=10**6)] = 0
     cohort: tuple[Name, ...] = ()
     note: Text = ""
+    strategy: Text = ""
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
 
 
 class Release(Versioned, frozen=True, kw_only=True):

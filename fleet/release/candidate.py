@@ -2,7 +2,7 @@
 
 Rule 1: a candidate is the running model with other values in the two named
         initialisers of its head; nothing else in the file may differ.
-Rule 2: its lineage names the run, its rounds, its cohort and its parent.
+Rule 2: its lineage names the run, its rounds, strategy, seed and cohort, and its parent.
 """
 
 from collections.abc import Sequence
@@ -65,11 +65,24 @@ def with_head(
 
 
 def candidate_lineage(
-    parent: str, run: str, rounds: int, cohort: Sequence[str], note: str = ""
+    parent: str,
+    run: str,
+    rounds: int,
+    cohort: Sequence[str],
+    note: str = "",
+    *,
+    strategy: str = "",
+    seed: int | None = None,
 ) -> Lineage:
     """Return the lineage of a candidate: its parent's manifest digest and its run."""
     return Lineage(
-        parents=(parent,), run=run, rounds=rounds, cohort=tuple(sorted(cohort)), note=note
+        parents=(parent,),
+        run=run,
+        rounds=rounds,
+        cohort=tuple(sorted(cohort)),
+        note=note,
+        strategy=strategy,
+        seed=seed,
     )
 
 

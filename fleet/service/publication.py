@@ -153,7 +153,13 @@ def describe_candidate(candidate: CandidateView, note: str = "") -> Described:
         ),
         golden_inputs=golden_inputs(candidate.parent_golden),
         lineage=candidate_lineage(
-            candidate.parent, candidate.run, candidate.rounds, candidate.cohort, note
+            candidate.parent,
+            candidate.run,
+            candidate.rounds,
+            candidate.cohort,
+            note,
+            strategy=candidate.strategy,
+            seed=candidate.seed,
         ),
     )
 

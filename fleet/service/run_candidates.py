@@ -55,6 +55,8 @@ def candidate(desk: Desk, run: str) -> CandidateView:
         receivers=tuple(j.device for j in shown.judged if j.receives),
         judged=shown.judged,
         cohorts=shown.cohorts,
+        strategy=plan.strategy.name if plan.strategy else plan.app or "fedavg",
+        seed=plan.seed,
     )
 
 

@@ -294,6 +294,8 @@ class CandidateView(Struct, frozen=True, kw_only=True):
     receivers: tuple[str, ...]
     judged: tuple[JudgedView, ...]
     cohorts: tuple[CohortView, ...] = ()
+    strategy: str = ""
+    seed: int | None = None
 
 
 class StatusView(Struct, frozen=True, kw_only=True):

@@ -82,6 +82,8 @@ def test_a_candidate_signed_with_the_rounds_key_is_a_release_of_the_same_family(
     assert (view.target, view.run) == ("models/motion/rounds/v2.json", "run-1")
     assert releases.find(desk, "motion/v2").digest == view.digest
     assert releases.find(desk, view.target).digest == view.digest
+    lineage = desk.registry.models.require(view.digest).release.lineage
+    assert (lineage.seed, lineage.strategy, lineage.cohort) == (7, "fedavg", ("d-left", "d-right"))
 
 
 @pytest.mark.parametrize(
