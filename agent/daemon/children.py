@@ -171,6 +171,7 @@ class Children:
             memory_bytes=learn.memory_bytes,
             cpu_seconds=learn.cpu_seconds,
             nice=learn.nice,
+            idle_disk=True,
         )
         self._start("learn", task.task, self._job_of(task, attachment), limits)
 

@@ -11,6 +11,7 @@ Rule 3: each job imports what it needs itself, so that one child does not pay fo
 import ctypes
 import dataclasses
 import os
+import platform
 import re
 import resource
 import signal
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from agent.infer.runtime import Runtime
 
 _PR_SET_PDEATHSIG = 1
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_THIS_PROCESS, _IDLE_DISK = 1, 3 << 13  # linux/ioprio.h
 _MAX_JOB_BYTES = 96 * 1024 * 1024
 _NO_MEMORY = re.compile("bad_alloc|bad allocation|Failed to allocate memory")
 """How runtimes say that they got no memory; it speaks of this child's limit as well."""
@@ -307,3 +310,5 @@ def _limit(limits: Limits) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(limits.nice)
+    if limits.idle_disk and platform.machine() in _IOPRIO_SET:
+        ctypes.CDLL(None).syscall(_IOPRIO_SET[platform.machine()], _THIS_PROCESS, 0, _IDLE_DISK)

@@ -30,6 +30,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         memory_bytes: Address space (``RLIMIT_AS``).
         cpu_seconds: Processor time (``RLIMIT_CPU``).
         nice: Added to the niceness of the agent.
+        idle_disk: Read and write only when nobody else wants the disk.
 
     """
 
@@ -37,6 +38,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     cpu_seconds: int | None = None
     nice: int = 0
+    idle_disk: bool = False
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
