@@ -83,7 +83,17 @@ def run() -> None:
 )
 @click.option("--learning-rate", type=float, help="Of the built-in head trainer.")
 @click.option("--epochs", type=int, help="Passes over a device's windows in each round.")
-@click.option("--anchor", type=float, help="How strongly a head is held near the one it got.")
+@click.option(
+    "--anchor",
+    type=float,
+    help="How strongly a head is held near the anchor; default: 0.005, at the head received 0.05.",
+)
+@click.option(
+    "--anchor-to",
+    type=click.Choice(["running", "received"]),
+    help="The running release's head, which is usual, or the one that the round began with: "
+    "usual under fedprox and with an app.",
+)
 @strategy_options
 @click.option(
     "--app", help="module:attribute of a Flower ServerApp instead of the built-in strategies."

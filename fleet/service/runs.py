@@ -13,9 +13,10 @@ from agent.contract.rounds import TaskAnswer
 from fleet.errors import ConflictError, RefusedError, RegistryError
 from fleet.registry.devices import DeviceState
 from fleet.rounds.conduct import Conductor
-from fleet.rounds.engine import RunPlan, Training
+from fleet.rounds.engine import RunPlan
 from fleet.rounds.events import MOST_OFFERS
 from fleet.rounds.project import server_app_of
+from fleet.rounds.usual import training_of
 from fleet.service.desk import Desk
 from fleet.service.promoting import require_key
 from fleet.service.run_doors import conductor_of, row_of
@@ -62,7 +63,13 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         elsewhere=found.elsewhere,
         held_out=wish.held_out,
         promote=wish.promote,
-        training=_training(wish),
+        training=training_of(
+            learning_rate=wish.learning_rate,
+            epochs=wish.epochs,
+            anchor=wish.anchor,
+            anchor_to=wish.anchor_to,
+            strategy=strategy,
+        ),
         strategy=strategy,
         max_norm=bound_of(wish, app=app),
         app=wish.app or (server_app_of(wish.app_folder) if wish.app_folder else None),
@@ -241,12 +248,3 @@ def _minimum(desk: Desk, wish: RunWish, wanted: int) -> int:
             "lower --minimum-replies, or ask for more clients"
         )
     return wish.minimum_replies
-
-
-def _training(wish: RunWish) -> Training:
-    usual = Training()
-    return Training(
-        learning_rate=usual.learning_rate if wish.learning_rate is None else wish.learning_rate,
-        epochs=usual.epochs if wish.epochs is None else wish.epochs,
-        anchor=usual.anchor if wish.anchor is None else wish.anchor,
-    )
