@@ -15,6 +15,11 @@ from fleet.rounds.screen import screen_reply
 from fleet.rounds.sends import node_of
 from fleet.rounds.strategies import Strategy
 from fleet.rounds.usual import training_of
+from fleet.service import runs
+from fleet.service.run_views import plan_of
+from fleet.service.wishes import RunWish
+from tests.finished_runs import Member, add_members, publish_motion
+from tests.manager_home import make_desk
 from tests.small_rounds import (
     DEVICES,
     SmallDevice,
@@ -127,3 +132,26 @@ def test_a_conducted_run_ends_with_the_same_head_as_its_program_alone():
     assert state.rounds_completed == 3
     assert np.array_equal(run.candidate().weight, alone.weight)
     assert np.array_equal(run.candidate().bias, alone.bias)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        pytest.param({}, (0.005, "running"), id="usual"),
+        pytest.param({"strategy": "fedprox"}, (0.05, "received"), id="fedprox"),
+        pytest.param({"anchor_to": "received"}, (0.05, "received"), id="as before"),
+    ],
+)
+def test_a_run_is_started_with_the_anchor_that_it_is_asked_for(tmp_path, asked, expected):
+    desk = make_desk(tmp_path)
+    release = publish_motion(desk).digest
+    members = {f"d-{n}": Member("left", trains=True, before=1, after=1) for n in range(2)}
+    add_members(desk, release, members)
+    try:
+        view = runs.start(desk, RunWish(slot="motion", **asked))
+        training = plan_of(desk.registry.runs.find(view.id)).training
+        assert (training.anchor, training.anchor_to) == expected
+    finally:
+        runs.put_down(desk)
+        desk.registry.close()
