@@ -28,6 +28,7 @@ from fleet.errors import ConflictError, DiskFullError, FleetError, NotFoundError
 from fleet.registry.artifacts import Artifacts
 from fleet.service import (
     bundling,
+    client_apps,
     contents,
     endpoints,
     membership,
@@ -37,11 +38,13 @@ from fleet.service import (
     rollouts,
     run_candidates,
     runs,
+    standing,
     trust,
     withdrawal,
 )
+from fleet.service.app_views import AppPublication
 from fleet.service.desk import Ask, Desk
-from fleet.service.views import Problem
+from fleet.service.views import DeviceView, Problem
 from fleet.service.wishes import (
     BundleWish,
     HeldOutWish,
@@ -121,6 +124,14 @@ def _add_fleet(app: FastAPI, ask: Ask) -> None:
     async def readmit(device: str) -> Response:
         return await _answer(ask, lambda desk: membership.readmit(desk, device))
 
+    @app.post("/api/v1/devices/{device}/forgive")
+    async def forgive(device: str) -> Response:
+        def forgiven(desk: Desk) -> DeviceView:
+            standing.forgive(desk, device)
+            return membership.device(desk, device)
+
+        return await _answer(ask, forgiven)
+
     @app.post("/api/v1/devices/{device}/revoke")
     async def revoke(device: str) -> Response:
         return await _answer(ask, lambda desk: membership.revoke(desk, device))
@@ -190,6 +201,15 @@ def _add_rollouts(app: FastAPI, ask: Ask) -> None:
 
 
 def _add_runs(app: FastAPI, ask: Ask) -> None:
+    @app.get("/api/v1/apps")
+    async def apps() -> Response:
+        return await _answer(ask, client_apps.listing)
+
+    @app.post("/api/v1/apps")
+    async def publish_app(request: Request) -> Response:
+        publication = await _body(request, AppPublication)
+        return await _answer(ask, lambda desk: client_apps.publish(desk, publication))
+
     @app.get("/api/v1/runs")
     async def listing() -> Response:
         return await _answer(ask, runs.listing)
@@ -218,7 +238,6 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
     @app.get("/api/v1/runs/{run}/candidate")
     async def candidate(run: str) -> Response:
         return await _answer(ask, lambda desk: run_candidates.candidate(desk, run))
-
 
     @app.post("/api/v1/runs/{run}/held-out")
     async def held_out(run: str, request: Request) -> Response:

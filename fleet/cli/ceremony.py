@@ -252,6 +252,9 @@ def delegate(
 ) -> None:
     """Give models/FAMILY/* to its owners: from then on they sign its releases.
 
+    apps/NAME in the place of FAMILY gives an app of that name to its owners, which only
+    they can sign.
+
     Names the owners anew each time; without --owner the delegation is taken back, and
     with it every release that only the owners signed. Releases that the targets keys
     signed before stay as they are.

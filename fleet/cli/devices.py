@@ -14,6 +14,7 @@ from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.device_list import read_device_list
 from fleet.cli.machine_lines import behaviour_lines, machine_lines
 from fleet.cli.output import ago, moment, show, table, tell, told_right, with_manager
+from fleet.cli.standing_lines import print_standing
 from fleet.errors import ConfigError, ConflictError
 from fleet.service.views import DeviceView, TokenView
 from fleet.service.wishes import TokenWish
@@ -167,6 +168,15 @@ def readmit(client: ManagerClient, output: str, device_id: str) -> None:
 
 @device.command()
 @click.argument("device_id")
+@with_manager
+def forgive(client: ManagerClient, output: str, device_id: str) -> None:
+    """Let a device learn again whose updates were refused too often; its past is forgotten."""
+    view = client.post(path_of("devices", device_id, "forgive"), None, DeviceView)
+    show(view, output, lambda: click.echo(f"{view.id} may take part in federated runs again"))
+
+
+@device.command()
+@click.argument("device_id")
 @click.confirmation_option(prompt="The device can never come back under this identity. Go on?")
 @with_manager
 def revoke(client: ManagerClient, output: str, device_id: str) -> None:
@@ -224,6 +234,9 @@ def _print_platform(view: DeviceView) -> None:
         tell(f"{'runtime':<12}{named} {runtime.version}{place}{of_it}")
     if view.cpu_flags:
         tell(f"{'processor':<12}{' '.join(view.cpu_flags)}")
+    for found in view.environments if view.apps else ():
+        flwr = f", flwr {found.flwr}" if found.flwr else ", the stand-in for flwr"
+        tell(f"{'apps':<12}in {found.name}: {found.why or f'Python {found.python}{flwr}'}")
 
 
 def print_device(view: DeviceView) -> None:
@@ -244,6 +257,8 @@ def print_device(view: DeviceView) -> None:
     _print_platform(view)
     if view.quarantined_why:
         tell(f"{'QUARANTINED':<12}{view.quarantined_why}")
+    if view.learning:
+        print_standing(view.learning)
     for slot in view.slots:
         tell(
             f"{'slot ' + slot.slot:<12}runs {slot.runs or 'nothing'}, "

@@ -15,6 +15,7 @@ import click
 
 from agent.errors import AgentError
 from fleet.cli import (
+    apps,
     bundling,
     devices,
     founding,
@@ -77,6 +78,7 @@ for group in (
 ):
     fieldfare.add_command(group)
 promoting.run.add_command(simulate)
+promoting.run.add_command(apps.app)
 
 
 def main(open_door: founding.OpenDoor, arguments: Sequence[str] | None = None) -> None:

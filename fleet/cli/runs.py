@@ -7,8 +7,10 @@ import click
 from fleet.cli.client import ManagerClient, path_of
 from fleet.cli.judged import print_figures
 from fleet.cli.output import ago, show, table, tell, with_manager
+from fleet.cli.round_options import round_options
 from fleet.cli.rounds_shown import print_rounds
 from fleet.cli.strategy_options import strategy_options
+from fleet.cli.updates_option import updates_option
 from fleet.cli.watching import show_or_watch, watch_option
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
@@ -49,31 +51,7 @@ def run() -> None:
     help="auto: the manager signs the candidate with its own key and rolls it out in waves, "
     "by [promotion] in fleet.toml; it needs 'keys rounds create'. Default: 'run promote'.",
 )
-@click.option(
-    "--clients",
-    type=click.IntRange(1, 100_000),
-    default=None,
-    help="How many good answers a round waits for; default: of all that it asks.",
-)
-@click.option(
-    "--over-selection",
-    "over_selection_percent",
-    type=click.IntRange(100, 1000),
-    default=130,
-    show_default=True,
-    help="Percent of --clients that a round asks, so that a silent device costs no time.",
-)
-@click.option(
-    "--minimum-replies",
-    type=click.IntRange(1, 10_000),
-    help="Fewer good answers to a round end the run; default: minimum_replies in fleet.toml.",
-)
-@click.option(
-    "--deadline",
-    "deadline_seconds",
-    type=click.IntRange(1, 86_400),
-    help="Seconds that a round waits for answers; default: task_seconds in fleet.toml.",
-)
+@round_options
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -95,6 +73,7 @@ def run() -> None:
     "usual under fedprox and with an app.",
 )
 @strategy_options
+@updates_option
 @click.option(
     "--app", help="module:attribute of a Flower ServerApp instead of the built-in strategies."
 )
@@ -102,6 +81,11 @@ def run() -> None:
     "--app-folder",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where that module lies.",
+)
+@click.option(
+    "--client-app",
+    help="NAME or NAME/NUMBER of a signed app ('run app publish') that devices train with; its "
+    "server side is taken too, unless --app names another. Default: the built-in trainer.",
 )
 @with_manager
 def start(client: ManagerClient, output: str, app_folder: Path | None, **wish: object) -> None:

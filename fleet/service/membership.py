@@ -329,6 +329,8 @@ def _view(desk: Desk, found: Device) -> DeviceView:
         python=said.python if said else "",
         runtimes=said.runtimes if said else (),
         cpu_flags=said.cpu_flags if said else (),
+        apps=bool(said and said.apps),
+        environments=said.environments if said else (),
     )
 
 

@@ -8,7 +8,7 @@ from fleet.registry.runs import RunRow
 from fleet.release.candidate import read_head
 from fleet.rounds.conduct import Conductor, Doors, HeadArrays
 from fleet.rounds.engine import RunPlan
-from fleet.service import contents, round_traffic
+from fleet.service import client_apps, contents, round_traffic
 from fleet.service.desk import Desk
 
 
@@ -41,7 +41,8 @@ def conductor_of(desk: Desk, plan: RunPlan, history: list[bytes]) -> Conductor:
         )
 
     def offer(task: Task, attachment: bytes) -> None:
-        round_traffic.offer(desk, task, attachment)
+        dressed = client_apps.dressed(plan, task)
+        round_traffic.offer(desk, dressed, attachment, updates_asked=plan.updates)
 
     doors = Doors(
         journal=journal,

@@ -56,6 +56,8 @@ def eligible(desk: Desk, wish: RunWish) -> Eligible:
     judges = tuple(d.id for d in on_it if d.inventory and d.inventory.evaluates)
     judges += tuple(d for d in guard if d not in judges)
     on_it = [d for d in on_it if d.id not in guard]
+    if wish.client_app:
+        on_it = _letting_apps(on_it)
     trainers = tuple(d.id for d in on_it if d.inventory and d.inventory.trains)
     if not trainers:
         raise RefusedError(
@@ -64,6 +66,22 @@ def eligible(desk: Desk, wish: RunWish) -> Eligible:
             + (f" ({_all_taken(busy, [d.id for d in left_out])})" if left_out else "")
         )
     return Eligible(backbone=backbone, trainers=trainers, judges=judges, elsewhere=len(left_out))
+
+
+def _letting_apps(devices: list[Device]) -> list[Device]:
+    """Return the devices that let signed apps train.
+
+    Raises:
+        RefusedError: None of them does.
+
+    """
+    found = [d for d in devices if d.inventory and d.inventory.apps]
+    if devices and not found:
+        raise RefusedError(
+            f"none of the {len(devices)} online devices lets apps train; set [learn] apps = true"
+            " on some"
+        )
+    return found
 
 
 def taken(desk: Desk) -> dict[str, str]:
@@ -88,7 +106,15 @@ def is_fit(device: Device) -> bool:
 
 
 def _selected(desk: Desk, query: str) -> list[Device]:
-    return list(select(parse_selector(query), desk.registry.devices.listing()))
+    left_out = desk.registry.standings.left_out()
+    found = select(parse_selector(query), desk.registry.devices.listing())
+    trusted = [d for d in found if d.id not in left_out]
+    if found and not trusted:
+        raise RefusedError(
+            f"all {len(found)} selected devices are left out of learning: 'device show' says "
+            "why, 'device forgive' takes one back"
+        )
+    return trusted
 
 
 def _all_taken(busy: Mapping[str, str], devices: list[str]) -> str:

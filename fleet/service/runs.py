@@ -5,24 +5,27 @@ Rule 2: what goes wrong in a run ends this run, and not the manager.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from agent.contract.codec import encode
 from agent.contract.rounds import TaskAnswer
-from fleet.errors import ConflictError, RefusedError, RegistryError
+from fleet.errors import ConflictError, RegistryError
 from fleet.registry.devices import DeviceState
 from fleet.rounds.conduct import Conductor
 from fleet.rounds.engine import RunPlan
 from fleet.rounds.events import MOST_OFFERS
 from fleet.rounds.project import server_app_of
 from fleet.rounds.usual import training_of
+from fleet.service import client_apps
 from fleet.service.desk import Desk
 from fleet.service.promoting import require_key
 from fleet.service.run_doors import conductor_of, row_of
 from fleet.service.run_eligibility import eligible
+from fleet.service.run_mode import buffer_of, minimum_of
 from fleet.service.run_strategy import bound_of, enough_replies, strategy_of
 from fleet.service.run_views import plan_of, view
+from fleet.service.standing import count_rounds, told
 from fleet.service.views import RunView
 from fleet.service.wishes import RunWish
 
@@ -40,12 +43,15 @@ def start(desk: Desk, wish: RunWish) -> RunView:
 
     """
     registry, now_ms = desk.registry, desk.now_ms()
+    wish = client_apps.server_of(desk, wish)
     found = eligible(desk, wish)
     if wish.promote:
         require_key(desk, found.backbone.release.family)
     app = bool(wish.app or wish.app_folder)
     strategy = strategy_of(wish, app=app)
-    wanted = min(wish.clients or len(found.trainers), len(found.trainers))
+    buffer = buffer_of(wish, strategy, len(found.trainers))
+    wanted = buffer or min(wish.clients or len(found.trainers), len(found.trainers))
+    minimum = minimum_of(wish, desk.config.minimum_replies, wanted)
     plan = RunPlan(
         run=f"run-{len(registry.runs.listing()) + 1}",
         slot=wish.slot,
@@ -54,12 +60,13 @@ def start(desk: Desk, wish: RunWish) -> RunView:
         seed=wish.seed,
         started_ms=now_ms,
         deadline_seconds=wish.deadline_seconds or desk.config.task_seconds,
-        minimum_replies=enough_replies(strategy, _minimum(desk, wish, wanted), wanted),
+        minimum_replies=enough_replies(strategy, minimum, wanted),
         participants=found.trainers,
         evaluators=found.judges,
         clients=wish.clients,
         over_selection_percent=wish.over_selection_percent,
         offers_per_second=min(desk.config.offers_per_second, MOST_OFFERS),
+        buffer=buffer,
         elsewhere=found.elsewhere,
         held_out=wish.held_out,
         promote=wish.promote,
@@ -68,13 +75,15 @@ def start(desk: Desk, wish: RunWish) -> RunView:
             epochs=wish.epochs,
             anchor=wish.anchor,
             anchor_to=wish.anchor_to,
-            strategy=strategy,
+            strategy=None if wish.client_app else strategy,
         ),
         strategy=strategy,
         max_norm=bound_of(wish, app=app),
+        updates=wish.updates,
         app=wish.app or (server_app_of(wish.app_folder) if wish.app_folder else None),
         app_folder=wish.app_folder,
         app_seconds=desk.config.app_seconds,
+        client_app=client_apps.wanted(desk, wish),
     )
     conductor = conductor_of(desk, plan, history=[])
     registry.runs.create(plan.run, plan=encode(plan), state=b"{}", status="training", at_ms=now_ms)
@@ -145,6 +154,7 @@ def take_up(desk: Desk) -> None:
         revoked = {d.id for d in desk.registry.devices.listing(DeviceState.REVOKED)}
         for device in sorted(revoked & {*plan.participants, *plan.evaluators}):
             left(desk, device)
+        _leave_out(desk, desk.registry.standings.left_out())
         LOG.info("run id=%s taken up again", row.id)
 
 
@@ -207,8 +217,17 @@ def _drive(desk: Desk, run: str, act: Callable[[Conductor], R]) -> R | None:
     except Exception as why:  # an operator's app and devices' bytes meet here
         LOG.exception("run id=%s", run)
         conductor.fail(str(why) or type(why).__name__, desk.now_ms())
+    lost = count_rounds(desk, conductor.plan, conductor.state)
     _project(desk, run)
+    _leave_out(desk, lost)
     return made
+
+
+def _leave_out(desk: Desk, lost: Mapping[str, str]) -> None:
+    """Let active runs go on without devices whose updates are trusted no more."""
+    for device, why in lost.items():
+        for run in _active(desk):
+            _drive(desk, run, lambda c, d=device, w=why: c.left(d, desk.now_ms(), told(w)))  # type: ignore[misc]  # bound now
 
 
 def _hold(desk: Desk, run: str, act: Callable[[Conductor], None]) -> RunView:
@@ -236,15 +255,3 @@ def _project(desk: Desk, run: str) -> None:
         conductor.close()
         desk.records.forget(run)
         del desk.conductors[run]
-
-
-def _minimum(desk: Desk, wish: RunWish, wanted: int) -> int:
-    """Return how many replies a round must have."""
-    if wish.minimum_replies is None:
-        return min(desk.config.minimum_replies, wanted)
-    if wish.minimum_replies > wanted:
-        raise RefusedError(
-            f"a round must have {wish.minimum_replies} replies and wants {wanted}; "
-            "lower --minimum-replies, or ask for more clients"
-        )
-    return wish.minimum_replies

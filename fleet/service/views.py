@@ -7,7 +7,7 @@ Rule 2: a view is made from the registry at one moment and never changes.
 from msgspec import Struct, field
 
 from agent.contract.manifest import Digest
-from agent.contract.messages import Count, Finding, Hosted, Quality
+from agent.contract.messages import AppEnvironment, Count, Finding, Hosted, Quality
 from agent.contract.telemetry import Health
 from fleet.service.behaviour_views import BehaviourView
 from fleet.service.judged_views import CohortView, HeldOutView, JudgedView, PromotionView
@@ -77,6 +77,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         system, arch, python: Of its newest inventory, like the next two.
         runtimes: Libraries that made a real inference there.
         cpu_flags: What of its processor decides how fast models run.
+        apps, environments: Whether signed apps may train there, and under which Pythons.
         last_update: How its newest update ended; only where one device is asked for.
         alarms: Its newest alarms, oldest first; only where one device is asked for.
         in_the_field: Accuracy by people's labels, oldest release first; only where one
@@ -107,6 +108,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     python: str = ""
     runtimes: tuple[Hosted, ...] = ()
     cpu_flags: tuple[str, ...] = ()
+    apps: bool = False
+    environments: tuple[AppEnvironment, ...] = ()
     last_update: UpdateView | None = None
     alarms: tuple[AlarmView, ...] = ()
     in_the_field: tuple[FieldView, ...] = ()

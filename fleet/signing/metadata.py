@@ -94,12 +94,34 @@ def next_targets(
 def family_role(family: str) -> str:
     """Return the name of the role that ``models/<family>/*`` is delegated to.
 
+    ``apps/<name>`` is the role of an app, which is delegated in the same way.
+
     Raises:
         SigningError: Not the name of a family.
 
     """
+    if family.startswith("apps/"):
+        return app_role(family.removeprefix("apps/"))
     try:
         return f"models-{require_name(family, 'family')}"
+    except ContractError as why:
+        raise SigningError(str(why)) from why
+
+
+def family_path(family: str) -> str:
+    """Return the path that is delegated to the owners of a family, or of ``apps/<name>``."""
+    return f"{family}/*" if family.startswith("apps/") else f"models/{family}/*"
+
+
+def app_role(name: str) -> str:
+    """Return the name of the role that ``apps/<name>/*`` is delegated to.
+
+    Raises:
+        SigningError: Not the name of an app.
+
+    """
+    try:
+        return f"apps-{require_name(name, 'app')}"
     except ContractError as why:
         raise SigningError(str(why)) from why
 
@@ -151,7 +173,7 @@ def delegate_family(
 
     Args:
         current: The targets metadata in force.
-        family: Whose ``models/<family>/*`` it is about.
+        family: Whose ``models/<family>/*`` it is about; ``apps/<name>`` is an app.
         owners: Their keys, replacing those of before; none takes the delegation back.
         threshold: How many of them must sign.
         signers: Targets keys, as many as the threshold asks for.
@@ -164,7 +186,7 @@ def delegate_family(
     targets, role = parse(Targets, current).signed, family_role(family)
     if owners and not 1 <= threshold <= len({key.keyid for key in owners}):
         raise SigningError(f"{threshold} of {len(owners)} owner keys of {family} cannot sign")
-    _delegate(targets, role, f"models/{family}/*", owners, threshold=threshold)
+    _delegate(targets, role, family_path(family), owners, threshold=threshold)
     return _follow(targets, signers, now)
 
 

@@ -25,7 +25,13 @@ from agent.contract.limits import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES
 from agent.contract.manifest import Text
 from agent.errors import ContractError
 from fleet.errors import SigningError
-from fleet.signing.metadata import LIFETIMES, delegate_family, next_targets, parse
+from fleet.signing.metadata import (
+    LIFETIMES,
+    delegate_family,
+    family_path,
+    next_targets,
+    parse,
+)
 from fleet.signing.published import Published
 from fleet.signing.scrutiny import scrutinise_owners
 
@@ -189,7 +195,7 @@ def propose_delegation(
         held.targets_bytes, family, owners, threshold=threshold, signers=(), now=now
     )
     return Proposal(
-        what=f"delegate models/{family}/*" if owners else f"take back models/{family}/*",
+        what=f"{'delegate' if owners else 'take back'} {family_path(family)}",
         root_before=held.root_bytes,
         metadata_before={"targets": held.targets_bytes},
         metadata={"targets": signed},

@@ -104,7 +104,10 @@ def _whose(held: Published, beginning: str) -> str:
     delegations = held.targets.delegations
     for role in ((delegations.roles if delegations else None) or {}).values():
         if any(_begins(held.targets.get_key(k), beginning) for k in role.keyids):
-            family = (role.paths or [role.name])[0].split("/")[1]
+            path = (role.paths or [role.name])[0]
+            family = (
+                path.removesuffix("/*") if role.name.startswith("apps-") else path.split("/")[1]
+            )
             if role.name.startswith("rounds-"):
                 return (
                     f"the key that begins with {beginning} signs the rounds of {family}: say "

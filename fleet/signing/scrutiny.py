@@ -5,9 +5,9 @@ choose those freely chooses what the reader sees; so they have one form only.
 
 Rule 1: a key's id is the hash of the key. Otherwise another key could stand under an id
         that the reader knows, and the difference would be empty.
-Rule 2: the only delegations are ``models-<family>`` for ``models/<family>/*`` and
-        ``rounds-<family>`` for ``models/<family>/rounds/*``, terminating, and nobody
-        delegates on. python-tuf would follow any.
+Rule 2: the only delegations are ``models-<family>`` for ``models/<family>/*``,
+        ``rounds-<family>`` for ``models/<family>/rounds/*`` and ``apps-<name>`` for
+        ``apps/<name>/*``, terminating, and nobody delegates on. python-tuf would follow any.
 Rule 3: names of targets obey ``TARGET_PATTERN``, and each has a SHA-256: they become paths,
         and are printed.
 Rule 4: what follows has the next version, so that the difference is one to what is in force.
@@ -30,7 +30,11 @@ from agent.errors import ContractError
 from fleet.errors import SigningError
 
 OFFLINE: Final = ("root", "targets")
-_PATHS: Final = {"models-": "models/{}/*", "rounds-": "models/{}/rounds/*"}
+_PATHS: Final = {
+    "models-": "models/{}/*",
+    "rounds-": "models/{}/rounds/*",
+    "apps-": "apps/{}/*",
+}
 
 
 def scrutinise_root(root: Root) -> None:
