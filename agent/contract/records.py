@@ -47,6 +47,7 @@ _HEADER: Final = re.compile(
     rb"'shape': \(([0-9, ]{0,200})\), \} *\n"
 )
 _HEADER_AT: Final = 10
+_NPY: Final[Any] = np.lib.format  # without types in some versions
 
 Scalar = bool | int | float | str | bytes
 Value = Scalar | tuple[Scalar, ...]
@@ -178,14 +179,20 @@ def _decode_items(content: memoryview, decode: Callable[[memoryview], T]) -> dic
 def _encode_array(array: NDArray[Any]) -> bytes:
     if array.dtype.name not in DTYPES or array.dtype.byteorder == ">":
         raise MalformedError(f"an array of {array.dtype} cannot be sent")
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
+    header = io.BytesIO()
+    _NPY.write_array_header_1_0(header, _NPY.header_data_from_array_1_0(array))
     shape = b"".join(wire.write_varint(d) for d in array.shape)
-    return (
-        wire.write_text(1, array.dtype.name)
-        + (wire.write_field(2, shape) if shape else b"")
-        + wire.write_text(3, _STYPE)
-        + wire.write_field(4, content.getvalue())
+    size = wire.write_varint(len(header.getvalue()) + array.nbytes)
+    ordered = array if array.flags.c_contiguous else array.T if array.flags.f_contiguous else None
+    return b"".join(
+        (
+            wire.write_text(1, array.dtype.name),
+            wire.write_field(2, shape) if shape else b"",
+            wire.write_text(3, _STYPE),
+            wire.write_varint(4 << 3 | wire.LENGTH) + size,
+            header.getvalue(),
+            np.ascontiguousarray(array if ordered is None else ordered).data,  # copied once
+        )
     )
 
 

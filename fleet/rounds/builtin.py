@@ -52,6 +52,7 @@ from fleet.rounds.strategies import ROBUST, Strategy
 
 SERVER_NODE: Final = 1
 ARRAYS, CONFIG = "arrays", "config"
+Content = bytes | memoryview
 Word = Push | Fetch | Done | Crashed
 Say = Callable[[Word], None]
 Hear = Callable[[], ToChild | None]
@@ -129,11 +130,13 @@ def _aggregate(
             for update in updates:
                 gathered.add(update.arrays)
                 figures.add(update)
+                del update  # before the next is read: each is as large as the model
             return robust_step(gathered, strategy), figures.means()
     with Mean(model) as mean:
         for update in updates:
             mean.fold(update.arrays, update.examples)
             figures.add(update)
+            del update  # as above
         return mean.step(), figures.means()
 
 
@@ -191,7 +194,7 @@ def _updates(ordinal: int, say: Say, hear: Hear) -> Iterator[Update]:
             yield _update(reply.content, asked)
 
 
-def _fetched(ordinal: int, node: int, word: ToChild | None) -> bytes:
+def _fetched(ordinal: int, node: int, word: ToChild | None) -> Content:
     if word is None:
         raise ManagerGoneError
     if not isinstance(word, Fetched) or (word.ordinal, word.node) != (ordinal, node):
@@ -199,9 +202,9 @@ def _fetched(ordinal: int, node: int, word: ToChild | None) -> bytes:
     return word.content
 
 
-def _update(reply: bytes, asked: int) -> Update:
+def _update(reply: Content, asked: int) -> Update:
     """Return what a reply holds, which the manager has screened."""
-    content = decode_message(reply, limit=MAX_FRAME_BYTES).content
+    content = decode_message(reply, limit=MAX_FRAME_BYTES).content  # type: ignore[arg-type]  # it takes any buffer
     if isinstance(content, Failure):
         raise RefusedError("a reply that failed was counted as good")
     metrics = next(r for r in content.values() if isinstance(r, MetricRecord)).items

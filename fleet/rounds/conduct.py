@@ -47,7 +47,7 @@ from fleet.rounds.events import (
     decode_event,
     encode_event,
 )
-from fleet.rounds.heads import HeadArrays, begin_word, read_final
+from fleet.rounds.heads import HeadArrays, begin_word, read_arrays, read_final
 from fleet.rounds.host import Child, FlowerChild, Put
 from fleet.rounds.pipe import Begin, Crashed, Done, Fetch, Gone, Push
 from fleet.rounds.program import Program
@@ -255,14 +255,30 @@ class Conductor:
 
     def _done(self, arrays: bytes, now_ms: int) -> None:
         try:
-            read_final(arrays, self._head)
+            judged = self._is_head(arrays)
         except RefusedError as why:
             self._happen(Failed(why=str(why)[:500], at_ms=now_ms), now_ms)
             return
         self._doors.keep(FINAL, arrays)
         digest = sha256(self._doors.read(FINAL) or arrays).hexdigest()
-        self._happen(ChildFinished(digest=digest, at_ms=now_ms), now_ms)
+        self._happen(ChildFinished(digest=digest, judged=judged, at_ms=now_ms), now_ms)
         self._answer_for_the_gone(now_ms)
+
+    def _is_head(self, arrays: bytes) -> bool:
+        """Return whether devices can judge the arrays; those of an app of theirs may be any.
+
+        Raises:
+            RefusedError: They are of no use.
+
+        """
+        try:
+            read_final(arrays, self._head)
+        except RefusedError:
+            if self._plan.client_app is None:
+                raise
+            read_arrays(arrays)
+            return False
+        return True
 
     def _gone(self, why: str, now_ms: int) -> None:
         self.close()
@@ -275,6 +291,7 @@ class Conductor:
         if not self._program.waits_for(ordinal):
             return  # a restarted child asks again, and is then answered at once
         send = self._state.sends[ordinal - 1]
+        self._asking.take_messages(self._state, {})  # what it asked is of no use any more
         large = self._head.weight.nbytes + self._head.bias.nbytes
         if self._plan.buffer:
             told = folded_of(self._state, send, large, self._doors.read)

@@ -84,4 +84,4 @@ def fetched(sends: tuple[Send, ...], asked: Fetch, read: Read) -> Fetched:
             f"the Flower program fetches a reply of node {asked.node} to send {asked.ordinal}; "
             "none is spooled"
         )
-    return Fetched(ordinal=asked.ordinal, node=asked.node, content=content)
+    return Fetched(ordinal=asked.ordinal, node=asked.node, content=memoryview(content))

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import BinaryIO, Protocol
 
 from fleet.errors import RefusedError
+from fleet.rounds import large_blocks
 from fleet.rounds.pipe import (
     Apart,
     Begin,
@@ -62,6 +63,7 @@ class FlowerChild:
     """
 
     def __init__(self, begin: Begin, put: Put) -> None:
+        large_blocks.give_back()
         self._home = tempfile.TemporaryDirectory(prefix="fieldfare-rounds-")
         self._errors = Path(self._home.name, "errors.txt")
         with self._errors.open("wb") as errors:
@@ -135,6 +137,7 @@ class FlowerChild:
                     else:
                         self._watch.end()
                         put(word)
+                    del word  # it may be as large as the model, and the next one far off
             except RefusedError as unclear:
                 why = str(unclear)
                 self._process.kill()
@@ -164,6 +167,7 @@ class FlowerChild:
         with suppress(BrokenPipeError):
             while (word := self._out.get()) is not None:
                 write_word(stream, word)
+                del word
         with suppress(BrokenPipeError):
             stream.close()
 
@@ -212,5 +216,6 @@ def _environment(home: str) -> dict[str, str]:
         "NO_COLOR": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
+        "MALLOC_MMAP_THRESHOLD_": str(large_blocks.AT_LEAST_BYTES),
         "LC_ALL": "C.UTF-8",
     }

@@ -104,11 +104,11 @@ class Replies(Struct, frozen=True, kw_only=True, tag="replies"):
 
 
 class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
-    """One spooled reply."""
+    """One spooled reply; the child's is a view of the frame that it came in."""
 
     ordinal: int
     node: int
-    content: bytes
+    content: memoryview
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
