@@ -187,9 +187,10 @@ def believe_release(
         raise WrongSlotError(f"{release.target} is for slot {release.slot}, not for {slot}")
     if not any(not v.hardware or hardware in v.hardware for v in release.variants):
         raise WrongHardwareError(f"{release.target} has no variant for hardware {hardware}")
-    if release.of_rounds:
-        _require_follower(release, running)
     listed = running is not None and digest in running.rollback_to
+    people_said = permitted or (listed and running is not None and not running.of_rounds)
+    if release.of_rounds and not people_said:
+        _require_follower(release, running)
     if release.counter < floor and digest != running_digest and not (listed or permitted):
         raise OldReleaseError(
             f"{release.target} has counter {release.counter}, slot {slot} is already at {floor}"

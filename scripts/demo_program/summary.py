@@ -13,6 +13,7 @@ from processes import BIN
 from story import ROUNDS, Place, Story
 
 from agent.contract.messages import Quality
+from fleet.service.judged_views import CohortView
 from fleet.service.views import DeviceView, EvaluationView, ReleaseView, UpdateView
 
 Figures = dict[str, object]
@@ -83,6 +84,7 @@ def gather(story: Story, counted: Counted, seconds_total: float) -> Figures:
         "releases": [
             {
                 "name": r.name,
+                "target": r.target,
                 "digest": r.digest,
                 "bytes": r.size,
                 "runs_on": [p.name for p in story.places if p.device in r.runs_on],
@@ -104,6 +106,7 @@ def gather(story: Story, counted: Counted, seconds_total: float) -> Figures:
         "accuracy_bystander_before": _share(strange.withheld_before) if strange else None,
         "accuracy_bystander_after": _share(strange.withheld_after) if strange else None,
         "bystander_received": strange.receives if strange else None,
+        "cohorts": [_cohort(c) for c in run.cohorts] if run else [],
         "rounds_completed": run.rounds_completed if run else 0,
         "asked": asdict(story.asked) if story.asked else None,
         "reports_sent": counted.sent,
@@ -202,7 +205,27 @@ def _accuracy_table(figures: Figures) -> str:
             f"{figures['accuracy_bystander_before']:.3f} → "
             f"{figures['accuracy_bystander_after']:.3f}"
         )
+    rows += [
+        f"  {told['cohort']:<18} {told['change']:+.3f} ({told['low']:+.3f} to {told['high']:+.3f}) "
+        f"by the candidate, mean of {told['devices']}; worst tenth {told['worst_decile']:+.3f}"
+        for told in figures["cohorts"]
+    ]
     return "\n".join(rows)
+
+
+def _cohort(cohort: CohortView) -> dict[str, object]:
+    """Return how a cohort changes by the candidate on withheld windows, with its interval."""
+    told = {"cohort": cohort.name, "devices": len(cohort.devices), "receives": cohort.receives}
+    if cohort.withheld is None:
+        return {**told, "change": 0.0, "low": -1.0, "high": 1.0, "worst_decile": 0.0}
+    change = cohort.withheld.change
+    return {
+        **told,
+        "change": round(change.mean, 4),
+        "low": round(change.low, 4),
+        "high": round(change.high, 4),
+        "worst_decile": round(cohort.withheld.worst_decile, 4),
+    }
 
 
 def _accuracy(story: Story, views: dict[str, DeviceView]) -> dict[str, dict[str, object]]:

@@ -213,6 +213,16 @@ def test_a_release_of_rounds_follows_one_of_its_family():
     assert put(of_rounds(2), running).of_rounds
 
 
+def test_people_may_send_a_device_back_to_a_release_of_rounds_and_the_rounds_key_may_not():
+    made = of_rounds(2)
+    other = msgspec.structs.replace(
+        a_release(9)[1], family="lock", target="models/lock/09.json", rollback_to=(made[2].digest,)
+    )
+    assert put(made, other).of_rounds
+    with pytest.raises(BeyondRoundsError):
+        put(made, msgspec.structs.replace(other, target="models/lock/rounds/09.json"))
+
+
 @pytest.mark.parametrize(
     ("made", "running", "why"),
     [

@@ -68,6 +68,10 @@ def test_killing_a_part_in_every_stage_ends_in_the_same_state(tmp_path: Path, pa
     told = play(tmp_path, "--broker", "mosquitto", "--kill", f"{part}@every")
     assert final_state(told) == EXPECTED
     assert told["accuracy_after_mean"] > told["accuracy_before_mean"]
+    assert told["releases"][1]["target"] == "models/motion/rounds/v2.json"
+    assert [(c["cohort"], c["devices"]) for c in told["cohorts"]] == [
+        ("participants", 5), ("guard", 1),
+    ]  # fmt: skip
 
 
 def test_the_demo_runs_on_the_embedded_broker_and_says_what_it_does_not_enforce(tmp_path: Path):
