@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from agent.contract.rounds import Task
+from fleet.errors import RefusedError
 from fleet.rounds.answers import Wording
 from fleet.rounds.buffered import open_tasks
 from fleet.rounds.doors import Doors
@@ -62,9 +63,14 @@ class Asking:
         return task in self._messages
 
     def candidate(self) -> HeadArrays | None:
-        """Return the aggregated head once there is one."""
+        """Return the aggregated head once there is one; an app's own arrays are none."""
         content = self._doors.read(FINAL)
-        return None if content is None else read_final(content, self._head)
+        try:
+            return None if content is None else read_final(content, self._head)
+        except RefusedError:
+            if self._plan.client_app is None:
+                raise
+            return None
 
     def train(self, state: RunState, tasks: Iterable[Posted], now_ms: int) -> None:
         """Offer tasks of the Flower program."""

@@ -256,6 +256,9 @@ def _close(plan: RunPlan, state: RunState) -> Step:
 def _finished(plan: RunPlan, state: RunState, event: ChildFinished) -> Step:
     if state.rounds_completed < 1:
         return _end(state, "failed", "the Flower program ended without a round of training")
+    if not event.judged:
+        why = f"{state.rounds_completed} rounds; its arrays are no head that devices could judge"
+        return _end(end_all(state), "finished", why)
     until_ms = _clock(state, event.at_ms) + lasts_ms(plan, len(plan.evaluators))
     state = replace(end_all(state), phase=Evaluating(until_ms, frozenset(plan.evaluators)))
     judged, effects = _judged(plan, state)

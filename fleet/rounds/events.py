@@ -161,9 +161,14 @@ class TimedOut(Struct, frozen=True, kw_only=True, tag="timed-out"):
 
 
 class ChildFinished(Struct, frozen=True, kw_only=True, tag="child-finished"):
-    """The Flower program ended; its arrays are spooled under ``FINAL``."""
+    """The Flower program ended; its arrays are spooled under ``FINAL``.
+
+    ``judged`` says whether they are a head, which devices can judge; those of an app that
+    trains a model of its own are none.
+    """
 
     digest: Digest
+    judged: bool = True
     at_ms: Count
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,26 @@ def read_final(content: bytes, head: HeadArrays) -> HeadArrays:
         if not np.isfinite(found).all():
             raise RefusedError(f"the aggregate's {name} holds values that are not finite")
     return HeadArrays(weight=weight, bias=bias)
+
+
+def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the child's last word, which need be no head.
+
+    Raises:
+        RefusedError: There are none, or they hold values that are not finite.
+
+    """
+    try:
+        message = decode_message(content)
+    except ContractError as why:
+        raise RefusedError(f"the aggregate does not parse: {why}") from why
+    record = None if isinstance(message.content, Failure) else message.content.get("arrays")
+    if not isinstance(record, ArrayRecord) or not record.items:
+        raise RefusedError("the aggregate holds no arrays")
+    for name, array in record.items.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise RefusedError(f"the aggregate's {name[:80]} holds values that are not finite")
+    return dict(record.items)
 
 
 def _record(head: HeadArrays) -> ArrayRecord:
