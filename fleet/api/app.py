@@ -36,6 +36,7 @@ from fleet.service import (
     releases,
     retention,
     rollouts,
+    run_arrays,
     run_candidates,
     runs,
     standing,
@@ -238,6 +239,10 @@ def _add_runs(app: FastAPI, ask: Ask) -> None:
     @app.get("/api/v1/runs/{run}/candidate")
     async def candidate(run: str) -> Response:
         return await _answer(ask, lambda desk: run_candidates.candidate(desk, run))
+
+    @app.get("/api/v1/runs/{run}/arrays")
+    async def arrays(run: str) -> Response:
+        return await _answer(ask, lambda desk: run_arrays.arrays(desk, run))
 
     @app.post("/api/v1/runs/{run}/held-out")
     async def held_out(run: str, request: Request) -> Response:

@@ -30,6 +30,7 @@ from fleet.cli.client import RefusedByManagerError
 from fleet.cli.doctor import doctor
 from fleet.cli.endpoints import endpoint
 from fleet.cli.output import tell
+from fleet.cli.run_arrays import arrays
 from fleet.cli.simulating import simulate
 from fleet.errors import FleetError
 
@@ -78,6 +79,7 @@ for group in (
 ):
     fieldfare.add_command(group)
 promoting.run.add_command(simulate)
+promoting.run.add_command(arrays)
 promoting.run.add_command(apps.app)
 
 

@@ -5,14 +5,20 @@ where scikit-learn is as well.
 """
 
 import sys
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from agent.contract.app_bundle import WantedApp
+from agent.contract.rounds import TaskAnswer
 from agent.contract.tensors import decode_message
+from fleet.rounds.heads import read_arrays
+from fleet.rounds.host import FlowerChild
 from tests.flower_fleet import APPS, NODES, Devices, final_arrays, run_app, write_samples
+from tests.small_rounds import DEVICES, World, conductor, drive, plan
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +106,35 @@ def test_an_unmodified_app_ends_with_the_weights_of_plain_averaging(
     kinds = [{i.kind for i in p.instructions} for p in pushes]
     assert kinds == [{"train"}, {"evaluate"}] * ROUNDS
     assert all([i.node for i in p.instructions] for p in pushes)
+
+
+def test_a_run_of_devices_with_an_app_of_theirs_ends_with_its_arrays(samples, task_of):
+    devices, world = Devices("stand-in", "motion_mlp", samples), World()
+    names = dict(zip(DEVICES, NODES, strict=True))
+    asked = plan(
+        app="motion_mlp.server_app:app",
+        app_folder=str(APPS / "motion_mlp"),
+        client_app=WantedApp(target="apps/motion-mlp/1.json", digest="ab" * 32),
+        rounds=ROUNDS,
+        participants=DEVICES,
+    )
+    run = conductor(world, asked, launch=FlowerChild)
+
+    def answer(device, task, content):
+        reply = devices.answer(names[device], content)
+        digest = sha256(reply).hexdigest()
+        return TaskAnswer(run=task.run, task=task.task, outcome="done", digest=digest), reply
+
+    state = drive(run, world, {}, answer=answer)
+    assert devices.close() == 0
+    assert (state.status, state.replies) == ("finished", 2 * ROUNDS * len(DEVICES)), state.why
+    assert state.why == "3 rounds; its arrays are no head that devices could judge"
+    assert run.candidate() is None
+    found = list(read_arrays(world.spool["final"]).values())
+    for ours, plain in zip(found, mlp_average(task_of("motion_mlp"), samples), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-6, rtol=0)
+    again = conductor(world, asked)
+    assert (again.state, again.candidate()) == (state, None)
 
 
 def test_what_devices_measured_comes_back_to_the_app(samples):
