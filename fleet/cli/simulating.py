@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from agent.contract.messages import Quality
 from fleet.cli.output import table, tell
 from fleet.cli.strategy_options import strategy_options
 from fleet.errors import ConfigError
@@ -115,9 +116,12 @@ def simulate(json_file: Path | None, plot: Path | None, **asked: Any) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
+    part = file.with_name(f"{file.name}.part")
     try:
-        file.write_bytes(content)
+        part.write_bytes(content)
+        part.replace(file)
     except OSError as why:
+        part.unlink(missing_ok=True)
         raise ConfigError(f"{file} cannot be written: {why.strerror or why}") from why
 
 
@@ -136,8 +140,8 @@ def _print(report: Any) -> None:
             d.device,
             d.part,
             d.train_windows,
-            f"{d.decide_before.accuracy:.3f} → {d.decide_after.accuracy:.3f}",
-            f"{d.withheld_before.accuracy:.3f} → {d.withheld_after.accuracy:.3f}",
+            _change(d.decide_before, d.decide_after),
+            _change(d.withheld_before, d.withheld_after),
             f"{d.withheld_personal.accuracy:.3f}" if d.withheld_personal else "-",
             "receives" if d.receives else "keeps",
         )
@@ -152,9 +156,13 @@ def _print(report: Any) -> None:
     _print_summary(report)
 
 
+def _change(before: Quality, after: Quality) -> str:
+    return f"{before.accuracy:.3f} → {after.accuracy:.3f}" if before.windows else "-"
+
+
 def _print_summary(report: Any) -> None:
     summary = report.summary
-    tell(f"withheld windows, {len(report.runs)} seeds, change with its 95 % interval:")
+    tell(f"withheld windows, seeds: {len(report.runs)}, change with its 95 % interval:")
     parts = (("trained", summary.trained), ("personal heads", summary.personal))
     rows = [
         (

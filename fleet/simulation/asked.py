@@ -49,8 +49,10 @@ class Report(Struct, frozen=True, kw_only=True):
     model_digest: str
     split: str
     alpha: float | None
+    guard: tuple[str, ...]
     drop: float
     attackers: float
+    max_norm: float | None
     rounds: int
     strategy: Strategy
     training: Training
@@ -188,8 +190,10 @@ def _report(wish: Wish, digest: str, runs: Sequence[SimulatedRun]) -> Report:
         model_digest=digest,
         split="natural" if wish.alpha is None else "dirichlet",
         alpha=wish.alpha,
+        guard=tuple(sorted(settings.guard)),
         drop=settings.drop,
         attackers=settings.attackers,
+        max_norm=settings.max_norm,
         rounds=settings.rounds,
         strategy=settings.strategy,
         training=settings.training,

@@ -46,7 +46,7 @@ def draw(runs: Sequence[SimulatedRun], title: str) -> bytes:
 
     """
     figure = require_matplotlib()(figsize=_INCHES, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title.replace("$", r"\$"))  # no formula
     left, right = figure.subplots(1, 2)
     for number, run in enumerate(runs):
         at, colour = [r.round for r in run.rounds], f"C{number % 10}"

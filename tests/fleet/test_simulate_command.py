@@ -108,6 +108,22 @@ def test_a_model_without_a_head_and_labels_beyond_its_classes_are_refused(sample
         asked(MODEL, tmp_path / "long.npz")
 
 
+def test_devices_without_windows_have_no_figures(samples, tmp_path):
+    told = asked(MODEL, samples, "--split", "dirichlet", "--alpha", 0.01, "--devices", 40)
+    bare = next(line for line in told.splitlines() if " guard " in line and "→" not in line)
+    assert bare.split()[3:] == ["-", "-", "-", "keeps"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(samples, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").touch()
+    made = CliRunner().invoke(
+        fieldfare, ["run", "simulate", str(MODEL), str(samples), "--json", str(tmp_path / "taken")]
+    )
+    assert made.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_plot_that_is_no_png_is_a_usage_error(samples):
     made = CliRunner().invoke(
         fieldfare, ["run", "simulate", str(MODEL), str(samples), "--plot", "x.pdf"]
