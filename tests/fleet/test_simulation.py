@@ -220,3 +220,16 @@ def test_a_simulation_ends_with_the_head_of_the_run_that_it_simulates():
             figures.withheld_after,
         )
         assert (told.decide_running, told.decide) == (figures.decide_before, figures.decide_after)
+
+
+def test_what_is_withheld_or_decides_teaches_nobody():
+    crowd = people(4)
+    spoiled = {
+        name: LabelledWindows(
+            x=w.x, y=np.where(w.split == Split.TRAIN, w.y, CLASSES - 1 - w.y), split=w.split
+        )
+        for name, w in crowd.items()
+    }
+    first, second = (train(poor_head(), each, Settings())[0] for each in (crowd, spoiled))
+    assert np.array_equal(first.weight, second.weight)
+    assert np.array_equal(first.bias, second.bias)
