@@ -54,38 +54,61 @@ def require_floats(arrays: Arrays) -> None:
             )
 
 
-def norm_of(update: Arrays, model: Arrays) -> float:
+def norm_of(update: Arrays, model: Arrays, threads: int | None = None) -> float:
     """Return the length of ``update - model`` over all arrays of floats, looked at once.
 
     Args:
         update: Arrays with the names, shapes and dtypes of ``model``.
         model: What the update started from.
+        threads: How many work on it; by default the processor's, up to 4.
 
     Raises:
         MalformedError: A value is not finite, or so large that the length is not.
 
     """
-    total, wide = 0.0, np.empty(CHUNK)
-    for name, array in update.items():
-        if array.dtype.kind != "f":
-            continue
-        flat, start = array.reshape(-1), model[name].reshape(-1)
-        work = np.empty(CHUNK, np.float32) if array.dtype == np.float32 else wide
-        for at in range(0, flat.size, CHUNK):
-            piece = flat[at : at + CHUNK]
-            moved = work[: piece.size]
-            with np.errstate(all="ignore"):  # what is not finite shows in the sum
-                np.subtract(piece, start[at : at + CHUNK], out=moved, dtype=moved.dtype)
-                square = float(np.dot(moved, moved))
-                if not np.isfinite(square):
-                    square = _square(piece, start[at : at + CHUNK], name)
-            total += square
+    floats = {name: array for name, array in update.items() if array.dtype.kind == "f"}
+    spans, count = spans_of(floats), _threads_for(floats, threads)
+
+    def measure(part: list[Span]) -> list[float]:
+        work = {t: np.empty(CHUNK, t) for t in (np.float32, np.float64)}
+        return [
+            _square(
+                floats[name].reshape(-1)[start:stop],
+                model[name].reshape(-1)[start:stop],
+                work[np.float32 if floats[name].dtype == np.float32 else np.float64],
+                name,
+            )
+            for name, start, stop in part
+        ]
+
+    if count == 1:
+        squares = measure(spans)
+    else:
+        step = -(-len(spans) // count)
+        with ThreadPoolExecutor(count) as pool:
+            parts = pool.map(measure, (spans[n * step : (n + 1) * step] for n in range(count)))
+            squares = [square for part in parts for square in part]
+    total = sum(squares)
     if not np.isfinite(total):
         raise MalformedError("the update is longer than a number can tell")
     return sqrt(total)
 
 
-def _square(piece: NDArray[Any], start: NDArray[Any], name: str) -> float:
+def _threads_for(arrays: Arrays, threads: int | None) -> int:
+    large = sum(a.size for a in arrays.values()) >= WORTH_THREADS
+    return (threads or min(cpu_count() or 1, MAX_THREADS)) if large else 1
+
+
+def _square(piece: NDArray[Any], start: NDArray[Any], work: NDArray[Any], name: str) -> float:
+    """Return the square of the length of one chunk's step."""
+    moved = work[: piece.size]
+    with np.errstate(all="ignore"):  # what is not finite shows in the sum
+        np.subtract(piece, start, out=moved, dtype=moved.dtype)
+        square = float(np.dot(moved, moved))
+    return square if np.isfinite(square) else _wide_square(piece, start, name)
+
+
+def _wide_square(piece: NDArray[Any], start: NDArray[Any], name: str) -> float:
     """Return the square of a chunk's length where float32 did not hold it."""
     if not np.isfinite(piece).all():
         raise MalformedError(f"array {name!r} holds values that are not finite")
@@ -106,10 +129,7 @@ class Mean:
         require_floats(model)
         self._model = model
         self._sum: Delta = {n: np.zeros(a.size, np.float64) for n, a in model.items()}
-        spans = spans_of(model)
-        large = sum(a.size for a in model.values()) >= WORTH_THREADS
-        wanted = threads or min(cpu_count() or 1, MAX_THREADS)
-        count = wanted if large else 1
+        spans, count = spans_of(model), _threads_for(model, threads)
         self._parts = [spans[i::count] for i in range(count)]
         self._work = [np.empty(CHUNK) for _ in range(count)]
         self._pool = ThreadPoolExecutor(count) if count > 1 else None

@@ -56,6 +56,10 @@ def test_threads_change_no_bit_of_a_mean():
     updates = [{"w": model["w"] + np.float32(s)} for s in (0.25, -1.0, 3.0)]
     one, three = (mean_of(model, updates, (1, 2, 3), threads) for threads in (1, 3))
     assert one["w"].tobytes() == three["w"].tobytes()
+    assert norm_of(updates[1], model, 1) == norm_of(updates[1], model, 3)
+    updates[2]["w"][-1] = np.nan
+    with pytest.raises(MalformedError, match="not finite"):
+        norm_of(updates[2], model, 3)
 
 
 def test_a_mean_of_nothing_and_an_array_of_whole_numbers_are_refused():
