@@ -71,6 +71,8 @@ class Apps:
         self._around = around
         self._ready: dict[str, Environment] = {}
         self._waiting: dict[str, tuple[Task, bytes, Settle]] = {}
+        self._looked_for: dict[str, str] = {}
+        self._alarmed: set[tuple[str, str]] = set()
         self.environments: tuple[AppEnvironment, ...] = ()
         self.lacking: dict[str, str] = {}
         self.unfetched: dict[str, str] = {}
@@ -83,7 +85,7 @@ class Apps:
     def offered(self, task: Task, attachment: bytes, settle: Settle) -> None:
         """Hand a believed offer on, once all is known about the app that it is for."""
         app = task.app
-        if app is None or not self._allowed or self._is_known(app.digest):
+        if app is None or not self._allowed or self._is_known(app.digest, task.run):
             self._around.offered(task, attachment, settle)
             return
         earlier = self._waiting.pop(task.task, None)
@@ -91,6 +93,7 @@ class Apps:
         if earlier is not None:
             earlier[2]()  # offered anew: the first one can be settled no more
             return
+        self._looked_for[app.digest] = task.run
         log.info(event("app-wanted", target=app.target, digest=app.digest[:16]))
         self._around.want(Assigned(target=app.target, digest=app.digest, counter=0))
 
@@ -109,7 +112,9 @@ class Apps:
 
     def failed(self, assigned: Assigned, why: AgentError) -> None:
         """Answer who waits that an app cannot be had now."""
-        self._around.alarm(why.code, f"{assigned.target}: {why}")
+        if (assigned.digest, why.code) not in self._alarmed:
+            self._alarmed.add((assigned.digest, why.code))
+            self._around.alarm(why.code, f"{assigned.target}: {why}")
         self._tell_unfetched(assigned.digest, f"{assigned.target} cannot be had: {why}"[:480])
 
     def checked(self, ticket: str, answer: AppCheckAnswer | AgentError) -> None:
@@ -150,8 +155,10 @@ class Apps:
             raise AppDependencyError(f"no Python is known for {app.target}")
         self._around.start(task, app, attachment, environment)
 
-    def _is_known(self, digest: str) -> bool:
-        judged = digest in self._ready or digest in self.lacking
+    def _is_known(self, digest: str, run: str) -> bool:
+        """Return whether nothing has to be looked up; what was lacking may be there by now."""
+        lacking = digest in self.lacking and self._looked_for.get(digest) == run
+        judged = digest in self._ready or lacking
         return judged and self._around.vouches(digest) and self._is_kept(digest)
 
     def _is_kept(self, digest: str) -> bool:

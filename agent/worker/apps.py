@@ -17,7 +17,7 @@ from agent.errors import ConfigError
 from agent.learn.apps.apart import Bounds
 from agent.learn.apps.environments import ask, choose, listed
 from agent.learn.apps.kept_state import keep_state, state_for
-from agent.learn.apps.running import AppOrder, Interpreter, run_app
+from agent.learn.apps.running import AppOrder, Interpreter, run_app, sweep
 from agent.learn.samples import LabelledWindows, Split
 from agent.refusals import BadAppError
 from agent.update.store import Store
@@ -37,6 +37,7 @@ def find_environment(job: AppCheckJob) -> AppCheckAnswer:
 
     """
     if job.app is None:
+        sweep()
         return AppCheckAnswer(
             found=tuple(ask(name, config) for name, config in listed(job.configured).items())
         )

@@ -1,6 +1,7 @@
 """An app in its own process: what it may do, and what costs it its reply."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from agent.contract.tensors import decode_message
 from agent.errors import AppError
 from agent.learn.apps.apart import Bounds
-from agent.learn.apps.running import run_app
+from agent.learn.apps.running import run_app, sweep
 from agent.learn.samples import LabelledWindows
 from tests.small_apps import HALVING, body, order, train_message
 
@@ -197,7 +198,8 @@ message.content["found"] = ConfigRecord({
 
 def test_nothing_of_an_app_is_left_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    run_app(order(tmp_path, HALVING))
+    closed = "import os; os.makedirs('a/b'); os.symlink('/', 'a/root'); os.chmod('a', 0)"
+    run_app(order(tmp_path, body(closed)))
     assert [p.name for p in Path(tmp_path).iterdir()] == ["state"]
 
 
@@ -209,3 +211,17 @@ def test_a_thread_that_an_app_leaves_behind_does_not_keep_the_device_waiting(tmp
 def test_an_evaluation_is_answered_by_the_function_for_it(tmp_path):
     source = body("pass").replace("@app.train()", "@app.evaluate('quick')")
     assert run_app(order(tmp_path, source, message=train_message("evaluate.quick"))).reply
+
+
+def test_what_a_killed_parent_left_goes_after_a_day_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name, age_seconds in (
+        ("fieldfare-app-a", 90_000),
+        ("fieldfare-app-b", 60),
+        ("other", 90_000),
+    ):
+        (tmp_path / name / "out").mkdir(parents=True)
+        then = time.time() - age_seconds
+        os.utime(tmp_path / name, (then, then))
+    sweep()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fieldfare-app-b", "other"]

@@ -4,6 +4,7 @@ from dataclasses import replace as changed
 from hashlib import sha256
 
 import pytest
+from msgspec.structs import replace
 
 from agent.config import Config, LearnConfig
 from agent.contract.app_bundle import WantedApp, encode_bundle
@@ -193,3 +194,25 @@ def test_of_many_apps_the_newest_are_kept(tmp_path):
         room.apps.offered(task(f"t-{number}", sha256(signed).hexdigest()), b"", lambda: None)
         room.arrive(signed)
     assert len(room.disk.names(FOLDER)) == MAX_KEPT_APPS
+
+
+def test_what_was_lacking_is_looked_for_again_with_the_next_run(tmp_path):
+    room = Room(tmp_path)
+    room.apps.offered(task(), b"", lambda: None)
+    room.arrive()
+    room.apps.checked(DIGEST, AppCheckAnswer(found=(), why="no torch"))
+    room.apps.offered(task("task-2"), b"", lambda: None)
+    assert room.offered == [("task-1", Decline("no torch")), ("task-2", Decline("no torch"))]
+    assert len(room.wanted) == 1
+    room.apps.offered(replace(task("task-3"), run="run-2"), b"", lambda: None)
+    room.arrive()
+    room.apps.checked(DIGEST, AppCheckAnswer(found=(OWN,)))
+    assert room.offered[2:] == [("task-3", Accept())]
+
+
+def test_what_cannot_be_had_is_one_alarm_however_often_it_is_asked_for(tmp_path):
+    room = Room(tmp_path)
+    for _ in range(3):
+        room.apps.offered(task(), b"", lambda: None)
+        room.apps.failed(room.wanted[-1], UnpublishedError("no such target"))
+    assert (len(room.offered), len(room.alarms)) == (3, 1)

@@ -12,7 +12,9 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +39,9 @@ from agent.refusals import (
 MAX_OUTCOME_BYTES: Final = 64 * 1024
 MAX_STATE_BYTES: Final = 16 * 1024 * 1024
 _TOLD: Final = 300
+_NOISE_BYTES: Final = 4096
+_PREFIX: Final = "fieldfare-app-"
+_DAY_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +114,7 @@ def run_app(order: AppOrder) -> AppReply:
 
     """
     try:
-        work = Path(tempfile.mkdtemp(prefix="fieldfare-app-"))
+        work = Path(tempfile.mkdtemp(prefix=_PREFIX))
     except OSError as why:
         raise PlatformError(f"an app gets no folder: {why.strerror or why}") from why
     try:
@@ -119,7 +124,29 @@ def run_app(order: AppOrder) -> AppReply:
     except OSError as why:
         raise PlatformError(f"the app's process does not run: {why.strerror or why}") from why
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
+
+
+def sweep() -> None:
+    """Remove what apps left behind whose parent was killed; those of today may be running."""
+    old = time.time() - _DAY_SECONDS
+    for work in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            found = work.lstat()
+        except OSError:
+            continue
+        if found.st_uid == os.geteuid() and found.st_mtime < old and not work.is_symlink():
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    for place, folders, _ in os.walk(work):
+        for name in folders:  # an app may have closed them to itself, and so to us
+            folder = Path(place, name)
+            if not folder.is_symlink():
+                with suppress(OSError):
+                    folder.chmod(0o700)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _lay_out(order: AppOrder, work: Path) -> Path:
@@ -232,7 +259,9 @@ def _died(order: AppOrder, noise: Path, status: int) -> AgentError:
             if status == -signal.SIGXCPU
             else f"app {name} was killed: by its limit of processor time, or for want of memory"
         )
-    lines = noise.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+    with noise.open("rb") as file:
+        file.seek(max(0, noise.stat().st_size - _NOISE_BYTES))
+        lines = file.read(_NOISE_BYTES).decode(errors="replace").strip().splitlines()
     last = f": {lines[-1][:_TOLD]}" if lines else ""
     return AppDiedError(f"the process of app {name} ended with status {status}{last}")
 
