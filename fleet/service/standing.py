@@ -26,8 +26,9 @@ def count_rounds(desk: Desk, plan: RunPlan, state: RunState) -> dict[str, str]:
 
     """
     standings = desk.registry.standings
-    closed = len(state.sends) - (1 if state.sends and not state.sends[-1].closed else 0)
-    known = standings.counted(plan.run) if closed else 0
+    known = closed = standings.counted(plan.run) if state.sends else 0
+    while closed < len(state.sends) and state.sends[closed].closed:
+        closed += 1
     if closed <= known:
         return {}
     found: dict[str, Standing] = {}
