@@ -36,6 +36,7 @@ from fleet.service import (
     retention,
     rollouts,
     round_answers,
+    rounds_roles,
     runs,
     withdrawal,
 )
@@ -248,6 +249,7 @@ class RunningManager:
             now = datetime.fromtimestamp(self._desk.now_ms() / 1000, UTC)
             if self._desk.repository.refresh(now):
                 LOG.info("metadata signed again")
+            rounds_roles.keep_alive(self._desk)
         except SigningError as why:  # what is in force holds for days; the fleet is served on
             LOG.warning("metadata not signed again why=%s", why)
 

@@ -18,7 +18,7 @@ from tuf.api.metadata import Root, Targets
 from agent.contract.authority import AUTHORITY_TARGET, Authority
 from agent.contract.topics import HINT
 from fleet.errors import RefusedError
-from fleet.service import resumption, withdrawal
+from fleet.service import resumption, rounds_roles, withdrawal
 from fleet.service.desk import Desk
 from fleet.signing.ceremony import choose_online
 from fleet.signing.metadata import parse
@@ -104,6 +104,7 @@ def put_into_force(desk: Desk, change: SignedChange) -> TrustView:
     body = {role: parse(Targets, c).signed.version for role, c in change.metadata.items()}
     if change.root:
         body["root"] = root.version
+    rounds_roles.keep_alive(desk)
     withdrawal.stop_asking(desk)
     desk.registry.events.record("trust.changed", desk.config.fleet, body, at_ms=desk.now_ms())
     desk.send(HINT.at(EVERYBODY), b"{}")

@@ -11,7 +11,14 @@ import pytest
 from fleet.config import FleetConfig
 from fleet.config_promotion import PromotionConfig
 from fleet.errors import ConfigError, ConflictError, RefusedError
-from fleet.service import publication, releases, rollouts, run_candidates, runs
+from fleet.service import (
+    publication,
+    releases,
+    rollouts,
+    rounds_roles,
+    run_candidates,
+    runs,
+)
 from fleet.service.desk import Desk
 from fleet.service.wishes import RolloutWish, RunWish
 from fleet.signing import keys as key_files
@@ -84,6 +91,31 @@ def test_a_candidate_signed_with_the_rounds_key_is_a_release_of_the_same_family(
     assert releases.find(desk, view.target).digest == view.digest
     lineage = desk.registry.models.require(view.digest).release.lineage
     assert (lineage.seed, lineage.strategy, lineage.cohort) == (7, "fedavg", ("d-left", "d-right"))
+
+
+def test_the_manager_keeps_its_role_in_force_from_the_start_and_before_it_runs_out(desk: Desk):
+    give_key(desk)
+    rounds_roles.keep_alive(desk)
+    held = desk.repository.published().delegated["rounds-motion"]
+    assert (held.version, held.targets) == (1, {})
+    finish_run(desk)
+    releases.publish(desk, signed_candidate(desk))
+    rounds_roles.keep_alive(desk)
+    assert desk.repository.published().delegated["rounds-motion"].version == 2
+    later = desk.now_ms() + 50 * 86_400_000
+    desk.now_ms = lambda: later
+    rounds_roles.keep_alive(desk)
+    again = desk.repository.published().delegated["rounds-motion"]
+    assert again.version == 3
+    assert list(again.targets) == ["models/motion/rounds/v2.json"]
+
+
+def test_a_role_whose_key_is_gone_keeps_nothing_up(desk: Desk, caplog):
+    give_key(desk)
+    (desk.config.keys / "online" / "rounds-motion.json").unlink()
+    rounds_roles.keep_alive(desk)
+    assert "rounds-motion" not in desk.repository.published().delegated
+    assert "its key is not in keys/online" in caplog.text
 
 
 @pytest.mark.parametrize(
