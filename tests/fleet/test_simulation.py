@@ -61,6 +61,7 @@ def test_devices_improve_on_windows_that_nothing_was_decided_with():
     assert (told.trained.devices, told.guard.devices) == (5, 1)
     assert told.trained.low < told.trained.change < told.trained.high
     assert told.personal.after >= 0.9
+    assert [d.device for d in run.devices if d.withheld_personal is None] == ["person-5"]
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_one_others():
@@ -69,6 +70,14 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others():
     assert first == again
     other = simulate(poor_head(), people(), Settings(**settings, seed=2))
     assert [r.replies for r in other.rounds] != [r.replies for r in first.rounds]
+
+
+def test_seeds_are_counted_together():
+    runs = [simulate(poor_head(), people(3), Settings(seed=seed)) for seed in (1, 2)]
+    told = summarise(runs)
+    assert (told.receivers, told.trained.devices) == (6, 3)
+    assert told.receivers_change == (told.trained.change, told.trained.change)
+    assert told.receivers_worse == 0
 
 
 def test_liars_are_left_out_by_length_and_swayed_by_no_median():
@@ -145,6 +154,10 @@ def test_a_dirichlet_split_deals_every_window_once_and_keeps_its_split(alpha):
         np.bincount(w.y, minlength=CLASSES).max() / len(w.y) for w in dealt.values() if len(w.y)
     ]
     assert max(largest) < 0.5 if alpha > 1 else max(largest) > 0.5
+    for windows in dealt.values():
+        for label in np.unique(windows.y):
+            counts = [np.count_nonzero(windows.of(part)[1] == label) for part in Split]
+            assert max(counts) - min(counts) <= 4
     again = deal(parts, devices=5, alpha=alpha, seed=3)
     assert all(np.array_equal(again[n].x, dealt[n].x) for n in dealt)
 
