@@ -54,6 +54,8 @@ def read_held_out(path: Path) -> HeldOutSet:
             raise RefusedError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} may be")
         content = path.read_bytes()
         found = {name: _member(content, name) for name in _MEMBERS}
+    except FileNotFoundError as why:
+        raise RefusedError(f"there is no file of labelled windows at {path}") from why
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as why:
         raise RefusedError(f"{path} is not a file of labelled windows: {why}") from why
     for name, (dtype, dimensions) in _MEMBERS.items():

@@ -157,6 +157,8 @@ def _targets(
     for name in sorted(set(held) | set(new)):
         if name not in held:
             yield f"  · {name} signs {', '.join(new[name].paths or ())} from now on"
+            if name.startswith("rounds-"):
+                yield "  ! the manager keeps this key: who takes it over signs these by himself"
         elif name not in new:
             yield f"  · {name} signs nothing any more"
         elif proposal.root:

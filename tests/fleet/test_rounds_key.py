@@ -181,6 +181,7 @@ def test_whoever_signs_the_delegation_is_shown_what_it_gives(fleet, tmp_path):
     lines = describe(proposal)
     assert "  · rounds-motion signs models/motion/rounds/* from now on" in lines
     assert any(line.startswith("  + rounds-motion key ") for line in lines)
+    assert any(line.startswith("  ! the manager keeps this key") for line in lines)
 
 
 def of_rounds(number: int, *, slot: str = "motion", family: str = "motion", counter: int = 0):
