@@ -246,3 +246,13 @@ def test_what_is_withheld_or_decides_teaches_nobody():
     first, second = (train(poor_head(), each, Settings())[0] for each in (crowd, spoiled))
     assert np.array_equal(first.weight, second.weight)
     assert np.array_equal(first.bias, second.bias)
+
+
+def test_a_dealt_device_has_windows_of_every_split_though_they_come_one_after_the_other():
+    windows = labelled(1)
+    order = np.argsort(windows.split, kind="stable")
+    sorted_ones = LabelledWindows(
+        x=windows.x[order], y=windows.y[order], split=windows.split[order]
+    )
+    for dealt in deal({"one": sorted_ones}, devices=3, alpha=100, seed=1).values():
+        assert all(dealt.count(part) >= 10 for part in Split)
