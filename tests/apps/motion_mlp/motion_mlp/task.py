@@ -40,8 +40,7 @@ def load_data(path):
     x = np.concatenate(
         [windows.mean(axis=2), windows.std(axis=2), windows.min(axis=2), windows.max(axis=2)],
         axis=1,
-    )
-    x = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)).astype(np.float32)
+    ).astype(np.float32)
     train, test = split == 0, split == 2
     return (x[train], labels[train]), (x[test], labels[test])
 
