@@ -24,7 +24,7 @@ from agent.errors import StoreError
 
 FOLDER: Final = "answers"
 MAX_KEPT_ANSWERS: Final = 32
-MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
 MAX_SENT_TIMES: Final = 4
 _ROOM_BYTES: Final = 1024
 """Left for the topic and the stamp of an answer that is sent in one message."""

@@ -150,7 +150,7 @@ class Uploads:
 
         """
         for key, upload in list(self._active.items()):
-            if not upload.whole:
+            if key not in self._active or not upload.whole:
                 continue
             del self._active[key]
             with _named(upload.path):

@@ -18,7 +18,8 @@ def take(desk: Desk, device: str, answer: TaskAnswer, attachment: bytes) -> None
         RefusedError: It is larger than an answer may be, or the disk refuses.
 
     """
-    if answer.upload is not None and desk.uploads.wants(device, answer):
+    announced = answer.upload is not None and answer.outcome == "done"
+    if announced and desk.uploads.wants(device, answer):
         desk.uploads.offer(device, answer)
         fetch(desk)
         return

@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 
 
 def offer(desk: Desk, task: Task, message: bytes, *, updates_asked: str = updates.LOSSLESS) -> None:
-    """Sign a task for its device and publish it, its larger arrays beside it.
+    """Sign a task, which names its message's digest, and publish it, larger arrays beside it.
 
     A device whose agent is of before this, and takes no more than one message holds, is not
     asked for more: it is silent in this round.
@@ -42,8 +42,7 @@ def offer(desk: Desk, task: Task, message: bytes, *, updates_asked: str = update
         coarse = updates_asked if task.kind == "train" else updates.LOSSLESS
         if coarse != updates.LOSSLESS:
             desk.records.keep(task.run, message)
-        digest = sha256(message).hexdigest()
-        task = replace(task, shared=shared, updates=coarse, digest=digest)
+        task = replace(task, shared=shared, updates=coarse)
     authority = desk.repository.authority()
     payload = sign_task(desk.keys.director, task, frame, authority=authority)
     if len(payload) > MAX_PAYLOAD_BYTES:

@@ -32,7 +32,7 @@ def task(device: str) -> Task:
         task="t1",
         kind="train",
         backbone=BACKBONE,
-        digest="0" * 64,
+        digest=sha256(LARGE).hexdigest(),
         lasts_seconds=60,
     )
 

@@ -151,6 +151,24 @@ def test_what_is_not_wanted_any_more_is_asked_of_nobody_and_leaves_no_file(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_answer_that_another_one_made_needless_is_not_handed_over(tmp_path: Path):
+    """A round closes with the answers that it wants; others may be whole at that moment."""
+    wanted = {"d-one", "d-two"}
+    made = Uploads(tmp_path, lambda device, _said: device in wanted)
+    for device in sorted(wanted):
+        made.offer(device, answer())
+    for device in sorted(wanted):
+        fetch(made, device)
+    handed = []
+    for uploaded in made.finished():
+        handed.append(uploaded.device)
+        wanted.clear()
+        made.done(uploaded)
+        made.due(0.0)
+    assert handed == ["d-one"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "claimed",
     [
