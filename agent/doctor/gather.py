@@ -46,7 +46,7 @@ from agent.worker.probes import joined, probe_jobs
 from agent.worker.start import Finished, start
 
 T = TypeVar("T")
-_DEEP_FOLDERS = ("trust", "slots", "store", "outbox", "answers")
+_DEEP_FOLDERS = ("trust", "slots", "store", "outbox", "answers", "models", "residuals")
 _MOST_ENTRIES = 1000
 
 
