@@ -11,7 +11,8 @@ the effects of the update machine, with ``transfers`` for artifacts; ``serving``
 inference going; ``judging`` gathers the evidence of a probation; ``evaluating`` tells the
 quality of what runs; ``learning`` takes part in rounds, ``round_models`` fetches the arrays
 that their tasks share, ``round_coding`` and ``round_answers`` say how what was learned is
-sent; ``children`` are the processes they start; ``reporting`` is everything that goes out, ``state`` what of it is retained;
+sent; ``children`` are the processes they start; ``reporting`` is everything that goes out,
+``state`` what of it is retained;
 ``finding`` keeps to an endpoint of the fleet, ``certifying`` to a certificate for it;
 ``bundles`` are updates brought by hand.
 
