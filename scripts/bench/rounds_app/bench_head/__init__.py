@@ -1,0 +1,1 @@
+"""FedAvg over the heads that the devices of the rounds bench train."""
