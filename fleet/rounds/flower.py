@@ -33,6 +33,7 @@ from flwr.common.serde import message_from_proto, message_to_proto  # isort: ski
 from flwr.proto.message_pb2 import Message as ProtoMessage  # isort: skip
 from flwr.supercore.run import Run  # isort: skip
 
+from fleet.rounds.alike import Alike
 from fleet.rounds.legacy import OldApps
 from fleet.rounds.pipe import Begin, Done, Instruction, ManagerGoneError, Push, Replies
 from fleet.rounds.project import read_project
@@ -235,7 +236,7 @@ def _run_app(begin: Begin, grid: MqttGrid) -> Done:
     own = not (begin.app or begin.app_folder)
     app = _head_app(begin) if own else _operators_app(begin)
     results: list[Result] = []
-    with _Overheard(results), OldApps(results):
+    with _Overheard(results), OldApps(results), Alike():
         app(grid, context)
     if not results:
         raise ValueError("the app ended without running a strategy")
