@@ -116,7 +116,8 @@ class Conductor:
             case Push() as push:
                 self._pushed(push, now_ms)
             case Fetch() as asked:
-                self._program.hand(fetched(self._state.sends, asked, self._doors.read))
+                device = self._devices.get(asked.node)
+                self._program.hand(fetched(self._plan.run, device, asked, self._doors.read))
             case Done(arrays=arrays):
                 self._done(arrays, now_ms)
             case Crashed(why=why):

@@ -12,7 +12,7 @@ from typing import Final
 from fleet.errors import RefusedError
 from fleet.rounds.events import RunPlan
 from fleet.rounds.pipe import Fetch, Fetched, Reply
-from fleet.rounds.sends import Send, node_of
+from fleet.rounds.sends import Send, node_of, task_name
 from fleet.rounds.state import RunState
 
 TOGETHER_BYTES: Final = 1024 * 1024
@@ -69,16 +69,20 @@ def folded_of(state: RunState, send: Send, model_bytes: int, read: Read) -> tupl
     return tuple(sorted(replies, key=lambda r: (r.node, r.asked)))
 
 
-def fetched(sends: tuple[Send, ...], asked: Fetch, read: Read) -> Fetched:
+def fetched(run: str, device: str | None, asked: Fetch, read: Read) -> Fetched:
     """Return one spooled reply.
+
+    Args:
+        run: Name of the run.
+        device: Whose reply is asked for; None where no participant is this node.
+        asked: The program's word.
+        read: Returns a spooled answer by its task.
 
     Raises:
         RefusedError: There is none of this node to this send.
 
     """
-    send = sends[asked.ordinal - 1] if asked.ordinal <= len(sends) else None
-    tasks = [t for t in send.tasks if node_of(t.device) == asked.node] if send else []
-    content = read(tasks[0].task) if tasks else None
+    content = None if device is None else read(task_name(run, asked.ordinal, device))
     if content is None:
         raise RefusedError(
             f"the Flower program fetches a reply of node {asked.node} to send {asked.ordinal}; "

@@ -1,10 +1,12 @@
 """``kill -9`` at every step of a run loses no round, folds no update twice, changes no bit."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from fleet.rounds.events import Answered, Pushed, decode_event
+from fleet.rounds.pages import Pages
 from tests.killed_rounds import BROKER, CHILD, MANAGER, KilledRun, Plug
 from tests.small_rounds import DEVICES, plan
 
@@ -28,9 +30,14 @@ def steps_of(run: KilledRun, victim: str) -> list[int]:
     return [n for n, name in enumerate(names, 1) if name in {own, MANAGER}]
 
 
+def but_for_repetitions(state):
+    """Leave out how often an answer came again, which a kill rightly changes."""
+    return replace(state, sends=tuple(replace(s, surplus=Pages()) for s in state.sends))
+
+
 def assert_same(run: KilledRun, state, undisturbed, where: str) -> None:
     healthy, wanted = undisturbed
-    assert state == wanted, where
+    assert but_for_repetitions(state) == but_for_repetitions(wanted), where
     assert run.final == healthy.final, where
     assert run.world.spool == healthy.world.spool, where
     events = [decode_event(event) for event in run.world.journal]

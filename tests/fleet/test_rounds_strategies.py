@@ -68,10 +68,9 @@ def test_replies_that_are_fetched_one_by_one_make_the_same_bytes(name, monkeypat
 
 
 def test_what_is_not_spooled_cannot_be_fetched():
-    _, _, state = final_of(Strategy())
-    for ordinal, node in ((1, 12345), (9, 12345)):
+    for ordinal, node, device in ((1, 12345, None), (9, 12345, "d-one")):
         with pytest.raises(RefusedError, match=f"node 12345 to send {ordinal}; none is spooled"):
-            fetched(state.sends, Fetch(ordinal=ordinal, node=node), {}.get)
+            fetched("run-1", device, Fetch(ordinal=ordinal, node=node), {}.get)
 
 
 def exaggerated(said, reply, asked_for, times):
