@@ -20,7 +20,7 @@ from agent.contract.rounds import SharedRecord
 from agent.contract.shared_arrays import cut_message, in_chunks
 from fleet.registry.artifacts import Artifacts
 
-KEPT_RECORDS: Final = 12
+KEPT_RECORDS: Final = 24
 """Of one run: some sends of some records, so that a late reply still finds its base."""
 LEFTOVER_MS: Final = 2 * 86_400_000
 """A task lasts a day at most; what no run of this manager's life uses goes after two."""

@@ -65,7 +65,7 @@ from agent.contract.messages import (
     Reported,
     SlotReport,
 )
-from agent.contract.rounds import Task, TaskAnswer
+from agent.contract.rounds import Task, TaskAnswer, UploadRequest
 from agent.contract.telemetry import Histogram, Prediction, Telemetry, Window
 from agent.contract.tensors import decode_message
 from agent.contract.topics import (
@@ -130,6 +130,7 @@ SAMPLES: tuple[Versioned, ...] = (
         digest=sha256(b"").hexdigest(), lasts_seconds=1,
     ),
     TaskAnswer(run="run-1", task="task-1", outcome="done"),
+    UploadRequest(task="task-1", a="ab" * 32, r=((0, 16), (20, 1))),
     EnrolmentFile(
         fleet="demo", prefix="ff/v1", enrol_url="mqtt://x", root_digest=DIGEST, token=DIGEST,
         expires_ms=1,

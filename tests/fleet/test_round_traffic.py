@@ -9,14 +9,16 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from agent.contract.belief import believe_task
+from agent.contract.frames import Piece
 from agent.contract.rounds import SentRecord, Task, TaskAnswer
 from agent.contract.shared_arrays import cut_message, in_chunks, join_message
 from agent.contract.topics import ROUND_OFFER
 from agent.contract.updates import pack
+from agent.errors import MalformedError, UnsignedError
 from fleet.cli.runs import start
 from fleet.ingest.round_records import KEPT_RECORDS, RoundRecords
 from fleet.registry.devices import DeviceState
-from fleet.service import round_traffic
+from fleet.service import round_answers, round_traffic
 from fleet.service.round_traffic import whole_answer
 from tests.manager_home import make_desk
 from tests.shared_rounds import BACKBONE, RUN, flower, weights
@@ -201,3 +203,21 @@ def test_weights_of_any_dtype_travel_without_loss(tmp_path: Path):
     whole = flower({"d": np.arange(3000.0), "i": np.arange(3000), "h": np.ones(3000, np.float16)})
     frame, (shared,) = records.share(RUN, whole)
     assert join_message(frame, [(shared.at, records.read(shared.artifact.digest))]) == whole
+
+
+def test_an_answer_that_nobody_waits_for_is_not_fetched(desk):
+    said = answer(digest="ab" * 32, upload=in_chunks(LARGE))
+    round_answers.take(desk, "d-shares-0", said, b"")
+    assert list(desk.outgoing) == []
+    assert not (desk.config.rounds / "uploads").exists()
+
+
+def test_a_chunk_of_a_stranger_is_refused(desk):
+    piece = Piece(name=bytes(8), index=0, total=1, content=b"x")
+    with pytest.raises(UnsignedError, match="not an enrolled device"):
+        round_answers.take_chunk(desk, "d-nobody", piece.encode())
+
+
+def test_a_chunk_that_is_none_is_refused(desk):
+    with pytest.raises(MalformedError):
+        round_answers.take_chunk(desk, "d-shares-0", b"garbage")
