@@ -99,6 +99,21 @@ def server_of(desk: Desk, wish: RunWish) -> RunWish:
     return replace(wish, app=bundle.server, app_folder=str(folder))
 
 
+def lay_out_again(desk: Desk, plan: RunPlan) -> None:
+    """Lay out the server side of a run's app where it is gone: the home was restored.
+
+    Raises:
+        NotFoundError: The app was withdrawn since.
+        RefusedError: Its files cannot be laid out.
+
+    """
+    if plan.client_app is None or plan.app_folder is None or Path(plan.app_folder).is_dir():
+        return
+    if Path(plan.app_folder).parent == desk.config.home / FOLDER:
+        content = _bytes(desk, plan.client_app.target)
+        _lay_out(Path(plan.app_folder), decode_bundle(content))
+
+
 def dressed(plan: RunPlan, task: Task) -> Task:
     """Return a task with the app that it is for; judging a candidate is for none."""
     judging = engine.task_name(plan.run, 0, task.device)

@@ -6,6 +6,7 @@ Rule 2: what goes wrong in a run ends this run, and not the manager.
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from agent.contract.codec import encode
@@ -150,12 +151,17 @@ def take_up(desk: Desk) -> None:
         plan = plan_of(row)
         conductor = conductor_of(desk, plan, history=desk.registry.runs.journal(row.id))
         desk.conductors[row.id] = conductor
-        _drive(desk, row.id, lambda taken_up: taken_up.begin(desk.now_ms()))
+        _drive(desk, row.id, partial(_begin_again, desk, plan))
         revoked = {d.id for d in desk.registry.devices.listing(DeviceState.REVOKED)}
         for device in sorted(revoked & {*plan.participants, *plan.evaluators}):
             left(desk, device)
         _leave_out(desk, desk.registry.standings.left_out())
         LOG.info("run id=%s taken up again", row.id)
+
+
+def _begin_again(desk: Desk, plan: RunPlan, conductor: Conductor) -> None:
+    client_apps.lay_out_again(desk, plan)
+    conductor.begin(desk.now_ms())
 
 
 def put_down(desk: Desk) -> None:

@@ -1,5 +1,6 @@
 """Signed apps of an operator: read from a folder, put into force, and asked for by a run."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -138,6 +139,21 @@ def test_a_published_app_is_asked_for_with_its_server_side(tmp_path):
     served = client_apps.server_of(desk, wish)
     assert served.app == "small.server:app"
     assert (Path(served.app_folder) / "small" / "server.py").read_text() == "app = print\n"
+    plan = RunPlan(
+        run="run-1",
+        slot="motion",
+        backbone="cd" * 32,
+        started_ms=1,
+        participants=("d-one", "d-two"),
+        client_app=wanted,
+        app_folder=served.app_folder,
+    )
+    shutil.rmtree(served.app_folder)
+    client_apps.lay_out_again(desk, plan)
+    assert (Path(served.app_folder) / "small" / "server.py").exists()
+    elsewhere = msgspec.structs.replace(plan, app_folder=str(tmp_path / "mine"))
+    client_apps.lay_out_again(desk, elsewhere)
+    assert not (tmp_path / "mine").exists()
     own = RunWish(slot="motion", client_app="small-app/1", app="mine:app")
     assert client_apps.server_of(desk, own) == own
     for name in ("none", "small-app/2"):
