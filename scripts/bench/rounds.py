@@ -5,7 +5,8 @@ the same windows of the motion data, at 656 and at 999,952 parameters. Flower's 
 SuperLink with SuperNodes without TLS, accounts or database; ours has all of these.
 
     seconds_ratio        a round, ours over Flower's; medians, the worse of the two sizes
-    bytes_ratio          bytes a round at the devices' side, losslessly, at the larger size
+    bytes_ratio          bytes a round of training at the devices' side, losslessly, at the larger
+                         size; what our devices get to judge the candidate is told beside
     rss_training_ratio   resident memory of a training device with all its processes, at its peak
     rss_idle_ratio       proportional memory of a connected device with no model loaded
     idle_bytes_ratio     bytes a day of such a device, from what it carried while both idled
@@ -108,8 +109,8 @@ def flowers_rounds(theirs: Flower, small: Path, large: Path, rounds: int) -> dic
     made = theirs.run(small, rounds)
     usual = statistics.median(made.seconds)
     found = {"small": told(made, small, theirs.samples) | {"work_seconds": theirs.work_seconds()}}
-    found["large"] = told(theirs.run(large, rounds), large, theirs.samples)
-    killed = theirs.run(small, rounds, kills_in=2)
+    found["large"] = told(theirs.run(large, max(2, rounds - 1)), large, theirs.samples)
+    killed = theirs.run(small, 2, kills_in=2)
     found["killed"] = {
         "seconds": [round(s, 2) for s in killed.seconds],
         "seconds_lost": round(sum(killed.seconds) - usual * len(killed.seconds), 2),
@@ -155,6 +156,7 @@ def told(made: Rounds, model: Path, samples: list[Path]) -> Figures:
         "seconds_a_round": round(statistics.median(made.seconds), 3),
         "seconds": [round(s, 2) for s in made.seconds],
         "bytes_a_round": round(made.bytes_a_round),
+        "bytes_of_judgement": made.bytes_judged,
         "rss_training_bytes": round(made.rss_bytes),
     }
     right = rounds_model.accuracy(model.with_suffix(".npz"), made.head, samples)

@@ -8,8 +8,6 @@ Rule 2: memory is that of a process and of all that it started, whoever they are
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -118,13 +116,3 @@ class Peaks:
             for root in self._peaks:
                 now = sum(rss_bytes(pid) for pid in tree(root))
                 self._peaks[root] = max(self._peaks[root], now)
-
-
-@contextlib.contextmanager
-def counted(proxy: Proxy) -> Iterator[list[int]]:
-    """Append to the list that is given the bytes that were carried while the block lasted."""
-    found: list[int] = []
-    before = proxy.carried
-    yield found
-    time.sleep(0.2)
-    found.append(proxy.carried - before)

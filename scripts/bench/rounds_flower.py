@@ -33,12 +33,13 @@ APP = Path(__file__).with_name("rounds_app")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """What one run of either side took."""
+    """What one run of either side took; ``bytes_judged`` is what its end took beside rounds."""
 
     seconds: tuple[float, ...]
     bytes_a_round: float
     rss_bytes: float
     head: tuple[NDArray[np.float32], NDArray[np.float32]]
+    bytes_judged: int = 0
 
 
 @dataclass(slots=True)

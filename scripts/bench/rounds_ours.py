@@ -124,18 +124,20 @@ class Ours:
                 self._wait(name, lambda events: _began(events) >= kills_in)
                 time.sleep(0.2)
                 self.kill(victim)
-                self._wait(name, lambda e: _is_trained(e) or self._status(name) in OVER)
-                if victim != "manager":
-                    self.start_agent(self.samples[0].parent.parent / victim)
+            self._wait(name, lambda e: _is_trained(e) or self._status(name) in OVER)
+            carried = self.proxy.carried - before
+            if kills_in and victim != "manager":
+                self.start_agent(self.samples[0].parent.parent / victim)
             self._wait(name, lambda _: self._status(name) in OVER)
         if self._status(name) != "finished":
             raise NotMeasuredError(str(self.operate("run", "show", name)["why"]))
-        carried = self.proxy.carried - before
+        judged = self.proxy.carried - before - carried
         events = self._events(name)
         stamps = [e["at_ms"] / 1000 for e in events if e["type"] in {"pushed", "child-finished"}]
         return Rounds(
             seconds=tuple(b - a for a, b in pairwise(stamps)),
             bytes_a_round=carried / rounds,
+            bytes_judged=judged,
             rss_bytes=peaks.mean,
             head=self._head(name),
         )
