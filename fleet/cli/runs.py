@@ -80,7 +80,8 @@ def run() -> None:
 @click.option(
     "--app-folder",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where that module lies.",
+    help="Folder of a Flower app: where that module lies; without --app, the serverapp that its "
+    "pyproject.toml names.",
 )
 @click.option(
     "--client-app",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.contract.rounds import TaskAnswer
+from agent.errors import AgentError
 from fleet.rounds.engine import replay
 from fleet.rounds.events import decode_event
 from fleet.rounds.host import FlowerChild
@@ -17,8 +19,11 @@ pytestmark = pytest.mark.slow
 APPS = Path(__file__).resolve().parents[1] / "apps"
 
 
-def run_app(app, *, folder=APPS, at_answer=None):
-    """Drive an app to its end; ``at_answer`` is called with its child as devices answer."""
+def run_app(app, *, folder=APPS, at_answer=None, fails=False):
+    """Drive an app to its end; ``at_answer`` is called with its child as devices answer.
+
+    With ``fails`` what a device cannot do is told as the device tells it.
+    """
     world, devices, children = World(), three_devices(), []
     asked = plan(app=app, app_folder=str(folder))
 
@@ -29,7 +34,13 @@ def run_app(app, *, folder=APPS, at_answer=None):
     def answer(device, task, content):
         if at_answer is not None:
             at_answer(children[-1])
-        return devices[device].answer(task, content)
+        try:
+            return devices[device].answer(task, content)
+        except AgentError as why:
+            if not fails:
+                raise
+            told = {"outcome": "failed", "why": str(why)}
+            return TaskAnswer(run=task.run, task=task.task, **told), b""
 
     run = conductor(world, asked, launch=launch)
     return asked, world, drive(run, world, devices, answer=answer), children
@@ -118,3 +129,21 @@ def test_a_killed_app_is_started_again_and_says_the_same(tmp_path):
     assert drive(run, world, devices, answer=answer).status == "finished"
     assert len(children) == 2
     assert world.spool["final"] == baseline.spool["final"]
+
+
+def test_training_of_another_name_is_refused_by_a_device_that_trains_heads(tmp_path):
+    (tmp_path / "naming_app.py").write_text(NAMING)
+    _, _, state, _ = run_app("naming_app:app", folder=tmp_path, fails=True)
+    (send,) = state.sends
+    assert {a.outcome for a in send.answers.values()} == {"failed"}
+    assert "a train task came with a message of another kind" in state.why
+
+
+NAMING = """
+from flwr.app import Message
+
+
+def app(grid, context):
+    sent = [Message(context.state, n, "train.my_way") for n in grid.get_node_ids()]
+    grid.send_and_receive(sent)
+"""
