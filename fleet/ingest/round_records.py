@@ -22,6 +22,8 @@ from fleet.registry.artifacts import Artifacts
 
 KEPT_RECORDS: Final = 24
 """Of one run: some sends of some records, so that a late reply still finds its base."""
+MAX_HASH_CHARACTERS: Final = 48 * 1024
+"""Of all chunks that a task names: it is a document of 64 KiB. Above, differences stay away."""
 LEFTOVER_MS: Final = 2 * 86_400_000
 """A task lasts a day at most; what no run of this manager's life uses goes after two."""
 
@@ -57,13 +59,19 @@ class RoundRecords:
 
         """
         frame, cuts = cut_message(message, least=INLINE_BYTES + 1)
-        known, records = self._runs.setdefault(run, _Run()), []
-        for number, cut in enumerate(cuts):
-            content = bytes(cut.content)
-            digest, sources = self._shared(known, number, content)
-            artifact = Artifact(digest=digest, size=len(content), chunks="", sources=sources)
-            records.append(SharedRecord(at=cut.at, artifact=artifact))
-        return frame, tuple(records)
+        known = self._runs.setdefault(run, _Run())
+        found = [self._shared(known, n, bytes(cut.content)) for n, cut in enumerate(cuts)]
+        told = sum(len(source.chunks) for _, sources in found for source in sources)
+        most = 1 if told > MAX_HASH_CHARACTERS else 2
+        return frame, tuple(
+            SharedRecord(
+                at=cut.at,
+                artifact=Artifact(
+                    digest=digest, size=len(cut.content), chunks="", sources=sources[:most]
+                ),
+            )
+            for cut, (digest, sources) in zip(cuts, found, strict=True)
+        )
 
     def keep(self, run: str, message: bytes) -> None:
         """Keep every record of a message, so that a reply may differ from it.

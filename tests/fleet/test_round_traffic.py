@@ -16,6 +16,7 @@ from agent.contract.topics import ROUND_OFFER
 from agent.contract.updates import pack
 from agent.errors import MalformedError, UnsignedError
 from fleet.cli.runs import start
+from fleet.ingest import round_records
 from fleet.ingest.round_records import KEPT_RECORDS, RoundRecords
 from fleet.registry.devices import DeviceState
 from fleet.service import round_answers, round_traffic
@@ -94,6 +95,18 @@ def test_what_two_runs_share_stays_while_one_of_them_goes_on(tmp_path: Path):
     records.share("run-2", LARGE)
     records.forget(RUN)
     assert records.read(shared.artifact.digest)
+
+
+def test_differences_stay_away_where_a_task_could_not_name_their_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    records = RoundRecords(tmp_path)
+    moved = {k: a * np.float32(1.0001) for k, a in weights(60_000).items()}
+    records.share(RUN, LARGE)
+    assert len(records.share(RUN, flower(moved))[1][0].artifact.sources) == 2
+    monkeypatch.setattr(round_records, "MAX_HASH_CHARACTERS", 64)
+    (shared,) = records.share(RUN, flower(moved))[1]
+    assert [source.base for source in shared.artifact.sources] == [None]
 
 
 def test_records_of_an_earlier_life_go_after_days(tmp_path: Path):
