@@ -145,11 +145,14 @@ class Promoter:
         self._child = self._folder = None
         if child is None or folder is None:
             return ""
-        if overdue:
+        late = overdue and child.poll() is None
+        if late:
             child.kill()
         status = child.wait()
         with folder:
             told = Path(folder.name, "errors.txt").read_text(errors="replace").strip()
+        if late:
+            return f"it took longer than {SECONDS:g} s"
         if not status:
             return ""
         return told.rpartition("\n")[2][:_TOLD_CHARACTERS] or f"it ended with status {status}"
@@ -225,7 +228,7 @@ def _note(desk: Desk, job: Job, why: str) -> None:
     now_ms, event = desk.now_ms(), None
     match job:
         case Promotion(run=run):
-            release = None if why else _release_of(desk, run)
+            release = _release_of(desk, run)  # its rollout alone may have been refused
             told = why or "promoted by the manager"
             event = encode_event(Promoted(release=release, why=told, at_ms=now_ms))
         case Measurement(run=run) if why:

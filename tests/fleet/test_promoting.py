@@ -1,5 +1,6 @@
 """The manager promotes a candidate by itself: within its limits, through the operator's command."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from fleet.config import FleetConfig
 from fleet.config_promotion import PromotionConfig
 from fleet.errors import ConfigError, ConflictError, RefusedError
 from fleet.service import (
+    promoting,
     publication,
     releases,
     rollouts,
@@ -206,6 +208,25 @@ def test_a_finished_run_becomes_a_release_and_a_rollout_without_a_person(person)
         assert {d.device for d in rollout.devices} == set(FLEET)
         assert rollout.status != "done"
         assert "released as motion v2" in person("run", "show", "run-1", "--home", home)
+
+
+@pytest.mark.slow
+def test_a_release_whose_rollout_is_refused_is_told_with_the_reason(desk: Desk, tmp_path):
+    give_key(desk)
+    finish_run(desk, promote="auto")
+    view = releases.publish(desk, signed_candidate(desk))
+    promoter = promoting.Promoter(desk.config, "")
+    promoter.tick(desk)  # the command finds no manager's door here, and says so
+    until = time.monotonic() + 60
+    while runs.show(desk, "run-1").promotion is None and time.monotonic() < until:
+        time.sleep(0.05)
+        promoter.tick(desk)
+    told = runs.show(desk, "run-1").promotion
+    assert told.release == view.name
+    assert "manager" in told.why
+    promoter.tick(desk)
+    steps = desk.registry.runs.journal("run-1")
+    assert sum(b'"promoted"' in step for step in steps) == 1, "it is tried once"
 
 
 @pytest.mark.slow
