@@ -33,6 +33,7 @@ from agent.contract import tensors
 from fleet.rounds.aggregate import MAX_THREADS, Mean, norm_of
 from scripts.bench.aggregate_memory import peaks
 
+LEAST_CLIENTS = 5
 METADATA = tensors.Metadata(
     run_id=1, message_id="r", src_node_id=2, dst_node_id=1, message_type="train"
 )
@@ -156,6 +157,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=7, help="turns of each side")
     parser.add_argument("--memory-clients", type=int, default=40, help="0 leaves memory out")
     arguments = parser.parse_args()
+    if 0 < arguments.memory_clients < LEAST_CLIENTS:
+        parser.error(f"--memory-clients: multi-krum needs {LEAST_CLIENTS}; 0 leaves memory out")
     figures = measure(
         arguments.clients, arguments.elements, arguments.distinct, max(1, arguments.turns)
     )
