@@ -67,7 +67,7 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
     ) -> None:
         self._begin, self._clock = begin, clock
         self._thread = threading.get_ident()
-        self._looks: list[float] = []
+        self._looks, self._looks_since = 0, 0.0
         self._say, self._hear = say, hear
         self._ordinal = self._declined = 0
         self._waiting: dict[str, Message] = {}
@@ -104,9 +104,10 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         """
         nodes = list(self._begin.nodes)
         if threading.get_ident() == self._thread:
-            self._looks.append(self._clock())
-            waited = self._looks[-1] - self._looks[0]
-            if len(self._looks) > WAITS_CALLS and waited > WAITS_SECONDS:
+            now = self._clock()
+            self._looks_since = self._looks_since if self._looks else now
+            self._looks += 1
+            if self._looks > WAITS_CALLS and now - self._looks_since > WAITS_SECONDS:
                 raise ValueError(
                     f"it waits for more devices than the {len(nodes)} that take part; "
                     "none joins a run that has begun"
@@ -119,7 +120,7 @@ class MqttGrid(Grid):  # type: ignore[misc]  # flwr is not followed by mypy
         What is neither training nor evaluation is answered here: no device takes it.
         """
         everything = list(messages)
-        self._looks.clear()
+        self._looks = 0
         declined = [self._decline(m) for m in everything if not _is_taken(m)]
         sent = [m for m in everything if _is_taken(m)]
         return [*declined, *self._ask(sent)] if sent else declined

@@ -122,7 +122,7 @@ class FlowerChild:
             self._process.kill()
             self._process.wait()
         self._kill()
-        self._watch.end()
+        self._watch.close()
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         self._home.cleanup()
@@ -142,7 +142,7 @@ class FlowerChild:
                 why = str(unclear)
                 self._process.kill()
         status = self._process.wait()
-        self._watch.end()
+        self._watch.close()
         if self._watch.expired:
             put(Crashed(why=f"TimeoutError: it said nothing for {self._watch.seconds} s"))
             return
@@ -186,10 +186,13 @@ class _Watch:
         self.seconds, self.expired = seconds, False
         self._expire = expire
         self._timer: threading.Timer | None = None
+        self._closed = False
 
     def begin(self) -> None:
         """It is the child's turn."""
         self.end()
+        if self._closed:
+            return
         timer = threading.Timer(self.seconds, self._run_out)
         timer.daemon = True
         self._timer = timer
@@ -200,7 +203,14 @@ class _Watch:
         if self._timer is not None:
             self._timer.cancel()
 
+    def close(self) -> None:
+        """There is no child any more: nobody is called, whatever begins."""
+        self._closed = True
+        self.end()
+
     def _run_out(self) -> None:
+        if self._closed:
+            return
         self.expired = True
         self._expire()
 

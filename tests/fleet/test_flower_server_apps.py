@@ -11,7 +11,7 @@ from agent.contract.rounds import TaskAnswer
 from agent.errors import AgentError
 from fleet.rounds.engine import replay
 from fleet.rounds.events import decode_event
-from fleet.rounds.host import FlowerChild
+from fleet.rounds.host import FlowerChild, _Watch
 from tests.small_rounds import World, conductor, drive, plan, three_devices
 
 pytestmark = pytest.mark.slow
@@ -147,3 +147,12 @@ def app(grid, context):
     sent = [Message(context.state, n, "train.my_way") for n in grid.get_node_ids()]
     grid.send_and_receive(sent)
 """
+
+
+def test_words_to_a_child_that_is_gone_call_nobody():
+    called = []
+    watch = _Watch(0.0, lambda: called.append(1))
+    watch.close()
+    watch.begin()
+    watch._run_out()
+    assert (called, watch.expired, watch._timer) == ([], False, None)
