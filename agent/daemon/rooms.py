@@ -1,21 +1,19 @@
 """The rooms of the agent, joined: every callable that one room is handed by another.
 
 Rule 1: rooms know each other only through what they are given here, and in ``answering``,
-        ``ways`` and ``releases``, which each join those of one errand.
+        ``ways``, ``rounds`` and ``releases``, which each join those of one errand.
 Rule 2: state is sent when it differs from what was sent last, and after each connect.
 Rule 3: nothing is wished of a slot before the runtimes were probed and what ran before
         runs again.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from random import SystemRandom
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agent.config import Config
 from agent.contract.messages import Assigned, FreshRequest, MetaRequest
-from agent.contract.rounds import Task
-from agent.daemon import apps, certifying, desired, finding, learning, probing, ways
+from agent.daemon import apps, certifying, desired, finding, probing, rounds, ways
 from agent.daemon.agenda import Agenda
 from agent.daemon.answering import Answering
 from agent.daemon.children import Children
@@ -140,8 +138,8 @@ class Rooms:
             broker=self.broker,
             reporting=self.reporting,
         )
-        self.learning = learning.Learning(opened.disk, self._around_learning())
-        self.apps = apps.Apps(config, opened.disk, self._around_apps())
+        joined = self._open_rounds(opened)
+        self.learning, self.apps = joined.learning, joined.apps
 
     def start(self) -> None:
         """Start what needs no answer yet: the connections, and the probe of the runtimes."""
@@ -334,6 +332,19 @@ class Rooms:
             ),
         )
 
+    def _open_rounds(self, opened: Opened) -> rounds.Rounds:
+        return rounds.Rounds(
+            self.config,
+            opened.disk,
+            self.agenda,
+            models=self.round_models,
+            reporting=self.reporting,
+            children=self.children,
+            desired=self.desired,
+            conditions=self._conditions,
+            changed=self.tell_state,
+        )
+
     def _open_finding(self, opened: Opened) -> finding.Finding:
         link = self.config.link
         return finding.Finding(
@@ -367,12 +378,6 @@ class Rooms:
         else:
             self.releases.updating.manifest_failed(assigned, why)
 
-    def _start_task(self, task: Task, attachment: bytes) -> None:
-        if task.app is None:
-            self.children.learn(task, attachment)
-        else:
-            self.apps.start(task, task.app, attachment)
-
     def _trusted(self) -> None:
         self.finding.listed(self.desired.endpoints)
         self.tell_state()
@@ -387,35 +392,4 @@ class Rooms:
             keys=lambda: self.desired.keys,
             kept=lambda: self.releases.updating.kept,
             tell=self._tell,
-        )
-
-    def _around_learning(self) -> learning.Surroundings:
-        return learning.Surroundings(
-            conditions=self._conditions,
-            start=self._start_task,
-            answer=self.reporting.answer_task,
-            chunk=self.reporting.round_chunk,
-            gather=self.round_models.gather,
-            postpone=self._within_spread,
-            alarm=self.reporting.alarm,
-            monotonic=time.monotonic,
-        )
-
-    def _within_spread(self, task: Task, act: Callable[[], None]) -> None:
-        """Do something at a random moment, so that devices that were asked together do not."""
-        wait = SystemRandom().uniform(0, task.spread_seconds)
-        if wait:
-            self.agenda.at(f"answer-{task.task}", time.monotonic() + wait, act)
-        else:
-            act()
-
-    def _around_apps(self) -> apps.Surroundings:
-        return apps.Surroundings(
-            want=self.desired.want_manifest,
-            vouches=self.desired.vouches,
-            check=self.children.check_app,
-            start=self.children.app,
-            offered=self.learning.offered,
-            changed=self.tell_state,
-            alarm=self.reporting.alarm,
         )
