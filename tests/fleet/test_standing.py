@@ -1,7 +1,9 @@
 """Devices whose updates are refused again and again are left out of learning, until forgiven."""
 
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.contract.codec import encode
@@ -12,12 +14,13 @@ from fleet.rounds import engine
 from fleet.rounds.engine import RunState, task_name
 from fleet.rounds.events import Answered, Posted, Pushed
 from fleet.rounds.reputation import Reputation, after
+from fleet.rounds.strategies import Strategy
 from fleet.service import membership, runs, standing
 from fleet.service.run_eligibility import eligible
 from fleet.service.wishes import RunWish
 from tests.finished_runs import Member, add_members, publish_motion
 from tests.manager_home import make_desk
-from tests.small_rounds import plan
+from tests.small_rounds import SmallDevice, World, conductor, plan
 
 DEVICES = tuple(f"d-{n}" for n in range(5))
 FLEET = {d: Member("left", trains=True, before=1, after=1) for d in DEVICES}
@@ -166,3 +169,28 @@ def test_the_device_tells_why_it_is_left_out_and_what_to_do(desk, capsys):
     assert "2.7 refused" in told
     assert "last refused because NaN" in told
     assert "LEFT OUT: too many were refused; see 'fieldfare device forgive'" in told
+
+
+def test_a_device_that_sends_garbage_is_left_out_in_the_middle_of_its_run(desk):
+    world = World()
+    asked = plan(participants=DEVICES, evaluators=(), rounds=4, strategy=Strategy())
+    run = desk.conductors["run-1"] = conductor(world, asked)
+    devices = {name: SmallDevice(number % 3) for number, name in enumerate(DEVICES)}
+    run.begin(1)
+    try:
+        while run.state.active:
+            if world.offers:
+                task, content = world.offers.popleft()
+                said, reply = devices[task.device].answer(task, content)
+                if task.device == "d-1":
+                    said, reply = msgspec.structs.replace(said, digest=sha256(b"").hexdigest()), b""
+                runs.answered(desk, task.device, said, reply)
+            else:
+                runs.heard(desk, "run-1", world.words.get(timeout=30))
+    finally:
+        run.close()
+    assert (run.state.status, run.state.replies) == ("finished", 16)
+    last = run.state.sends[-1].answers[task_name("run-1", 4, "d-1")]
+    assert last.outcome == "declined"
+    assert last.why.startswith("it is left out of learning: too many of its updates were refused")
+    assert list(desk.registry.standings.left_out()) == ["d-1"]
