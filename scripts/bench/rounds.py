@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", required=True, metavar="FILE", help="- is standard output")
     parser.add_argument("--rounds", type=int, default=3, help="of Flower; ours are three times it")
-    parser.add_argument("--idle-seconds", type=float, default=60.0, help="in which both idle")
+    parser.add_argument("--idle-seconds", type=float, default=90.0, help="in which both idle")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rounds-") as name:
         figures = measure(Path(name), arguments.rounds, arguments.idle_seconds)

@@ -40,9 +40,9 @@ TRAINING = (
     IDLE
     + """
 [update]
-probation_seconds = 20.0
+probation_seconds = 60.0
 look_seconds = 0.5
-min_windows = 5
+min_windows = 0
 [pipeline.motion]
 source = { kind = "replay", path = "recording.npz", speed = 20.0, loop = true }
 [learn]
