@@ -11,6 +11,9 @@ import pytest
 
 from tests.power_cuts import AREAS
 
+collect_ignore = ["apps"]
+"""Flower apps that tests bring along: their imports are their own environments'."""
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [r for group in terminalreporter.stats.values() for r in group]
