@@ -266,7 +266,12 @@ def exchange(
     )
     try:
         wire.open()
-        wire.wait_until_subscribed(connection.connect_timeout_seconds)
+        try:
+            wire.wait_until_subscribed(connection.connect_timeout_seconds)
+        except LinkError as why:
+            if wire.welcome and wire.end is not None:  # somebody else sat down on the same seat
+                raise DisplacedError(f"broker {connection.url}: {wire.end.why}") from why
+            raise
         if not wire.publish(request):
             raise LinkError(f"broker {connection.url} took no request")
         deadline = monotonic() + timeout_seconds
