@@ -43,6 +43,7 @@ TRAINING = (
 probation_seconds = 60.0
 look_seconds = 0.5
 min_windows = 0
+min_agreement = 0.0  # heads that nobody has trained yet take each other's place
 [pipeline.motion]
 source = { kind = "replay", path = "recording.npz", speed = 20.0, loop = true }
 [learn]
@@ -102,7 +103,9 @@ class Ours:
         def done() -> bool:
             (found,) = [r for r in self.operate("rollout", "list") if r["id"] == made["id"]]
             if found["status"] == "halted":
-                sys.exit(f"rounds: the rollout was halted: {found['why']}")
+                said = {d["why"] for d in self.operate("rollout", "show", made["id"])["devices"]}
+                why = "; ".join([found["why"], *sorted(filter(None, said))])
+                sys.exit(f"rounds: the rollout was halted: {why}")
             return bool(found["status"] == "done")
 
         until("every device runs the model", done)
